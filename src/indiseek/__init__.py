@@ -1,0 +1,30 @@
+"""Shared and modality-specific latent spaces of paired single-cell data."""
+
+import logging
+from importlib.metadata import version
+
+from indiseek import data, datasets, estimators, metrics, models, objectives, pl, simulation
+from indiseek.models import PAPER, IndiSeekModel
+
+__all__ = [
+    "PAPER",
+    "IndiSeekModel",
+    "__version__",
+    "data",
+    "datasets",
+    "estimators",
+    "metrics",
+    "models",
+    "objectives",
+    "pl",
+    "simulation",
+]
+
+__version__ = version("indiseek")
+
+# What a model chose for its user must be seen without any set-up, as in scanpy and scvi-tools.
+_logger = logging.getLogger(__name__)
+if not _logger.handlers:
+    _logger.addHandler(logging.StreamHandler())
+    _logger.setLevel(logging.INFO)
+    _logger.propagate = False

@@ -1,0 +1,77 @@
+"""Batches as row numbers: the data stay on the device, a batch is an index lookup."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+class RowBatches:
+    """Shuffled row numbers, a new order each epoch, on the device.
+
+    The rows that do not fill a last batch are left out for that epoch, so that every batch has the
+    same number of negatives.
+
+    Parameters
+    ----------
+    n_rows
+        Number of training cells.
+    batch_size
+        Cells in a batch; all of them where there are fewer.
+    n_extra
+        Further independent batches that come with each batch, for the steps of a critic.
+    seed
+        Seed of the orders.
+    device
+        Where the row numbers are needed.
+    """
+
+    def __init__(
+        self, n_rows: int, *, batch_size: int, n_extra: int = 0, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.n_rows = n_rows
+        self.batch_size = min(batch_size, n_rows)
+        self.n_extra = n_extra
+        self.device = device
+        # On the CPU, so that one seed gives one order on every device.
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return self.n_rows // self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        orders = [
+            torch.randperm(self.n_rows, generator=self._generator).to(self.device) for _ in range(1 + self.n_extra)
+        ]
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield tuple(order[start : start + self.batch_size] for order in orders)
+
+
+class OrderedBatches:
+    """Row numbers in order, in pieces of nearly equal size, for held-out cells.
+
+    Pieces of equal size matter where the value of a loss depends on the number of negatives.
+
+    Parameters
+    ----------
+    n_rows
+        Number of cells.
+    batch_size
+        Most cells in a batch.
+    device
+        Where the row numbers are needed.
+    """
+
+    def __init__(self, n_rows: int, *, batch_size: int, device: torch.device | str = "cpu") -> None:
+        self.n_rows = n_rows
+        self.n_batches = math.ceil(n_rows / batch_size)
+        self.device = device
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from torch.arange(self.n_rows, device=self.device).tensor_split(self.n_batches)

@@ -1,0 +1,87 @@
+"""Split of the cells into training, validation and test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+class Split(NamedTuple):
+    """Sorted positions of the cells of each part."""
+
+    train: NDArray[np.intp]
+    validation: NDArray[np.intp]
+    test: NDArray[np.intp]
+
+
+def random_split(n_cells: int, *, train_size: float, validation_size: float, seed: int) -> Split:
+    """Split at random.
+
+    Parameters
+    ----------
+    n_cells
+        Number of cells.
+    train_size, validation_size
+        Fractions; what they leave is the test part.
+    seed
+        Seed of the permutation.
+
+    Raises
+    ------
+    ValueError
+        If the fractions are not in (0, 1], add up to more than 1, or leave too few cells.
+    """
+    if not 0 < train_size <= 1 or not 0 < validation_size < 1 or train_size + validation_size > 1 + 1e-9:
+        raise ValueError(
+            f"expected train_size and validation_size above 0 with a sum of at most 1, got {train_size} and "
+            f"{validation_size}; for example 0.8 and 0.1 leave a tenth of the cells for testing."
+        )
+    n_train = round(train_size * n_cells)
+    n_validation = min(round(validation_size * n_cells), n_cells - n_train)
+    order = np.random.default_rng(seed).permutation(n_cells)
+    parts = np.split(order, [n_train, n_train + n_validation])
+    return _check(Split(*(np.sort(part) for part in parts)))
+
+
+def given_split(n_cells: int, parts: Sequence[ArrayLike]) -> Split:
+    """Take the user's own split.
+
+    Parameters
+    ----------
+    n_cells
+        Number of cells.
+    parts
+        Positions of the training, validation and (optionally) test cells.
+
+    Raises
+    ------
+    ValueError
+        If there are not two or three parts, a position is out of range, or parts overlap.
+    """
+    arrays = [np.sort(np.asarray(part, dtype=np.intp).ravel()) for part in parts]
+    if len(arrays) not in (2, 3):
+        raise ValueError(
+            f"expected external_indexing with training, validation and optionally test positions, got {len(arrays)} "
+            "parts; give a list of two or three arrays."
+        )
+    every = np.concatenate(arrays)
+    if every.size and (every.min() < 0 or every.max() >= n_cells):
+        raise ValueError(
+            f"expected positions between 0 and {n_cells - 1}, got {every.min()} to {every.max()}; "
+            "external_indexing takes positions in the MuData, not names."
+        )
+    if len(np.unique(every)) < len(every):
+        raise ValueError("expected parts without common cells, got overlapping ones; give each cell to one part.")
+    return _check(Split(arrays[0], arrays[1], arrays[2] if len(arrays) == 3 else np.empty(0, dtype=np.intp)))
+
+
+def _check(split: Split) -> Split:
+    if len(split.train) < 50 or len(split.validation) < 10:
+        raise ValueError(
+            f"expected at least 50 training and 10 validation cells, got {len(split.train)} and "
+            f"{len(split.validation)}; give more cells or other fractions."
+        )
+    return split

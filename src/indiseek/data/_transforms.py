@@ -1,0 +1,306 @@
+"""Transforms from stored values to model features: fitted on training cells, saved with the model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, cast, final
+
+import numpy as np
+import scipy.linalg
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor, nn
+
+from indiseek.data._highly_variable import highly_variable
+
+Matrix = sparse.csr_matrix | NDArray[np.float32]
+"""Values of one modality, ``(n_cells, n_features)``: CSR or dense, float32."""
+
+_CHUNK_CELLS = 4096
+
+
+def row_chunks(values: Matrix, rows: NDArray[np.intp] | None = None, size: int = _CHUNK_CELLS) -> Iterator[Matrix]:
+    """Yield `values` (or some of its rows) in pieces of at most `size` cells."""
+    n = values.shape[0] if rows is None else len(rows)
+    for start in range(0, n, size):
+        yield values[start : start + size] if rows is None else values[rows[start : start + size]]
+
+
+class Transform(nn.Module, ABC):
+    """Map from the stored values of one modality to the features a model sees.
+
+    Attributes
+    ----------
+    name
+        Word by which a saved model finds the class again.
+    needs_counts
+        Whether the input must be non-negative integer counts.
+    """
+
+    name: ClassVar[str]
+    needs_counts: ClassVar[bool]
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments that rebuild the unfitted transform."""
+
+    @abstractmethod
+    def max_output(self, n_input: int) -> int:
+        """Most features that the transform can give for `n_input` stored ones."""
+
+    @abstractmethod
+    def allocate(self, n_input: int, n_output: int) -> None:
+        """Create empty buffers, so that a saved state can be loaded into them."""
+
+    @abstractmethod
+    def fit(self, values: Matrix, rows: NDArray[np.intp]) -> None:
+        """Fit on the training cells `rows` of `values`."""
+
+    @abstractmethod
+    def forward(self, values: Tensor) -> Tensor:
+        """Features ``(n_cells, n_output)`` of ``(n_cells, n_input)`` dense or sparse CSR values."""
+
+    @property
+    def n_output(self) -> int:
+        """Number of features after the transform."""
+        return len(cast(Tensor, self.center))
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the buffers."""
+        return cast(Tensor, self.center).device
+
+    @torch.inference_mode()
+    def apply_to(self, values: Matrix, rows: NDArray[np.intp] | None = None) -> Tensor:
+        """Transform cells chunk by chunk; the result, ``(n_cells, n_output)``, stays on the device."""
+        n = values.shape[0] if rows is None else len(rows)
+        result = torch.empty((n, self.n_output), device=self.device)
+        start = 0
+        for chunk in row_chunks(values, rows):
+            stop = start + chunk.shape[0]
+            result[start:stop] = self(to_tensor(chunk, self.device))
+            start = stop
+        return result
+
+    def _set_buffers(self, **buffers: NDArray[Any]) -> None:
+        for key, value in buffers.items():
+            self.register_buffer(key, torch.as_tensor(value, dtype=torch.float32))
+
+
+def to_tensor(chunk: Matrix, device: torch.device) -> Tensor:
+    """Tensor of a chunk on `device`: sparse CSR stays sparse CSR."""
+    if isinstance(chunk, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(chunk)).to(device)
+    return torch.sparse_csr_tensor(
+        torch.from_numpy(chunk.indptr.astype(np.int64)),
+        torch.from_numpy(chunk.indices.astype(np.int64)),
+        torch.from_numpy(chunk.data),
+        size=chunk.shape,
+        check_invariants=False,
+    ).to(device)
+
+
+@final
+class Scale(Transform):
+    """Centre and scale each feature by its mean and standard deviation in the training cells."""
+
+    name = "scale"
+    needs_counts = False
+
+    def config(self) -> dict[str, Any]:
+        """No settings."""
+        return {}
+
+    def max_output(self, n_input: int) -> int:
+        """As many as there are."""
+        return n_input
+
+    def allocate(self, n_input: int, n_output: int) -> None:
+        """Buffers of shape ``(n_input,)``."""
+        self._set_buffers(center=np.zeros(n_input), spread=np.ones(n_input))
+
+    def fit(self, values: Matrix, rows: NDArray[np.intp]) -> None:
+        """Mean and standard deviation; a feature constant in the training cells is left unscaled."""
+        mean, variance = _moments(_dense(chunk) for chunk in row_chunks(values, rows))
+        self._set_buffers(center=mean, spread=np.sqrt(np.where(variance > 0, variance, 1.0)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Scaled values ``(n_cells, n_features)``."""
+        dense = values.to_dense() if values.layout == torch.sparse_csr else values
+        return (dense - self.center) / self.spread
+
+
+@final
+class CLR(Transform):
+    r"""Centred log-ratio within each cell, then centring and scaling of each feature.
+
+    .. math:: \mathrm{clr}(x)_j = \log(1 + x_j) - \frac1p \sum_k \log(1 + x_k)
+
+    The usual transform for antibody counts: it takes out a cell's overall protein signal, which is
+    mostly technical.
+
+    References
+    ----------
+    Stoeckius et al. (2017), Nature Methods 14, 865-868.
+    """
+
+    name = "clr"
+    needs_counts = True
+
+    def config(self) -> dict[str, Any]:
+        """No settings."""
+        return {}
+
+    def max_output(self, n_input: int) -> int:
+        """As many as there are."""
+        return n_input
+
+    def allocate(self, n_input: int, n_output: int) -> None:
+        """Buffers of shape ``(n_input,)``."""
+        self._set_buffers(center=np.zeros(n_input), spread=np.ones(n_input))
+
+    def fit(self, values: Matrix, rows: NDArray[np.intp]) -> None:
+        """Mean and standard deviation of the log-ratios; a constant feature is left unscaled."""
+        ratios = (self._log_ratio(torch.from_numpy(_dense(chunk))).numpy() for chunk in row_chunks(values, rows))
+        mean, variance = _moments(ratios)
+        self._set_buffers(center=mean, spread=np.sqrt(np.where(variance > 0, variance, 1.0)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Scaled log-ratios ``(n_cells, n_features)``."""
+        dense = values.to_dense() if values.layout == torch.sparse_csr else values
+        return (self._log_ratio(dense) - self.center) / self.spread
+
+    @staticmethod
+    def _log_ratio(values: Tensor) -> Tensor:
+        logs = torch.log1p(values)
+        return logs - logs.mean(dim=1, keepdim=True)
+
+
+@final
+class LogNormalizePCA(Transform):
+    """Library-size normalisation, logarithm, highly variable features, scaling and principal components.
+
+    The components keep their relative variances and are divided by one common factor, so that their
+    mean variance in the training cells is 1. Sparse counts stay sparse: the transform is one sparse
+    product, the fit needs two passes over the training cells and never holds them dense.
+
+    Parameters
+    ----------
+    n_top_features
+        Number of highly variable features.
+    n_components
+        Number of principal components; fewer where the data have fewer cells or features.
+    target_sum
+        Library size to which each cell is normalised.
+    """
+
+    name = "log-normalize-pca"
+    needs_counts = True
+
+    def __init__(self, *, n_top_features: int = 2000, n_components: int = 50, target_sum: float = 1e4) -> None:
+        super().__init__()
+        for key, value in {"n_top_features": n_top_features, "n_components": n_components}.items():
+            if value < 1:
+                raise ValueError(f"expected {key} of at least 1, got {value}; give a positive integer.")
+        if target_sum <= 0:
+            raise ValueError(f"expected a positive target_sum, got {target_sum}; 1e4 is usual.")
+        self.n_top_features = n_top_features
+        self.n_components = n_components
+        self.target_sum = target_sum
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            "n_top_features": self.n_top_features,
+            "n_components": self.n_components,
+            "target_sum": self.target_sum,
+        }
+
+    def max_output(self, n_input: int) -> int:
+        """The number of components, or what the features allow."""
+        return min(self.n_components, self.n_top_features, n_input)
+
+    def allocate(self, n_input: int, n_output: int) -> None:
+        """Buffers ``loadings`` ``(n_input, n_output)`` and ``center`` ``(n_output,)``."""
+        self._set_buffers(loadings=np.zeros((n_input, n_output)), center=np.zeros(n_output))
+
+    def fit(self, values: Matrix, rows: NDArray[np.intp]) -> None:
+        """Two passes: moments for the highly variable features, then their covariance."""
+        normalised = (self._normalise(chunk) for chunk in row_chunks(values, rows))
+        picked = highly_variable(*_sparse_moments(normalised), self.n_top_features)
+        n = len(rows)
+        total = np.zeros(len(picked))
+        gram = np.zeros((len(picked), len(picked)))
+        for chunk in row_chunks(values, rows):
+            dense = _dense(self._normalise(chunk)[:, picked])
+            np.log1p(dense, out=dense)
+            total += dense.sum(axis=0, dtype=np.float64)
+            gram += dense.T @ dense
+        mean = total / n
+        covariance = (gram - n * np.outer(mean, mean)) / (n - 1)
+        spread = np.sqrt(np.maximum(np.diagonal(covariance), 0.0))
+        # A feature that varies only outside the training cells has nothing to be scaled by.
+        inverse = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-8)
+        correlation = covariance * np.outer(inverse, inverse)
+        n_components = min(self.n_components, len(picked), n - 1)
+        variances, axes = scipy.linalg.eigh(
+            correlation, subset_by_index=[len(picked) - n_components, len(picked) - 1], overwrite_a=True
+        )
+        variances, axes = variances[::-1], axes[:, ::-1]
+        # The sign of an eigenvector is arbitrary; fixed, the components do not depend on the solver.
+        axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(n_components)])
+        axes = axes * inverse[:, None] / np.sqrt(variances.mean())
+        loadings = np.zeros((values.shape[1], n_components))
+        loadings[picked] = axes
+        self._set_buffers(loadings=loadings, center=mean @ axes)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Principal components ``(n_cells, n_components)``."""
+        loadings = cast(Tensor, self.loadings)
+        if values.layout != torch.sparse_csr:
+            library = values.sum(dim=1, keepdim=True).clamp_min(1e-8)
+            return torch.log1p(values * (self.target_sum / library)) @ loadings - self.center
+        crow = values.crow_indices()
+        counts = values.values()
+        cell = torch.repeat_interleave(torch.arange(len(crow) - 1, device=crow.device), crow.diff())
+        library = torch.zeros(len(crow) - 1, device=crow.device).index_add_(0, cell, counts).clamp_min(1e-8)
+        logs = torch.log1p(counts * (self.target_sum / library)[cell])
+        logs = torch.sparse_csr_tensor(crow, values.col_indices(), logs, size=values.shape, check_invariants=False)
+        return logs @ loadings - self.center
+
+    def _normalise(self, chunk: Matrix) -> sparse.csr_matrix:
+        counts = sparse.csr_matrix(chunk)
+        library = np.maximum(np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel(), 1e-8)
+        return (sparse.diags(self.target_sum / library) @ counts).astype(np.float32).tocsr()
+
+
+TRANSFORMS: dict[str, type[Transform]] = {cls.name: cls for cls in (Scale, CLR, LogNormalizePCA)}
+
+
+def _dense(chunk: Matrix) -> NDArray[np.float32]:
+    return chunk if isinstance(chunk, np.ndarray) else np.asarray(chunk.toarray(), dtype=np.float32)
+
+
+def _moments(chunks: Iterator[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    n, total, squares = 0, np.float64(0.0), np.float64(0.0)
+    for chunk in chunks:
+        wide = chunk.astype(np.float64)
+        n += len(wide)
+        total = total + wide.sum(axis=0)
+        squares = squares + np.square(wide).sum(axis=0)
+    mean = np.asarray(total / n)
+    variance = np.asarray(squares / n) - mean**2
+    # What rounding leaves of a constant feature's variance is not variance.
+    return mean, np.where(variance > 1e-10 * (1.0 + mean**2), variance, 0.0)
+
+
+def _sparse_moments(chunks: Iterator[sparse.csr_matrix]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    n, total, squares = 0, np.float64(0.0), np.float64(0.0)
+    for chunk in chunks:
+        n += chunk.shape[0]
+        total = total + np.asarray(chunk.sum(axis=0, dtype=np.float64)).ravel()
+        squares = squares + np.asarray(chunk.power(2).sum(axis=0, dtype=np.float64)).ravel()
+    mean = np.asarray(total / n)
+    return mean, (np.asarray(squares / n) - mean**2) * (n / (n - 1))

@@ -1,0 +1,7 @@
+"""Models: what a user trains."""
+
+from indiseek.models._base import MultimodalModel
+from indiseek.models._indiseek import IndiSeekModel
+from indiseek.models._paper import PAPER
+
+__all__ = ["PAPER", "IndiSeekModel", "MultimodalModel"]

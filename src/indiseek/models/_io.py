@@ -1,0 +1,91 @@
+"""Saved models: one file of tensors and plain values, never code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+FILE_NAME = "model.pt"
+FORMAT = 1
+
+
+def plain(value: Any) -> Any:
+    """Copy of a nested structure with arrays, indices and subclasses of dict as lists and dicts."""
+    if isinstance(value, dict):
+        return {plain(k): plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | pd.Index):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def write_payload(payload: dict[str, Any], directory: Path) -> None:
+    """Write a saved model so that an earlier one survives a failure half way.
+
+    Parameters
+    ----------
+    payload
+        Tensors and plain values.
+    directory
+        Existing directory.
+    """
+    handle, temporary = tempfile.mkstemp(dir=directory, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(payload, file)
+        os.replace(temporary, directory / FILE_NAME)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_payload(directory: Path, model: str) -> dict[str, Any]:
+    """Read a saved model without running anything that it may carry.
+
+    Parameters
+    ----------
+    directory
+        Directory given to ``save``.
+    model
+        Name of the class that reads.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no saved model.
+    ValueError
+        If the file is damaged, carries code, was written by another class or a newer format.
+    """
+    path = directory / FILE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a saved model at {path}, got no such file; give the directory of save().")
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"expected only tensors and plain values in {path}, got a file that carries code or is no saved model; "
+            "load only files that indiseek has written."
+        ) from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"expected a complete file at {path}, got a damaged one; save the model again.") from error
+    if not isinstance(payload, dict) or "format" not in payload:
+        raise ValueError(f"expected a model saved by indiseek at {path}, got something else; give save()'s directory.")
+    if payload["format"] > FORMAT:
+        raise ValueError(
+            f"expected a file of format {FORMAT} or older, got {payload['format']} written by indiseek "
+            f"{payload['version']}; update indiseek."
+        )
+    if payload["model"] != model:
+        raise ValueError(f"expected a saved {model}, got a {payload['model']}; call {payload['model']}.load().")
+    return payload

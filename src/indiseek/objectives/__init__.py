@@ -1,0 +1,17 @@
+"""Objectives: the networks and losses of one stage each."""
+
+from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
+from indiseek.objectives._clip import CLIPObjective, clip_loss, joint_code
+from indiseek.objectives._nce_club import Independence, IndependentOf, NCEClubObjective
+
+__all__ = [
+    "Batch",
+    "CLIPObjective",
+    "Independence",
+    "IndependentOf",
+    "NCEClubObjective",
+    "Objective",
+    "ObjectiveOutput",
+    "clip_loss",
+    "joint_code",
+]

@@ -1,0 +1,99 @@
+"""The contract between an objective and the training loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+
+class Batch(NamedTuple):
+    """Cells of one step: the same rows of every tensor.
+
+    Attributes
+    ----------
+    features
+        One ``(n_cells, n_features)`` tensor for each modality.
+    shared
+        One ``(n_cells, n_shared)`` tensor of frozen shared codes for each modality; empty while the
+        shared codes are still being learned.
+    """
+
+    features: tuple[Tensor, ...]
+    shared: tuple[Tensor, ...] = ()
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.features[0])
+
+    def take(self, rows: Tensor) -> Batch:
+        """The same rows of every tensor."""
+        return Batch(
+            tuple(t.index_select(0, rows) for t in self.features),
+            tuple(t.index_select(0, rows) for t in self.shared),
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        """Every tensor on `device`."""
+        return Batch(tuple(t.to(device) for t in self.features), tuple(t.to(device) for t in self.shared))
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """Value of an objective on a batch.
+
+    Attributes
+    ----------
+    loss
+        Scalar that the encoders minimise.
+    terms
+        Detached parts by name, for the history.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+
+
+class Objective(nn.Module, ABC):
+    """Networks and losses of one stage of training.
+
+    The training loop knows nothing else of a method than these declarations.
+
+    Attributes
+    ----------
+    monitor
+        Name of the term of :meth:`validate` by which training stops early; lower is better.
+    """
+
+    monitor: str
+
+    @abstractmethod
+    def latents(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Codes of this stage, one ``(n_cells, n_latent)`` tensor for each modality."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
+        """Loss of the encoders; `ramp` in [0, 1] scales the terms that must be phased in."""
+
+    @abstractmethod
+    def critic_loss(self, batch: Batch) -> Tensor | None:
+        """Loss of the critics, or None where the objective has none."""
+
+    @abstractmethod
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """Terms on held-out cells, each a mean over the batch."""
+
+    @abstractmethod
+    def critic_parameters(self) -> Iterator[Parameter]:
+        """Parameters that only :meth:`critic_loss` trains."""
+
+    def encoder_parameters(self) -> Iterator[Parameter]:
+        """Parameters that only :meth:`loss` trains: all that are not the critics'."""
+        critics = {id(parameter) for parameter in self.critic_parameters()}
+        return (parameter for parameter in self.parameters() if id(parameter) not in critics)

@@ -1,0 +1,145 @@
+"""Shared codes by contrastive learning across modalities."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from indiseek.nn import MLP, Activation
+from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
+
+_MAX_LOGIT_SCALE: Final = 100.0
+
+
+def clip_loss(codes_a: Tensor, codes_b: Tensor, logit_scale: Tensor | float) -> Tensor:
+    r"""Symmetric InfoNCE loss between two sets of unit codes.
+
+    .. math::
+        L = -\frac{1}{2N} \sum_i \Big[ \log \frac{e^{s\, a_i \cdot b_i}}{\sum_k e^{s\, a_i \cdot b_k}}
+            + \log \frac{e^{s\, a_i \cdot b_i}}{\sum_k e^{s\, a_k \cdot b_i}} \Big]
+
+    Parameters
+    ----------
+    codes_a, codes_b
+        ``(n_cells, n_shared)`` each, rows of unit length, the same cells in the same order.
+    logit_scale
+        Inverse temperature :math:`s`.
+
+    Returns
+    -------
+    Scalar in nats; ``log(n_cells)`` at chance, lower is better.
+
+    References
+    ----------
+    Radford et al. (2021), arXiv 2103.00020; stage 1 of Gui et al. (2025), arXiv 2509.21584.
+    """
+    logits = logit_scale * codes_a @ codes_b.T
+    target = torch.arange(len(logits), device=logits.device)
+    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+
+
+def joint_code(codes: Sequence[Tensor]) -> Tensor:
+    """Mean of the modalities' unit codes, brought back to unit length.
+
+    Parameters
+    ----------
+    codes
+        One ``(n_cells, n_shared)`` tensor for each modality.
+
+    Returns
+    -------
+    ``(n_cells, n_shared)``.
+    """
+    return F.normalize(torch.stack(tuple(codes)).mean(dim=0), dim=-1)
+
+
+@final
+class CLIPObjective(Objective):
+    r"""Shared codes :math:`C_i = f_i(X_i)` on the unit sphere, aligned over all pairs of modalities.
+
+    Minimises the symmetric InfoNCE loss with a learned temperature, plus
+    ``alignment * (1 - cos(c_1, c_2))``. The second term is the conditional entropy bottleneck for
+    codes of one fixed concentration: it removes from a code what the other modality cannot know.
+
+    Parameters
+    ----------
+    n_features
+        Number of features by modality name; their order is that of ``Batch.features``.
+    n_shared
+        Dimension of the codes. A code on the sphere has ``n_shared - 1`` degrees of freedom.
+    hidden
+        Widths of the encoders' hidden layers.
+    alignment
+        Weight of the alignment term; 0 is the paper's objective.
+    temperature
+        Starting value; learned afterwards.
+    activation, layer_norm, dropout
+        Form of the encoders; dropout acts on their inputs.
+
+    References
+    ----------
+    Gui et al. (2025), arXiv 2509.21584, stage 1; Wang et al. (2025), arXiv 2410.23996, step 1.
+    """
+
+    monitor = "loss"
+
+    def __init__(
+        self,
+        n_features: Mapping[str, int],
+        n_shared: int,
+        *,
+        hidden: Sequence[int] = (256, 256),
+        alignment: float = 0.0,
+        temperature: float = 0.1,
+        activation: Activation = "gelu",
+        layer_norm: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList(
+            MLP(n, n_shared, hidden=hidden, activation=activation, layer_norm=layer_norm) for n in n_features.values()
+        )
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1.0 / temperature)))
+        self.alignment = alignment
+        self.dropout = nn.Dropout(dropout)
+
+    def latents(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Unit codes, one ``(n_cells, n_shared)`` tensor for each modality."""
+        return tuple(self.encode(i, x) for i, x in enumerate(batch.features))
+
+    def encode(self, modality: int, features: Tensor) -> Tensor:
+        """Unit code ``(n_cells, n_shared)`` of one modality from its ``(n_cells, n_features)``."""
+        return F.normalize(self.encoders[modality](self.dropout(features)), dim=-1)
+
+    def _pair_terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        codes = self.latents(batch)
+        scale = self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
+        pairs = list(itertools.combinations(codes, 2))
+        info = torch.stack([clip_loss(a, b, scale) for a, b in pairs]).mean()
+        gap = torch.stack([1.0 - (a * b).sum(-1).mean() for a, b in pairs]).mean()
+        return info, gap
+
+    def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
+        """Symmetric InfoNCE plus the alignment term; `ramp` scales nothing here."""
+        del ramp
+        info, gap = self._pair_terms(batch)
+        return ObjectiveOutput(info + self.alignment * gap, {"infonce": info.detach(), "alignment_gap": gap.detach()})
+
+    def critic_loss(self, batch: Batch) -> None:
+        """No critic."""
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """Held-out ``loss``, ``infonce`` and ``alignment_gap``."""
+        output = self.loss(batch)
+        return {"loss": output.loss, **output.terms}
+
+    def critic_parameters(self) -> Iterator[Parameter]:
+        """No critic."""
+        return iter(())

@@ -1,0 +1,195 @@
+"""One LightningModule for every objective."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import AdamW, Optimizer
+
+from indiseek.objectives import Batch, Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSettings:
+    """How one stage is trained.
+
+    Attributes
+    ----------
+    max_epochs
+        Most passes over the training cells.
+    patience
+        Epochs without a better held-out value before training stops; None trains to the end.
+    lr, critic_lr
+        Learning rates of AdamW, of encoders and critics.
+    weight_decay
+        Decoupled weight decay of the encoders.
+    n_critic_steps
+        Critic steps, on batches of their own, before each encoder step.
+    warmup_epochs
+        Epochs in which the critics learn while the terms that use them are off.
+    ramp_epochs
+        Epochs over which these terms then rise to full weight.
+    """
+
+    max_epochs: int
+    patience: int | None = None
+    lr: float = 1e-3
+    critic_lr: float = 2e-3
+    weight_decay: float = 0.0
+    n_critic_steps: int = 0
+    warmup_epochs: int = 0
+    ramp_epochs: int = 0
+
+    @property
+    def settled_epoch(self) -> int:
+        """First epoch in which every term has its full weight."""
+        return self.warmup_epochs + self.ramp_epochs
+
+
+def linear_ramp(progress: float, *, warmup: float, length: float) -> float:
+    """Weight that is 0 during `warmup` and then rises linearly to 1 over `length`.
+
+    Parameters
+    ----------
+    progress
+        Epochs done, fractions included.
+    warmup, length
+        Epochs.
+    """
+    if progress < warmup:
+        return 0.0
+    return 1.0 if length <= 0 else min(1.0, (progress - warmup) / length)
+
+
+class StageModule(lightning.LightningModule):
+    """Trains one objective: critic steps, then an encoder step, on rows of device-resident tensors.
+
+    Losses are summed on the device and read once an epoch.
+
+    Parameters
+    ----------
+    objective
+        What is trained.
+    train, validation
+        Cells of each part, on any device.
+    settings
+        Learning rates and schedules.
+    """
+
+    def __init__(self, objective: Objective, train: Batch, validation: Batch, settings: StageSettings) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.objective = objective
+        self.settings = settings
+        self.train_cells = train
+        self.validation_cells = validation
+        self.epochs: list[dict[str, float]] = []
+        self.monitored = float("nan")
+        self._sums: dict[str, Tensor] = {}
+        self._n_steps = 0
+        self._held_out: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
+
+    def on_fit_start(self) -> None:
+        """Bring the cells to the device, once."""
+        self.train_cells = self.train_cells.to(self.device)
+        self.validation_cells = self.validation_cells.to(self.device)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Row numbers are made on the device."""
+        del device, dataloader_idx
+        return batch
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """AdamW for the encoders and, where there are any, for the critics."""
+        fused = self.device.type in ("cpu", "cuda")
+
+        def adam(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> Optimizer:
+            return AdamW(list(parameters), lr=lr, weight_decay=weight_decay, fused=fused)
+
+        optimizers = [adam(self.objective.encoder_parameters(), self.settings.lr, self.settings.weight_decay)]
+        if self.settings.n_critic_steps:
+            optimizers.append(adam(self.objective.critic_parameters(), self.settings.critic_lr, 0.0))
+        return optimizers
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the last epoch's sums."""
+        self._sums = {}
+        self._n_steps = 0
+
+    def training_step(self, rows: tuple[Tensor, ...], batch_idx: int) -> None:
+        """Critic steps on `rows[1:]`, then one encoder step on `rows[0]`."""
+        optimizers = self.optimizers()
+        encoder_optimizer, *critic_optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for critic_rows in rows[1:]:
+            critic_loss = self.objective.critic_loss(self.train_cells.take(critic_rows))
+            if critic_loss is not None:
+                self._step(critic_optimizers[0], critic_loss)
+                self._accumulate({"critic_loss": critic_loss.detach()})
+        progress = self.current_epoch + batch_idx / self.trainer.num_training_batches
+        ramp = linear_ramp(progress, warmup=self.settings.warmup_epochs, length=self.settings.ramp_epochs)
+        with _frozen(self.objective.critic_parameters()):
+            output = self.objective.loss(self.train_cells.take(rows[0]), ramp=ramp)
+            self._step(encoder_optimizer, output.loss)
+        self._accumulate({"loss": output.loss.detach(), **output.terms})
+        self._n_steps += 1
+        if self.device.type == "cpu":
+            self._raise_if_diverged()
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last epoch's values."""
+        self._held_out = defaultdict(list)
+
+    def validation_step(self, rows: Tensor, batch_idx: int) -> None:
+        """Held-out terms of one batch."""
+        del batch_idx
+        for name, value in self.objective.validate(self.validation_cells.take(rows)).items():
+            self._held_out[name].append((len(rows), value))
+
+    def on_validation_epoch_end(self) -> None:
+        """Read the epoch's means, once."""
+        n = self.validation_cells.n_cells
+        means = {name: sum(k * value for k, value in parts) / n for name, parts in self._held_out.items()}
+        self._raise_if_diverged()
+        epoch = {f"train_{name}": float(total) / self._n_steps for name, total in self._sums.items()}
+        epoch |= {f"validation_{name}": float(value) for name, value in means.items()}
+        self.epochs.append(epoch)
+        self.monitored = epoch[f"validation_{self.objective.monitor}"]
+
+    def _step(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+    def _accumulate(self, terms: dict[str, Tensor]) -> None:
+        for name, value in terms.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def _raise_if_diverged(self) -> None:
+        broken = [name for name, total in self._sums.items() if not torch.isfinite(total)]
+        if broken:
+            raise FloatingPointError(
+                f"expected finite losses, got {float(self._sums[broken[-1]])} in {broken} in epoch "
+                f"{self.current_epoch}; lower lr, or look for extreme values in the data."
+            )
+
+
+@contextmanager
+def _frozen(parameters: Iterator[Parameter]) -> Iterator[None]:
+    """Gradients pass through these parameters' networks, but are not computed for the parameters."""
+    frozen = list(parameters)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
