@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, cast, final
 
 import numpy as np
@@ -62,6 +63,10 @@ class Transform(nn.Module, ABC):
     def forward(self, values: Tensor) -> Tensor:
         """Features ``(n_cells, n_output)`` of ``(n_cells, n_input)`` dense or sparse CSR values."""
 
+    def output_names(self, names: Sequence[str]) -> list[str]:
+        """Names of the features after the transform, given those before."""
+        return list(names)
+
     @property
     def n_output(self) -> int:
         """Number of features after the transform."""
@@ -93,13 +98,15 @@ def to_tensor(chunk: Matrix, device: torch.device) -> Tensor:
     """Tensor of a chunk on `device`: sparse CSR stays sparse CSR."""
     if isinstance(chunk, np.ndarray):
         return torch.from_numpy(np.ascontiguousarray(chunk)).to(device)
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(chunk.indptr.astype(np.int64)),
-        torch.from_numpy(chunk.indices.astype(np.int64)),
-        torch.from_numpy(chunk.data),
-        size=chunk.shape,
-        check_invariants=False,
-    ).to(device)
+    crow, column = (torch.from_numpy(index.astype(np.int64)) for index in (chunk.indptr, chunk.indices))
+    return _csr(crow, column, torch.from_numpy(chunk.data), chunk.shape).to(device)
+
+
+def _csr(crow: Tensor, column: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    with warnings.catch_warnings():
+        # Only the product with a dense matrix is used, which is covered by tests.
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
+        return torch.sparse_csr_tensor(crow, column, values, size=shape, check_invariants=False)
 
 
 @final
@@ -222,6 +229,10 @@ class LogNormalizePCA(Transform):
         """The number of components, or what the features allow."""
         return min(self.n_components, self.n_top_features, n_input)
 
+    def output_names(self, names: Sequence[str]) -> list[str]:
+        """``PC1``, ``PC2``, ..."""
+        return [f"PC{i + 1}" for i in range(self.n_output)]
+
     def allocate(self, n_input: int, n_output: int) -> None:
         """Buffers ``loadings`` ``(n_input, n_output)`` and ``center`` ``(n_output,)``."""
         self._set_buffers(loadings=np.zeros((n_input, n_output)), center=np.zeros(n_output))
@@ -267,8 +278,7 @@ class LogNormalizePCA(Transform):
         cell = torch.repeat_interleave(torch.arange(len(crow) - 1, device=crow.device), crow.diff())
         library = torch.zeros(len(crow) - 1, device=crow.device).index_add_(0, cell, counts).clamp_min(1e-8)
         logs = torch.log1p(counts * (self.target_sum / library)[cell])
-        logs = torch.sparse_csr_tensor(crow, values.col_indices(), logs, size=values.shape, check_invariants=False)
-        return logs @ loadings - self.center
+        return _csr(crow, values.col_indices(), logs, values.shape) @ loadings - self.center
 
     def _normalise(self, chunk: Matrix) -> sparse.csr_matrix:
         counts = sparse.csr_matrix(chunk)

@@ -77,7 +77,7 @@ class MultimodalModel(BaseModelClass):
         if mdata is None:
             super().__init__(registry=registry)
             return
-        if mdata not in self._setups:
+        if not isinstance(mdata, MuData) or mdata not in self._setups:
             self.setup_mudata(mdata)
         self._registration, setup_args = self._setups[mdata]
         self._check_transforms()
@@ -177,8 +177,7 @@ class MultimodalModel(BaseModelClass):
         unknown = sorted(set(self._transforms) - set(self._registration.modalities))
         if unknown:
             raise KeyError(
-                f"expected transforms for the modalities {list(self._registration.modalities)}, got some for {unknown}; "
-                "use their names."
+                f"expected transforms for the modalities {list(self.modalities)}, got {unknown}; use their names."
             )
         for name, transform in self._transforms.items():
             if type(transform) not in TRANSFORMS.values():
@@ -292,7 +291,8 @@ class MultimodalModel(BaseModelClass):
         self._set_indices(split)
 
     def _set_indices(self, split: Split | None) -> None:
-        self.train_indices_, self.validation_indices_, self.test_indices_ = split or (None, None, None)
+        parts: tuple[NDArray[np.intp] | None, ...] = (None, None, None) if split is None else split
+        self.train_indices_, self.validation_indices_, self.test_indices_ = parts
 
     def _snapshot(self) -> dict[str, Any]:
         state = None if self._module is None else {k: v.clone() for k, v in self._module.state_dict().items()}
@@ -376,13 +376,65 @@ class MultimodalModel(BaseModelClass):
             raise RuntimeError(f"expected a finished stage {kind!r}, got an interrupted training; call train() again.")
         if modality is None and kind != "shared":
             raise ValueError(f"expected a modality for kind={kind!r}, got None; choose one of {list(self.modalities)}.")
-        if modality is not None and modality not in self.modalities:
-            raise KeyError(f"expected modality to be one of {list(self.modalities)}, got {modality!r}; use its name.")
+        if modality is not None:
+            self._check_modality(modality)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"expected batch_size of at least 1, got {batch_size}; leave it out for the default.")
         codes = self._codes(self._cells(mdata, indices), kind, batch_size or _INFERENCE_BATCH)
         code = joint_code(codes) if modality is None else codes[self.modalities.index(modality)]
         return code.cpu().numpy()
+
+    def get_features(
+        self, mdata: MuData | None = None, *, modality: str, indices: ArrayLike | None = None
+    ) -> NDArray[np.float32]:
+        """What the networks see of a modality: its values after the transform fitted on the training cells.
+
+        Parameters
+        ----------
+        mdata
+            Cells; by default those of training.
+        modality
+            Name of the modality.
+        indices
+            Positions of the cells wanted, or a boolean mask; by default all, in order.
+
+        Returns
+        -------
+        ``(n_cells, n_features)``.
+
+        Raises
+        ------
+        RuntimeError
+            Before training.
+        KeyError
+            If `modality` is unknown.
+        """
+        self._check_modality(modality)
+        return self._cells(mdata, indices).features[self.modalities.index(modality)].cpu().numpy()
+
+    def feature_names(self, modality: str) -> list[str]:
+        """Names of the columns of :meth:`get_features`: the modality's features, or its components.
+
+        Parameters
+        ----------
+        modality
+            Name of the modality.
+
+        Raises
+        ------
+        RuntimeError
+            Before training.
+        KeyError
+            If `modality` is unknown.
+        """
+        self._check_modality(modality)
+        if self._module is None:
+            raise RuntimeError("expected a trained model, got one whose transforms are not fitted; call train() first.")
+        return self._transforms[modality].output_names(self._var_names[modality])
+
+    def _check_modality(self, modality: str) -> None:
+        if modality not in self.modalities:
+            raise KeyError(f"expected modality to be one of {list(self.modalities)}, got {modality!r}; use its name.")
 
     def _cells(self, mdata: MuData | None, indices: ArrayLike | None = None) -> Batch:
         if mdata is None and self._adata is None:

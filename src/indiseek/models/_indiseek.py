@@ -10,8 +10,14 @@ from numpy.typing import ArrayLike
 
 from indiseek.data import Transform
 from indiseek.models._base import MultimodalModel
-from indiseek.nn import Activation
-from indiseek.objectives import CLIPObjective, Independence, IndependentOf, NCEClubObjective, Objective
+from indiseek.objectives import (
+    Activation,
+    CLIPObjective,
+    Independence,
+    IndependentOf,
+    NCEClubObjective,
+    Objective,
+)
 from indiseek.train import StageSettings
 
 

@@ -1,10 +1,12 @@
 """Objectives: the networks and losses of one stage each."""
 
+from indiseek.nn import Activation
 from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
 from indiseek.objectives._clip import CLIPObjective, clip_loss, joint_code
 from indiseek.objectives._nce_club import Independence, IndependentOf, NCEClubObjective
 
 __all__ = [
+    "Activation",
     "Batch",
     "CLIPObjective",
     "Independence",

@@ -142,13 +142,16 @@ _NO_FILES: dict[str, Any] = {
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's remarks on loaders and hardware, which do not apply to data on the device."""
+    """Without Lightning's remarks on loaders and hardware, and those of torch on Lightning's own code."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=PossibleUserWarning)
+            # Lightning's own use of a class that newer torch deprecates.
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
             yield
     finally:
         logger.setLevel(level)

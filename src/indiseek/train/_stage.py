@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,9 @@ class StageSettings:
         Epochs in which the critics learn while the terms that use them are off.
     ramp_epochs
         Epochs over which these terms then rise to full weight.
+    cosine
+        Whether the learning rates fall to zero over `max_epochs` along a half cosine: an encoder and a
+        critic that play against each other settle only when both slow down.
     """
 
     max_epochs: int
@@ -48,6 +52,7 @@ class StageSettings:
     n_critic_steps: int = 0
     warmup_epochs: int = 0
     ramp_epochs: int = 0
+    cosine: bool = False
 
     @property
     def settled_epoch(self) -> int:
@@ -121,14 +126,17 @@ class StageModule(lightning.LightningModule):
         return optimizers
 
     def on_train_epoch_start(self) -> None:
-        """Forget the last epoch's sums."""
+        """Forget the last epoch's sums and set the learning rates."""
         self._sums = {}
         self._n_steps = 0
+        if self.settings.cosine:
+            factor = 0.5 * (1.0 + math.cos(math.pi * self.current_epoch / self.settings.max_epochs))
+            for optimizer, lr in zip(self._optimizers(), (self.settings.lr, self.settings.critic_lr), strict=False):
+                optimizer.param_groups[0]["lr"] = lr * factor
 
     def training_step(self, rows: tuple[Tensor, ...], batch_idx: int) -> None:
         """Critic steps on `rows[1:]`, then one encoder step on `rows[0]`."""
-        optimizers = self.optimizers()
-        encoder_optimizer, *critic_optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        encoder_optimizer, *critic_optimizers = self._optimizers()
         for critic_rows in rows[1:]:
             critic_loss = self.objective.critic_loss(self.train_cells.take(critic_rows))
             if critic_loss is not None:
@@ -163,6 +171,10 @@ class StageModule(lightning.LightningModule):
         epoch |= {f"validation_{name}": float(value) for name, value in means.items()}
         self.epochs.append(epoch)
         self.monitored = epoch[f"validation_{self.objective.monitor}"]
+
+    def _optimizers(self) -> list[LightningOptimizer]:
+        optimizers = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def _step(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
         optimizer.zero_grad()

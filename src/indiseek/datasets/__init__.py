@@ -1,0 +1,8 @@
+"""Real paired data shipped with the package."""
+
+from __future__ import annotations
+
+from ._gating import PBMC_THRESHOLDS, gate_pbmc
+from ._pbmc10k import pbmc10k_cite
+
+__all__ = ["PBMC_THRESHOLDS", "gate_pbmc", "pbmc10k_cite"]

@@ -1,0 +1,31 @@
+"""Metrics: pure functions from arrays of held-out cells to numbers, dataclasses and tables."""
+
+from ._baselines import cca, pls_svd
+from ._completeness import completeness
+from ._conditional import conditional_mean
+from ._critic import InformationBound, infonce_bound
+from ._dependence import Dependence, distance_correlation
+from ._leakage import Leakage, leakage
+from ._noise import noise_share, thin_counts
+from ._probes import feature_r2, probe_r2
+from ._retrieval import foscttm, median_rank, recall_at_k
+
+__all__ = [
+    "Dependence",
+    "InformationBound",
+    "Leakage",
+    "cca",
+    "completeness",
+    "conditional_mean",
+    "distance_correlation",
+    "feature_r2",
+    "foscttm",
+    "infonce_bound",
+    "leakage",
+    "median_rank",
+    "noise_share",
+    "pls_svd",
+    "probe_r2",
+    "recall_at_k",
+    "thin_counts",
+]

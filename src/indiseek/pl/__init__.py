@@ -1,0 +1,9 @@
+"""Figures of latent spaces and training runs. All functions return a matplotlib figure and draw on nothing else."""
+
+from __future__ import annotations
+
+from ._curves import training_curves
+from ._spaces import spaces
+from ._umap import umap_coordinates
+
+__all__ = ["spaces", "training_curves", "umap_coordinates"]
