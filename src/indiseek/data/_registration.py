@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
+from scipy import sparse
 from scvi.data import AnnDataManager
 from scvi.data.fields import MuDataLayerField
 
@@ -171,7 +172,13 @@ def read_modality(mdata: MuData, name: str, layer: str | None, features: Sequenc
     values = canonical_values(adata, layer, name, as_sparse=as_sparse)
     check_finite(values, name)
     order = adata.var_names.get_indexer(wanted)
-    return values if np.array_equal(order, np.arange(len(order))) else values[:, order]
+    if np.array_equal(order, np.arange(len(order))):
+        return values
+    values = values[:, order]
+    if sparse.issparse(values):
+        # Sums over a cell run in this order: sorted, they are the model's to the last bit.
+        values.sort_indices()
+    return values
 
 
 def choose_transform(name: str, values: Matrix) -> Transform:

@@ -40,8 +40,7 @@ def completeness(
     feature_names
         Index of the table; numbers if None.
     probe
-        ``"nonlinear"`` (default) takes for each feature and column the better of the nonlinear and the ridge probe,
-        ``"ridge"`` only the latter.
+        ``"nonlinear"`` (default; it contains the linear map) or ``"ridge"``, as in :func:`probe_r2`.
     n_splits
         Number of folds, default 5.
     seed
@@ -66,9 +65,8 @@ def completeness(
             f"expected {x.shape[1]} feature_names, one for each column of features, got {len(names)}; do match them"
         )
     check_choice(probe, "probe", PROBES)
-    probes = PROBES if probe == "nonlinear" else (probe,)
     table = {
-        name: np.max([feature_r2(codes, x, probe=p, n_splits=n_splits, seed=seed) for p in probes], axis=0)
+        name: feature_r2(codes, x, probe=probe, n_splits=n_splits, seed=seed)
         for name, codes in (("shared", c), ("specific", z), ("both", np.hstack([c, z])))
     }
     return pd.DataFrame(table, index=pd.Index(names, name="feature"))

@@ -87,26 +87,33 @@ def leakage(
 
 
 def leakages(
-    x: Array, targets: Sequence[Array], *, n_permutations: int, n_splits: int = 5, seed: int = 0
+    x: Array,
+    targets: Sequence[Array],
+    *,
+    n_permutations: int,
+    n_splits: int = 5,
+    seed: int = 0,
 ) -> list[Leakage]:
     """Leakage of one code to several targets; targets and their permutations share each probe's factorisation."""
     rng = np.random.default_rng([seed, 1])
     orders = [np.arange(len(x)), *(rng.permutation(len(x)) for _ in range(n_permutations))]
     versions = [y[order] for y in targets for order in orders]
-    scores = {}
-    for probe in PROBES:
+    scores = np.empty((len(PROBES), len(targets), len(orders)))
+    for row, probe in zip(scores, PROBES, strict=True):
         predictions = cross_predict(x, versions, probe=probe, n_splits=n_splits, seed=seed)
         r2 = [weighted_r2(y, prediction) for y, prediction in zip(versions, predictions, strict=True)]
-        scores[probe] = np.reshape(r2, (len(targets), 1 + n_permutations))
-    best = np.maximum(scores["ridge"], scores["nonlinear"])
+        row[:] = np.reshape(r2, row.shape)
+    nulls = scores[:, :, 1:].mean(axis=2) if n_permutations else np.full(scores.shape[:2], np.nan)
+    best = scores.max(axis=0)
+    best_null = best[:, 1:].mean(axis=1) if n_permutations else nulls[0]
     return [
         Leakage(
-            r2=float(best[row, 0]),
-            null=float(best[row, 1:].mean()),
-            ridge=float(scores["ridge"][row, 0]),
-            nonlinear=float(scores["nonlinear"][row, 0]),
-            ridge_null=float(scores["ridge"][row, 1:].mean()),
-            nonlinear_null=float(scores["nonlinear"][row, 1:].mean()),
+            r2=float(best[k, 0]),
+            null=float(best_null[k]),
+            ridge=float(scores[0, k, 0]),
+            nonlinear=float(scores[1, k, 0]),
+            ridge_null=float(nulls[0, k]),
+            nonlinear_null=float(nulls[1, k]),
         )
-        for row in range(len(targets))
+        for k in range(len(targets))
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -32,14 +33,15 @@ from indiseek.data import (
     read_modality,
     register,
 )
-from indiseek.models._io import FORMAT, plain, read_payload, write_payload
+from indiseek.models._fitted import Fitted, empty_transforms
+from indiseek.models._io import FORMAT, MDATA_NAME, plain, read_payload, write_payload
 from indiseek.models._module import StagedModule
 from indiseek.objectives import Batch, Objective, joint_code
-from indiseek.train import StageResult, StageSettings, fit_stage, resolve_device, seeded
+from indiseek.train import StageSettings, fit_stage, resolve_device, seeded
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["shared", "specific"]
+Kind = Literal["shared", "specific", "context"]
 
 _INFERENCE_BATCH = 8192
 
@@ -59,6 +61,7 @@ class MultimodalModel(BaseModelClass):
 
     _key: ClassVar[str]
     _setups: ClassVar[WeakKeyDictionary[MuData, tuple[Registration, dict[str, Any]]]] = WeakKeyDictionary()
+    _adata: Any
 
     def __init__(
         self,
@@ -68,16 +71,11 @@ class MultimodalModel(BaseModelClass):
         transforms: Mapping[str, Transform] | None = None,
     ) -> None:
         self._transforms: dict[str, Transform] = dict(transforms or {})
-        self._module: StagedModule | None = None
-        self._trained_stages: list[str] = []
-        self._split: Split | None = None
-        self._split_arguments: dict[str, Any] = {}
-        self._n_cells = 0
-        self.stage_seconds: dict[str, float] = {}
+        self._fitted: Fitted | None = None
         if mdata is None:
             super().__init__(registry=registry)
             return
-        if not isinstance(mdata, MuData) or mdata not in self._setups:
+        if mdata not in self._setups:
             self.setup_mudata(mdata)
         self._registration, setup_args = self._setups[mdata]
         self._check_transforms()
@@ -161,20 +159,21 @@ class MultimodalModel(BaseModelClass):
         """New objectives by stage, in the order of training."""
 
     def _describe(self) -> str:
+        if self._adata is None:
+            return f"{type(self).__name__} without data"
         parts = []
-        for name in self._registration.modalities:
+        for name in self.modalities:
             layer = self._registration.layers[name]
             where = f"layer {layer!r} of " if layer else ""
             parts.append(f"{where}{name!r} ({len(self._var_names[name])} features, {self._transforms[name].name})")
         return f"{type(self).__name__}: {self._adata.n_obs} cells, {' and '.join(parts)}"
 
     def __repr__(self) -> str:
-        stages = ", ".join(self._trained_stages) or "none"
-        what = self._describe() if self._adata is not None else f"{type(self).__name__} without data"
-        return f"{what}; trained stages: {stages}"
+        stages = [] if self._fitted is None else self._fitted.trained_stages
+        return f"{self._describe()}; trained stages: {', '.join(stages) or 'none'}"
 
     def _check_transforms(self) -> None:
-        unknown = sorted(set(self._transforms) - set(self._registration.modalities))
+        unknown = sorted(set(self._transforms) - set(self.modalities))
         if unknown:
             raise KeyError(
                 f"expected transforms for the modalities {list(self.modalities)}, got {unknown}; use their names."
@@ -192,144 +191,145 @@ class MultimodalModel(BaseModelClass):
         return self._registration.modalities
 
     @property
-    def module(self) -> StagedModule:
-        """Networks and fitted transforms.
+    def fitted(self) -> Fitted:
+        """State that training has left.
 
         Raises
         ------
         RuntimeError
             Before training.
         """
-        if self._module is None:
-            raise RuntimeError("expected a trained model, got one without networks; call train() first.")
-        return self._module
+        if self._fitted is None:
+            raise RuntimeError("expected a trained model, got one that is not; call train() first.")
+        return self._fitted
+
+    @property
+    def module(self) -> StagedModule:
+        """Networks and fitted transforms; RuntimeError before training."""
+        return self.fitted.module
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether :meth:`train` has finished or was interrupted after an epoch."""
+        return self._fitted is not None
+
+    @property
+    def history(self) -> dict[str, pd.DataFrame]:
+        """Means of each epoch, one ``(n_epochs, 1)`` table by ``"stage/term"``; empty before training."""
+        return {} if self._fitted is None else self._fitted.history
+
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        """Wall time of training by stage."""
+        return self.fitted.stage_seconds
+
+    @property
+    def train_indices(self) -> NDArray[np.intp] | None:
+        """Sorted positions of the training cells; None before training."""
+        return self._part("train")
+
+    @property
+    def validation_indices(self) -> NDArray[np.intp] | None:
+        """Sorted positions of the cells that early stopping sees; None before training."""
+        return self._part("validation")
+
+    @property
+    def test_indices(self) -> NDArray[np.intp] | None:
+        """Sorted positions of the cells that no fit, early stopping or transform sees; None before training."""
+        return self._part("test")
+
+    def _part(self, name: str) -> NDArray[np.intp] | None:
+        if self._fitted is None or self._fitted.split is None:
+            return None
+        part: NDArray[np.intp] = getattr(self._fitted.split, name)
+        return part
 
     def _values(self, name: str) -> Matrix:
         return cast(Matrix, self._adata_manager.adata.mod[name].X)
+
+    def _n_train(self, train_size: float, external_indexing: Sequence[ArrayLike] | None) -> int:
+        """Number of training cells that these arguments will give."""
+        if self._adata is None:
+            raise RuntimeError("expected a model with data, got one loaded without; call load(path, mdata).")
+        if external_indexing is not None:
+            return max(1, np.size(external_indexing[0]))
+        return max(1, round(train_size * self._adata.n_obs))
 
     def _fit(
         self,
         settings: Mapping[str, StageSettings],
         split_arguments: dict[str, Any],
         *,
-        batch_size: int,
+        batch_sizes: Mapping[str, int],
         accelerator: str,
         seed: int,
         show_progress: bool,
         trainer_kwargs: dict[str, Any],
     ) -> None:
-        """Train all stages in place; on failure the model is as it was."""
-        if self._adata is None:
-            raise RuntimeError("expected a model with data, got one loaded without; call load(path, mdata).")
+        """Train all stages on a copy of the state, and keep the copy if nothing fails."""
         device = resolve_device(accelerator)
-        before = self._snapshot()
-        try:
-            self._prepare(split_arguments, seed, device)
-            cells = self.module.features([self._values(name) for name in self.modalities])
-            split = cast(Split, self._split)
-            train, validation = (torch.as_tensor(rows, device=device) for rows in (split.train, split.validation))
-            for stage, objective in self.module.objectives.items():
-                if stage != "shared":
-                    cells = self.module.with_shared(cells, _INFERENCE_BATCH)
-                result = fit_stage(
-                    cast(Objective, objective),
-                    (cells.take(train), cells.take(validation)),
-                    settings[stage],
-                    name=stage,
-                    batch_size=batch_size,
-                    accelerator=accelerator,
-                    seed=seed + len(self.stage_seconds),
-                    show_progress=show_progress,
-                    trainer_kwargs=trainer_kwargs,
+        fitted = self._to_fit(split_arguments, seed)
+        module = fitted.module.to(device)
+        split = cast(Split, fitted.split)
+        cells = module.features([self._values(name) for name in self.modalities])
+        train, validation = (torch.as_tensor(rows, device=device) for rows in (split.train, split.validation))
+        n_fits = len(fitted.history)
+        for number, stage in enumerate(module.objectives):
+            seen = module.inputs(stage, cells, _INFERENCE_BATCH)
+            result = fit_stage(
+                module.objective(stage),
+                (seen.take(train), seen.take(validation)),
+                settings[stage],
+                name=stage,
+                batch_size=batch_sizes[stage],
+                accelerator=accelerator,
+                seed=seed + number + n_fits,
+                show_progress=show_progress,
+                trainer_kwargs=trainer_kwargs,
+            )
+            if len(result.history):
+                fitted.record(stage, result)
+            if result.interrupted:
+                if not fitted.trained_stages:
+                    raise KeyboardInterrupt
+                logger.warning(
+                    f"training interrupted in stage {stage!r} after {len(result.history)} epochs; the best weights so "
+                    "far are kept, train() goes on from them."
                 )
-                self._record(stage, result)
-                if result.interrupted:
-                    logger.warning(
-                        "training interrupted in stage %r after %d epochs; the best weights so far are kept, "
-                        "train() goes on from them.",
-                        stage,
-                        len(result.history),
-                    )
-                    break
-        except BaseException:
-            self._restore(before)
-            raise
-        self.is_trained_ = True
+                break
+        self._fitted = fitted
+        self._transforms = fitted.transforms
 
-    def _prepare(self, split_arguments: dict[str, Any], seed: int, device: torch.device) -> None:
-        """First training: split, fitted transforms, networks. Later ones keep all three."""
-        if self._module is not None:
-            if self._split is None:
+    def _to_fit(self, split_arguments: dict[str, Any], seed: int) -> Fitted:
+        """State to train: a copy of the present one, or a new one with split, fitted transforms and networks."""
+        if self._fitted is not None:
+            if self._fitted.split is None:
                 raise RuntimeError(
                     "expected the cells that the model was trained on, got another number of cells; "
                     "load the model with its own MuData to train it further."
                 )
-            if split_arguments != self._split_arguments:
+            if split_arguments != self._fitted.split_arguments:
                 raise ValueError(
-                    f"expected the split of the first training, {self._split_arguments}, got {split_arguments}; "
+                    f"expected the split of the first training, {self._fitted.split_arguments}, got {split_arguments}; "
                     "a test cell must stay one: leave these arguments out or make a new model."
                 )
-            self._module.to(device)
-            return
+            return copy.deepcopy(self._fitted)
         n_cells = self._adata.n_obs
         if split_arguments["external_indexing"] is not None:
             split = given_split(n_cells, split_arguments["external_indexing"])
         else:
-            split = random_split(
-                n_cells,
-                train_size=split_arguments["train_size"],
-                validation_size=split_arguments["validation_size"],
-                seed=seed,
-            )
-        for name, transform in self._transforms.items():
+            sizes = {key: split_arguments[key] for key in ("train_size", "validation_size")}
+            split = random_split(n_cells, seed=seed, **sizes)
+        transforms = copy.deepcopy(self._transforms)
+        for name, transform in transforms.items():
             transform.fit(self._values(name), split.train)
-        n_features = {name: self._transforms[name].n_output for name in self.modalities}
+        return Fitted(transforms, self._new_module(transforms, seed), split, split_arguments, n_cells)
+
+    def _new_module(self, transforms: dict[str, Transform], seed: int) -> StagedModule:
+        n_features = {name: transforms[name].n_output for name in self.modalities}
         with seeded(seed):
             objectives = self._make_objectives(n_features)
-        self._module = StagedModule([self._transforms[name] for name in self.modalities], objectives).to(device)
-        self._split, self._split_arguments, self._n_cells = split, split_arguments, n_cells
-        self._set_indices(split)
-
-    def _set_indices(self, split: Split | None) -> None:
-        parts: tuple[NDArray[np.intp] | None, ...] = (None, None, None) if split is None else split
-        self.train_indices_, self.validation_indices_, self.test_indices_ = parts
-
-    def _snapshot(self) -> dict[str, Any]:
-        state = None if self._module is None else {k: v.clone() for k, v in self._module.state_dict().items()}
-        kept = ("_split", "_split_arguments", "train_indices_", "validation_indices_", "test_indices_", "is_trained_")
-        return {
-            "module": self._module,
-            "state": state,
-            "history": dict(self.history_ or {}),
-            "stages": list(self._trained_stages),
-            "seconds": dict(self.stage_seconds),
-            "attributes": {name: getattr(self, name) for name in kept},
-        }
-
-    def _restore(self, before: dict[str, Any]) -> None:
-        self._module = before["module"]
-        if self._module is not None:
-            self._module.load_state_dict(before["state"])
-            self._module.eval()
-        self.history_ = before["history"] or None
-        self._trained_stages = before["stages"]
-        self.stage_seconds = before["seconds"]
-        for name, value in before["attributes"].items():
-            setattr(self, name, value)
-
-    def _record(self, stage: str, result: StageResult) -> None:
-        history = dict(self.history_ or {})
-        for column in result.history:
-            key = f"{stage}/{column}"
-            new = result.history[[column]].rename(columns={column: key})
-            if key in history:
-                new.index = new.index + len(history[key])
-                new = pd.concat([history[key], new]).rename_axis("epoch")
-            history[key] = new
-        self.history_ = history
-        self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + result.seconds
-        if stage not in self._trained_stages:
-            self._trained_stages.append(stage)
+        return StagedModule([transforms[name] for name in self.modalities], objectives)
 
     def get_latent_representation(
         self,
@@ -350,7 +350,7 @@ class MultimodalModel(BaseModelClass):
             Modality whose code is wanted. None, for ``kind="shared"``, gives the joint code: the mean of
             the modalities' unit codes, brought back to unit length.
         kind
-            ``"shared"`` or ``"specific"``.
+            ``"shared"``, ``"specific"``, or ``"context"`` for the wide codes that are the flow's condition.
         indices
             Positions of the cells wanted, or a boolean mask; by default all, in order.
         batch_size
@@ -372,7 +372,7 @@ class MultimodalModel(BaseModelClass):
         kinds = list(self.module.objectives)
         if kind not in kinds:
             raise ValueError(f"expected kind to be one of {kinds}, got {kind!r}; choose one of them.")
-        if kind not in self._trained_stages:
+        if kind not in self.fitted.trained_stages:
             raise RuntimeError(f"expected a finished stage {kind!r}, got an interrupted training; call train() again.")
         if modality is None and kind != "shared":
             raise ValueError(f"expected a modality for kind={kind!r}, got None; choose one of {list(self.modalities)}.")
@@ -380,7 +380,7 @@ class MultimodalModel(BaseModelClass):
             self._check_modality(modality)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"expected batch_size of at least 1, got {batch_size}; leave it out for the default.")
-        codes = self._codes(self._cells(mdata, indices), kind, batch_size or _INFERENCE_BATCH)
+        codes = self.module.codes(kind, self._cells(mdata, indices), batch_size or _INFERENCE_BATCH)
         code = joint_code(codes) if modality is None else codes[self.modalities.index(modality)]
         return code.cpu().numpy()
 
@@ -428,15 +428,14 @@ class MultimodalModel(BaseModelClass):
             If `modality` is unknown.
         """
         self._check_modality(modality)
-        if self._module is None:
-            raise RuntimeError("expected a trained model, got one whose transforms are not fitted; call train() first.")
-        return self._transforms[modality].output_names(self._var_names[modality])
+        return self.fitted.transforms[modality].output_names(self._var_names[modality])
 
     def _check_modality(self, modality: str) -> None:
         if modality not in self.modalities:
             raise KeyError(f"expected modality to be one of {list(self.modalities)}, got {modality!r}; use its name.")
 
     def _cells(self, mdata: MuData | None, indices: ArrayLike | None = None) -> Batch:
+        module = self.module
         if mdata is None and self._adata is None:
             raise RuntimeError("expected a MuData, got none from a model loaded without data; pass mdata.")
         if mdata is None or mdata is self._adata:
@@ -446,7 +445,7 @@ class MultimodalModel(BaseModelClass):
         if indices is not None:
             rows = np.arange(values[0].shape[0])[np.asarray(indices)]
             values = [matrix[rows] for matrix in values]
-        return self.module.features(values)
+        return module.features(values)
 
     def _read(self, mdata: MuData) -> dict[str, Matrix]:
         """Values of cells that the model was not registered with, features in the model's order."""
@@ -456,20 +455,6 @@ class MultimodalModel(BaseModelClass):
             name: read_modality(mdata, name, layers[name], self._var_names[name], as_sparse=self._sparse[name])
             for name in self.modalities
         }
-
-    def _attach(self, mdata: MuData) -> None:
-        """Register data with a loaded model."""
-        setup_args = {key: self.registry_[key] for key in ("model_name", "setup_method_name", "setup_args")}
-        self._adata_manager = register(self._read(mdata), mdata.obs_names, self._var_names, setup_args)
-        self._adata = mdata
-        if self._n_cells != mdata.n_obs:
-            self._split = None
-            self._set_indices(None)
-
-    def _codes(self, cells: Batch, kind: str, batch_size: int) -> tuple[torch.Tensor, ...]:
-        if kind != "shared" and not cells.shared:
-            cells = self.module.with_shared(cells, batch_size)
-        return self.module.codes(kind, cells, batch_size)
 
     def write_latents(self, mdata: MuData | None = None) -> None:
         """Write the codes into ``.obsm`` for scanpy.
@@ -492,11 +477,11 @@ class MultimodalModel(BaseModelClass):
         target = self._adata if mdata is None else mdata
         cells = self._cells(mdata)
         written: dict[str, NDArray[np.float32]] = {}
-        for kind in self._trained_stages:
-            codes = self._codes(cells, kind, _INFERENCE_BATCH)
+        for kind in self.fitted.trained_stages:
+            codes = self.module.codes(kind, cells, _INFERENCE_BATCH)
             if kind == "shared":
                 written["shared"] = joint_code(codes).cpu().numpy()
-            else:
+            elif kind == "specific":
                 written |= {name: code.cpu().numpy() for name, code in zip(self.modalities, codes, strict=True)}
         with mudata.set_options(pull_on_update=False):
             for name, code in written.items():
@@ -521,11 +506,13 @@ class MultimodalModel(BaseModelClass):
         Raises
         ------
         RuntimeError
-            Before training.
+            Before training, or if there is no MuData to save.
         FileExistsError
             If the directory exists and `overwrite` is False.
         """
-        module = self.module
+        fitted = self.fitted
+        if save_mdata and self._adata is None:
+            raise RuntimeError("expected a model with data, got one loaded without; leave save_mdata out.")
         directory = Path(dir_path)
         if directory.exists() and not overwrite:
             raise FileExistsError(f"expected a new directory, got {directory}, which exists; pass overwrite=True.")
@@ -534,29 +521,18 @@ class MultimodalModel(BaseModelClass):
             "format": FORMAT,
             "version": version("indiseek"),
             "model": type(self).__name__,
-            "init": plain(self._init_arguments()),
-            "registry": plain(self.registry_),
-            "modalities": list(self.modalities),
-            "layers": dict(self._registration.layers),
+            "init": self._init_arguments(),
+            "registry": self.registry_,
+            "modalities": self.modalities,
+            "layers": self._registration.layers,
             "var_names": self._var_names,
             "sparse": self._sparse,
-            "transforms": {
-                name: {"name": t.name, "config": t.config(), "n_output": t.n_output}
-                for name, t in self._transforms.items()
-            },
-            "state": {key: value.cpu() for key, value in module.state_dict().items()},
-            "split": [torch.as_tensor(part) for part in cast(Split, self._split)],
-            "n_cells": self._n_cells,
-            "split_arguments": plain(self._split_arguments),
-            "history": {key: frame[key].tolist() for key, frame in (self.history_ or {}).items()},
-            "trained_stages": self._trained_stages,
-            "stage_seconds": self.stage_seconds,
+            **fitted.payload(),
         }
-        write_payload(payload, directory)
+        write_payload(plain(payload), directory)
         if save_mdata:
-            if self._adata is None:
-                raise RuntimeError("expected a model with data, got one loaded without; leave save_mdata out.")
-            self._adata.write(directory / "mdata.h5mu")
+            with mudata.set_options(pull_on_update=False):
+                self._adata.write(directory / MDATA_NAME)
 
     @classmethod
     def load(cls, dir_path: str | Path, mdata: MuData | None = None, *, accelerator: str = "auto") -> Self:
@@ -581,30 +557,25 @@ class MultimodalModel(BaseModelClass):
         """
         directory = Path(dir_path)
         payload = read_payload(directory, cls.__name__)
-        if mdata is None and (directory / "mdata.h5mu").is_file():
-            mdata = mudata.read_h5mu(directory / "mdata.h5mu")
-        transforms = {}
-        for name, saved in payload["transforms"].items():
-            transforms[name] = TRANSFORMS[saved["name"]](**saved["config"])
-        model = cls(None, registry=payload["registry"], transforms=transforms, **payload["init"])
+        if mdata is None and (directory / MDATA_NAME).is_file():
+            with mudata.set_options(pull_on_update=False):
+                mdata = mudata.read_h5mu(directory / MDATA_NAME)
+        model = cls(None, registry=payload["registry"], **payload["init"])
         model._registration = Registration(tuple(payload["modalities"]), payload["layers"])
         model._var_names, model._sparse = payload["var_names"], payload["sparse"]
-        for name, saved in payload["transforms"].items():
-            transforms[name].allocate(len(model._var_names[name]), saved["n_output"])
-        n_features = {name: transforms[name].n_output for name in model.modalities}
-        with seeded(0):
-            objectives = model._make_objectives(n_features)
-        model._module = StagedModule([transforms[name] for name in model.modalities], objectives)
-        model._module.load_state_dict(payload["state"])
-        model._module.to(resolve_device(accelerator)).eval()
-        model._split = Split(*(part.numpy() for part in payload["split"]))
-        model._split_arguments, model._n_cells = payload["split_arguments"], payload["n_cells"]
-        model._set_indices(model._split)
-        model.history_ = {
-            key: pd.DataFrame({key: values}).rename_axis("epoch") for key, values in payload["history"].items()
-        }
-        model._trained_stages, model.stage_seconds = payload["trained_stages"], payload["stage_seconds"]
-        model.is_trained_ = True
+        n_features = {name: len(names) for name, names in model._var_names.items()}
+        model._transforms = empty_transforms(payload["transforms"], n_features)
+        module = model._new_module(model._transforms, seed=0)
+        model._fitted = Fitted.from_payload(payload, module, model._transforms)
+        module.to(resolve_device(accelerator))
         if mdata is not None:
             model._attach(mdata)
         return model
+
+    def _attach(self, mdata: MuData) -> None:
+        """Register data with a loaded model."""
+        setup_args = {key: self.registry_[key] for key in ("model_name", "setup_method_name", "setup_args")}
+        self._adata_manager = register(self._read(mdata), mdata.obs_names, self._var_names, setup_args)
+        self._adata = mdata
+        if self.fitted.n_cells != mdata.n_obs:
+            self.fitted.split = None

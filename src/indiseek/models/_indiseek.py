@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 from mudata import MuData
 from numpy.typing import ArrayLike
 
 from indiseek.data import Transform
+from indiseek.models._arguments import by_stage, check_choice, check_range
 from indiseek.models._base import MultimodalModel
+from indiseek.models._schedules import DEFAULTS, shared_settings, specific_settings
 from indiseek.objectives import (
     Activation,
     CLIPObjective,
+    ConditionalFlowObjective,
     Independence,
     IndependentOf,
     NCEClubObjective,
     Objective,
 )
-from indiseek.train import StageSettings
+
+Specific = Literal["flow", "nce-club"]
 
 
 @final
@@ -26,9 +30,10 @@ class IndiSeekModel(MultimodalModel):
     r"""Shared and modality-specific latent spaces of paired cells.
 
     Stage 1 learns for each modality a shared code :math:`C_i = f_i(X_i)` by contrastive learning across
-    modalities (CLIP) and freezes it. Stage 2 learns a specific code :math:`Z_i = h_i(X_i)` that is
-    independent of the other modality's shared code and, together with the own one, reconstructs
-    the modality:
+    modalities (CLIP) and freezes it. Stage 2 learns for each modality a specific code :math:`Z_i` that is
+    independent of the other modality's shared code and complete with it. ``specific="flow"`` takes an
+    invertible map of the modality given the other's code, :math:`Z_i = T_i(X_i; C_j)`, fitted by maximum
+    likelihood; ``specific="nce-club"`` is the paper's second stage, :math:`Z_i = h_i(X_i)` with
 
     .. math::
         \min_{h_i, g_i} I_{NCE-CLUB}(Z_i; C_j)
@@ -44,7 +49,13 @@ class IndiSeekModel(MultimodalModel):
     n_shared
         Dimension of the shared codes. They lie on the unit sphere and so have one degree of freedom less.
     n_specific
-        Dimension of the specific codes; one number, or one for each modality.
+        Dimension of the specific codes; one number, or one for each modality. By default all dimensions of
+        the flow, and 8 for ``"nce-club"``. Of a flow, the dimensions that carry most of the modality are kept.
+    specific
+        ``"flow"`` or ``"nce-club"``.
+    n_context
+        Dimension of the wide codes of stage 1 that are the condition of the flow; 0 conditions on the
+        shared codes.
     lam
         Weight :math:`\lambda` of the reconstruction. Small values favour independence, large ones
         completeness; the paper recommends 0.1 to 10.
@@ -61,8 +72,6 @@ class IndiSeekModel(MultimodalModel):
         Widths of the hidden layers of encoders and decoders, and of critics.
     activation, layer_norm
         Form of all networks.
-    dropout
-        Dropout on the inputs of the shared encoders.
     transforms
         Transform by modality, out of :mod:`indiseek.data`; by default raw RNA counts get
         ``LogNormalizePCA``, raw protein counts ``CLR``, and values that are not counts ``Scale``.
@@ -98,33 +107,38 @@ class IndiSeekModel(MultimodalModel):
         mdata: MuData | None = None,
         *,
         registry: dict[str, Any] | None = None,
-        n_shared: int = 16,
-        n_specific: int | Mapping[str, int] = 8,
+        n_shared: int = 6,
+        n_specific: int | Mapping[str, int] | None = None,
+        specific: Specific = "flow",
+        n_context: int = 16,
         lam: float = 10.0,
         independence: Independence = "nce-club",
         independent_of: IndependentOf = "other",
         independence_weight: float = 1.0,
         alignment: float = 0.0,
         hidden: Sequence[int] = (256, 256),
-        critic_hidden: Sequence[int] = (256,),
+        critic_hidden: Sequence[int] = (64,),
         activation: Activation = "gelu",
         layer_norm: bool = True,
-        dropout: float = 0.0,
         transforms: Mapping[str, Transform] | None = None,
     ) -> None:
-        _check_choice("independence", independence, ("nce-club", "vclub"))
-        _check_choice("independent_of", independent_of, ("other", "own"))
-        _check_choice("activation", activation, ("gelu", "relu"))
-        _check_range("n_shared", n_shared, low=2)
+        check_choice("specific", specific, ("flow", "nce-club"))
+        check_choice("independence", independence, ("nce-club", "vclub"))
+        check_choice("independent_of", independent_of, ("other", "own"))
+        check_choice("activation", activation, ("gelu", "relu"))
+        check_range("n_shared", n_shared, low=2)
+        check_range("n_context", n_context, low=0)
         for value in n_specific.values() if isinstance(n_specific, Mapping) else [n_specific]:
-            _check_range("n_specific", value, low=1)
-        _check_range("lam", lam, low=0)
-        _check_range("independence_weight", independence_weight, low=0)
-        _check_range("alignment", alignment, low=0)
-        _check_range("dropout", dropout, low=0, below=1)
+            if value is not None:
+                check_range("n_specific", value, low=1)
+        check_range("lam", lam, low=0)
+        check_range("independence_weight", independence_weight, low=0)
+        check_range("alignment", alignment, low=0)
         self._arguments: dict[str, Any] = {
             "n_shared": n_shared,
             "n_specific": dict(n_specific) if isinstance(n_specific, Mapping) else n_specific,
+            "specific": specific,
+            "n_context": n_context if specific == "flow" else 0,
             "lam": lam,
             "independence": independence,
             "independent_of": independent_of,
@@ -134,7 +148,6 @@ class IndiSeekModel(MultimodalModel):
             "critic_hidden": list(critic_hidden),
             "activation": activation,
             "layer_norm": layer_norm,
-            "dropout": dropout,
         }
         super().__init__(mdata, registry=registry, transforms=transforms)
         if mdata is not None:
@@ -144,10 +157,10 @@ class IndiSeekModel(MultimodalModel):
         self,
         max_epochs: int | Mapping[str, int] | None = None,
         *,
-        batch_size: int = 512,
-        lr: float = 1e-3,
-        critic_lr: float = 2e-3,
-        weight_decay: float = 0.0,
+        batch_size: int | Mapping[str, int] | None = None,
+        lr: float | None = None,
+        critic_lr: float | None = None,
+        weight_decay: float | None = None,
         n_critic_steps: int = 2,
         early_stopping: bool = True,
         patience: int = 10,
@@ -161,7 +174,7 @@ class IndiSeekModel(MultimodalModel):
         show_progress: bool = True,
         **trainer_kwargs: Any,
     ) -> None:
-        """Train both stages, stage 1 with early stopping on held-out InfoNCE.
+        """Train both stages, with early stopping on held-out cells.
 
         The cells are split once into training, validation and test cells; test cells are touched by no
         fit, no early stopping and no transform. A second call continues from the weights that are there.
@@ -170,19 +183,23 @@ class IndiSeekModel(MultimodalModel):
         Parameters
         ----------
         max_epochs
-            Most epochs of every stage, or of each by name (``"shared"``, ``"specific"``). By default
-            enough for 4,000 steps of stage 1 and 1,500 of stage 2.
+            Most epochs of every stage, or of each by name: ``"shared"``, ``"context"`` (the wide codes of
+            stage 1, where there are any) and ``"specific"``. By default enough for 4,000 steps of
+            stage 1, 900 of ``"nce-club"`` or 800 of ``"flow"``.
         batch_size
-            Cells in a step; InfoNCE cannot show more than ``log(batch_size)`` nats.
+            Cells in a step, for every stage or for each by name; by default 512, and 256 for ``"flow"``.
+            InfoNCE cannot show more than ``log(batch_size)`` nats.
         lr, critic_lr
-            Learning rates (AdamW) of encoders and decoders, and of critics.
+            Learning rates (AdamW) of encoders and decoders, and of critics. By default 1e-3, and 2e-3 and
+            4e-3 for ``"nce-club"``.
         weight_decay
-            Decoupled weight decay of the encoders.
+            Decoupled weight decay of the encoders; by default 0, and 1e-4 for ``"flow"``.
         n_critic_steps
-            Critic steps before each encoder step of stage 2; the paper takes 5.
+            Critic steps before each encoder step of ``"nce-club"``; the paper takes 5.
         early_stopping
-            Whether stage 1 stops when held-out InfoNCE has not fallen for `patience` epochs. Without it,
-            contrastive learning memorises the training pairs.
+            Whether stage 1 stops when held-out InfoNCE has not fallen for `patience` epochs, and the flow
+            when its held-out likelihood has not risen. Without it contrastive learning memorises the
+            training pairs.
         patience
             See `early_stopping`.
         train_size, validation_size
@@ -205,41 +222,36 @@ class IndiSeekModel(MultimodalModel):
 
         Raises
         ------
+        RuntimeError
+            If the model was loaded without data.
         ValueError
             If an argument is out of range, or a later call asks for another split.
         FloatingPointError
             If a loss is not finite; the model is then as it was before the call.
         """
-        _check_range("batch_size", batch_size, low=2)
-        _check_range("lr", lr, above=0)
-        _check_range("critic_lr", critic_lr, above=0)
-        _check_range("weight_decay", weight_decay, low=0)
-        _check_range("n_critic_steps", n_critic_steps, low=1)
-        _check_range("patience", patience, low=1)
         if devices != 1:
             raise ValueError(f"expected devices=1, got {devices!r}; training on several devices is not supported yet.")
-        epochs = self._epochs(max_epochs, round(train_size * self._adata.n_obs) // batch_size)
-        settings = {
-            "shared": StageSettings(
-                max_epochs=epochs["shared"],
-                patience=patience if early_stopping else None,
-                lr=lr,
-                weight_decay=weight_decay,
-            ),
-            "specific": StageSettings(
-                max_epochs=epochs["specific"],
-                lr=lr,
-                critic_lr=critic_lr,
-                weight_decay=weight_decay,
-                n_critic_steps=n_critic_steps if self._arguments["independence_weight"] > 0 else 0,
-                warmup_epochs=epochs["specific"] // 20,
-                ramp_epochs=epochs["specific"] // 10,
-            ),
-        }
+        check_range("n_critic_steps", n_critic_steps, low=1)
+        check_range("patience", patience, low=1)
+        method = self._arguments["specific"]
+        stages = ["shared", "context", "specific"] if self._arguments["n_context"] else ["shared", "specific"]
+        defaults = {stage: DEFAULTS[method if stage == "specific" else "shared"] for stage in stages}
+        sizes = by_stage("batch_size", batch_size, {name: d.batch_size for name, d in defaults.items()}, low=2)
+        n_train = self._n_train(train_size, external_indexing)
+        default_epochs = {name: max(1, round(d.n_steps * sizes[name] / n_train)) for name, d in defaults.items()}
+        epochs = by_stage("max_epochs", max_epochs, default_epochs, low=1)
+        changes = {"lr": lr, "critic_lr": critic_lr, "weight_decay": weight_decay}
+        given = {name: value for name, value in changes.items() if value is not None}
+        for name, value in given.items():
+            check_range(name, value, **({"low": 0} if name == "weight_decay" else {"above": 0}))
+        stop = patience if early_stopping else None
+        n_critic_steps = n_critic_steps if self._arguments["independence_weight"] > 0 else 0
+        settings = {name: shared_settings(epochs[name], stop, given) for name in stages[:-1]}
+        settings["specific"] = specific_settings(method, epochs["specific"], stop, n_critic_steps, given)
         self._fit(
             settings,
             {"train_size": train_size, "validation_size": validation_size, "external_indexing": external_indexing},
-            batch_size=batch_size,
+            batch_sizes=sizes,
             accelerator=accelerator,
             seed=seed,
             show_progress=show_progress,
@@ -248,47 +260,41 @@ class IndiSeekModel(MultimodalModel):
         if write_latents:
             self.write_latents()
 
-    def _epochs(self, max_epochs: int | Mapping[str, int] | None, steps_per_epoch: int) -> dict[str, int]:
-        epochs = {stage: max(1, round(steps / max(1, steps_per_epoch))) for stage, steps in _STEPS.items()}
-        if isinstance(max_epochs, Mapping):
-            unknown = sorted(set(max_epochs) - set(epochs))
-            if unknown:
-                raise KeyError(f"expected max_epochs of the stages {list(epochs)}, got {unknown}; use their names.")
-            epochs |= max_epochs
-        elif max_epochs is not None:
-            epochs = dict.fromkeys(epochs, max_epochs)
-        for value in epochs.values():
-            _check_range("max_epochs", value, low=1)
-        return epochs
-
     def _init_arguments(self) -> dict[str, Any]:
         return self._arguments
 
     def _make_objectives(self, n_features: dict[str, int]) -> dict[str, Objective]:
         form = {key: self._arguments[key] for key in ("hidden", "activation", "layer_norm")}
-        shared = CLIPObjective(
-            n_features,
-            self._arguments["n_shared"],
-            alignment=self._arguments["alignment"],
-            dropout=self._arguments["dropout"],
-            **form,
-        )
-        settings = ("lam", "independence", "independent_of", "independence_weight", "critic_hidden")
-        specific = NCEClubObjective(
-            n_features,
-            self._arguments["n_shared"],
-            self._n_specific(),
-            **{key: self._arguments[key] for key in settings},
-            **form,
-        )
-        return {"shared": shared, "specific": specific}
+        n_shared, n_context = self._arguments["n_shared"], self._arguments["n_context"]
+        stages: dict[str, Objective] = {
+            "shared": CLIPObjective(n_features, n_shared, alignment=self._arguments["alignment"], **form)
+        }
+        if n_context:
+            stages["context"] = CLIPObjective(n_features, n_context, **form)
+        if self._arguments["specific"] == "flow":
+            stages["specific"] = ConditionalFlowObjective(n_features, n_context or n_shared, self._n_specific())
+        else:
+            settings = ("lam", "independence", "independent_of", "independence_weight", "critic_hidden")
+            arguments = {key: self._arguments[key] for key in settings}
+            stages["specific"] = NCEClubObjective(n_features, n_shared, self._n_specific(), **arguments, **form)
+        return stages
 
     def _n_specific(self) -> dict[str, int]:
         wanted = self._arguments["n_specific"]
-        return dict(wanted) if isinstance(wanted, dict) else dict.fromkeys(self.modalities, wanted)
+        if isinstance(wanted, dict):
+            return dict(wanted)
+        if wanted is not None:
+            return dict.fromkeys(self.modalities, wanted)
+        most = self._max_features()
+        if self._arguments["specific"] == "flow":
+            return most
+        return {name: min(_N_SPECIFIC_NCE_CLUB, n) for name, n in most.items()}
+
+    def _max_features(self) -> dict[str, int]:
+        return {name: self._transforms[name].max_output(len(self._var_names[name])) for name in self.modalities}
 
     def _check_sizes(self) -> None:
-        limits = {name: self._transforms[name].max_output(len(self._var_names[name])) for name in self.modalities}
+        limits = self._max_features()
         n_specific = self._n_specific()
         if set(n_specific) != set(limits):
             raise KeyError(
@@ -307,21 +313,4 @@ class IndiSeekModel(MultimodalModel):
             )
 
 
-# Steps, not epochs, are what a fit needs: few cells take more epochs. Stage 1 usually stops earlier.
-_STEPS = {"shared": 4000, "specific": 1500}
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"expected {name} to be one of {list(choices)}, got {value!r}; choose one of them.")
-
-
-def _check_range(
-    name: str, value: float, *, low: float | None = None, above: float | None = None, below: float | None = None
-) -> None:
-    # Written so that NaN fails too.
-    if (low is not None and not value >= low) or (above is not None and not value > above):
-        bound = f"of at least {low}" if low is not None else f"above {above}"
-        raise ValueError(f"expected {name} {bound}, got {value}; choose a larger one.")
-    if below is not None and not value < below:
-        raise ValueError(f"expected {name} below {below}, got {value}; choose a smaller one.")
+_N_SPECIFIC_NCE_CLUB = 8

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 FILE_NAME = "model.pt"
+MDATA_NAME = "mdata.h5mu"
 FORMAT = 1
 
 

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from indiseek.data import Matrix, Transform
 from indiseek.objectives import Batch, Objective
+
+# Later wins: what the specific stage sees of the other modalities.
+_CONDITIONS = ("shared", "context")
 
 
 class StagedModule(nn.Module):
@@ -20,7 +23,8 @@ class StagedModule(nn.Module):
     transforms
         One fitted transform for each modality, in the model's order.
     objectives
-        Objective by stage name. The codes of the stage ``"shared"`` are inputs of the later ones.
+        Objective by stage name. Stages ``"shared"`` and ``"context"`` see features only; every later stage
+        also sees the frozen codes of ``"context"`` or, where there is no such stage, of ``"shared"``.
     """
 
     def __init__(self, transforms: Sequence[Transform], objectives: Mapping[str, Objective]) -> None:
@@ -33,20 +37,26 @@ class StagedModule(nn.Module):
         """Device of the parameters."""
         return next(self.parameters()).device
 
+    def objective(self, stage: str) -> Objective:
+        """Objective of a stage."""
+        return cast(Objective, self.objectives[stage])
+
     def features(self, values: Sequence[Matrix]) -> Batch:
         """Transformed features of all cells, on the device."""
         pairs = zip(self.transforms, values, strict=True)
         return Batch(tuple(cast(Transform, transform).apply_to(matrix) for transform, matrix in pairs))
 
-    @torch.inference_mode()
-    def codes(self, stage: str, cells: Batch, batch_size: int) -> tuple[torch.Tensor, ...]:
-        """Codes of one stage, one ``(n_cells, n_latent)`` tensor for each modality, batch by batch."""
-        objective = cast(Objective, self.objectives[stage])
-        rows = torch.arange(cells.n_cells, device=cells.features[0].device)
-        parts = [objective.latents(cells.take(chunk)) for chunk in rows.split(batch_size)]
-        return tuple(torch.cat(codes) for codes in zip(*parts, strict=True))
+    def inputs(self, stage: str, cells: Batch, batch_size: int) -> Batch:
+        """What a stage sees of cells: their features and, for a later stage, frozen codes."""
+        if stage in _CONDITIONS:
+            return cells
+        condition = [name for name in _CONDITIONS if name in self.objectives][-1]
+        return Batch(cells.features, self.codes(condition, cells, batch_size))
 
-    def with_shared(self, cells: Batch, batch_size: int) -> Batch:
-        """The same cells with their frozen shared codes."""
-        # A clone, because tensors made in inference mode cannot be saved for a backward pass.
-        return Batch(cells.features, tuple(code.clone() for code in self.codes("shared", cells, batch_size)))
+    @torch.no_grad()
+    def codes(self, stage: str, cells: Batch, batch_size: int) -> tuple[Tensor, ...]:
+        """Codes of one stage, one ``(n_cells, n_latent)`` tensor for each modality, batch by batch."""
+        seen = self.inputs(stage, cells, batch_size)
+        rows = torch.arange(seen.n_cells, device=seen.features[0].device)
+        parts = [self.objective(stage).latents(seen.take(chunk)) for chunk in rows.split(batch_size)]
+        return tuple(torch.cat(codes) for codes in zip(*parts, strict=True))

@@ -1,6 +1,7 @@
 """Networks."""
 
 from indiseek.nn._critic import GaussianCritic, SeparableCritic
+from indiseek.nn._flow import ConditionalFlow
 from indiseek.nn._mlp import MLP, Activation
 
-__all__ = ["MLP", "Activation", "GaussianCritic", "SeparableCritic"]
+__all__ = ["MLP", "Activation", "ConditionalFlow", "GaussianCritic", "SeparableCritic"]

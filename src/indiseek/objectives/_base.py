@@ -89,6 +89,10 @@ class Objective(nn.Module, ABC):
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Terms on held-out cells, each a mean over the batch."""
 
+    def finish(self, batch: Batch) -> None:
+        """Called once after training with all training cells, in eval mode and without gradients."""
+        del batch
+
     @abstractmethod
     def critic_parameters(self) -> Iterator[Parameter]:
         """Parameters that only :meth:`critic_loss` trains."""

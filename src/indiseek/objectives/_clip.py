@@ -64,9 +64,9 @@ def joint_code(codes: Sequence[Tensor]) -> Tensor:
 class CLIPObjective(Objective):
     r"""Shared codes :math:`C_i = f_i(X_i)` on the unit sphere, aligned over all pairs of modalities.
 
-    Minimises the symmetric InfoNCE loss with a learned temperature, plus
-    ``alignment * (1 - cos(c_1, c_2))``. The second term is the conditional entropy bottleneck for
-    codes of one fixed concentration: it removes from a code what the other modality cannot know.
+    Minimises the symmetric InfoNCE loss with a learned temperature, plus ``alignment * (1 - cos(c_1, c_2))``.
+    The second term is the conditional entropy bottleneck for codes of one fixed concentration: it
+    removes from a code what the other modality cannot know.
 
     Parameters
     ----------
@@ -80,8 +80,8 @@ class CLIPObjective(Objective):
         Weight of the alignment term; 0 is the paper's objective.
     temperature
         Starting value; learned afterwards.
-    activation, layer_norm, dropout
-        Form of the encoders; dropout acts on their inputs.
+    activation, layer_norm
+        Form of the encoders.
 
     References
     ----------
@@ -100,43 +100,33 @@ class CLIPObjective(Objective):
         temperature: float = 0.1,
         activation: Activation = "gelu",
         layer_norm: bool = True,
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.alignment = alignment
         self.encoders = nn.ModuleList(
             MLP(n, n_shared, hidden=hidden, activation=activation, layer_norm=layer_norm) for n in n_features.values()
         )
         self.log_scale = nn.Parameter(torch.tensor(math.log(1.0 / temperature)))
-        self.alignment = alignment
-        self.dropout = nn.Dropout(dropout)
 
     def latents(self, batch: Batch) -> tuple[Tensor, ...]:
         """Unit codes, one ``(n_cells, n_shared)`` tensor for each modality."""
-        return tuple(self.encode(i, x) for i, x in enumerate(batch.features))
-
-    def encode(self, modality: int, features: Tensor) -> Tensor:
-        """Unit code ``(n_cells, n_shared)`` of one modality from its ``(n_cells, n_features)``."""
-        return F.normalize(self.encoders[modality](self.dropout(features)), dim=-1)
-
-    def _pair_terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        codes = self.latents(batch)
-        scale = self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
-        pairs = list(itertools.combinations(codes, 2))
-        info = torch.stack([clip_loss(a, b, scale) for a, b in pairs]).mean()
-        gap = torch.stack([1.0 - (a * b).sum(-1).mean() for a, b in pairs]).mean()
-        return info, gap
+        return tuple(F.normalize(encoder(x), dim=-1) for encoder, x in zip(self.encoders, batch.features, strict=True))
 
     def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
         """Symmetric InfoNCE plus the alignment term; `ramp` scales nothing here."""
         del ramp
-        info, gap = self._pair_terms(batch)
-        return ObjectiveOutput(info + self.alignment * gap, {"infonce": info.detach(), "alignment_gap": gap.detach()})
+        scale = self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
+        pairs = list(itertools.combinations(self.latents(batch), 2))
+        info = torch.stack([clip_loss(a, b, scale) for a, b in pairs]).mean()
+        misalignment = torch.stack([1.0 - (a * b).sum(dim=-1).mean() for a, b in pairs]).mean()
+        terms = {"infonce": info.detach(), "misalignment": misalignment.detach()}
+        return ObjectiveOutput(info + self.alignment * misalignment, terms)
 
     def critic_loss(self, batch: Batch) -> None:
         """No critic."""
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Held-out ``loss``, ``infonce`` and ``alignment_gap``."""
+        """Held-out ``loss`` and its parts."""
         output = self.loss(batch)
         return {"loss": output.loss, **output.terms}
 

@@ -126,6 +126,8 @@ def fit_stage(
     if keep_best is not None and keep_best.state is not None:
         objective.load_state_dict(keep_best.state)
     objective.to(device).eval()
+    with torch.no_grad():
+        objective.finish(train.to(device))
     history = pd.DataFrame(module.epochs).rename_axis("epoch")
     best_epoch = len(history) - 1 if keep_best is None or keep_best.state is None else keep_best.best_epoch
     return StageResult(history, best_epoch, time.perf_counter() - start, trainer.interrupted)

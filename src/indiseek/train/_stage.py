@@ -42,6 +42,8 @@ class StageSettings:
     cosine
         Whether the learning rates fall to zero over `max_epochs` along a half cosine: an encoder and a
         critic that play against each other settle only when both slow down.
+    max_gradient_norm
+        Norm to which the gradient of a step is cut; None leaves it.
     """
 
     max_epochs: int
@@ -53,6 +55,8 @@ class StageSettings:
     warmup_epochs: int = 0
     ramp_epochs: int = 0
     cosine: bool = False
+
+    max_gradient_norm: float | None = None
 
     @property
     def settled_epoch(self) -> int:
@@ -179,6 +183,9 @@ class StageModule(lightning.LightningModule):
     def _step(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
         optimizer.zero_grad()
         self.manual_backward(loss)
+        if self.settings.max_gradient_norm is not None:
+            parameters = optimizer.param_groups[0]["params"]
+            torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_gradient_norm, foreach=True)
         optimizer.step()
 
     def _accumulate(self, terms: dict[str, Tensor]) -> None:

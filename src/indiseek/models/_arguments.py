@@ -1,0 +1,59 @@
+"""Checks of what a user passes in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError if `value` is not one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"expected {name} to be one of {list(choices)}, got {value!r}; choose one of them.")
+
+
+def check_range(
+    name: str, value: float, *, low: float | None = None, above: float | None = None, below: float | None = None
+) -> None:
+    """Raise ValueError if `value` is outside its range, or not a number."""
+    # Written so that NaN fails too.
+    if (low is not None and not value >= low) or (above is not None and not value > above):
+        bound = f"of at least {low}" if low is not None else f"above {above}"
+        raise ValueError(f"expected {name} {bound}, got {value}; choose a larger one.")
+    if below is not None and not value < below:
+        raise ValueError(f"expected {name} below {below}, got {value}; choose a smaller one.")
+
+
+def by_stage(
+    name: str, value: int | Mapping[str, int] | None, default: Mapping[str, int], *, low: int
+) -> dict[str, int]:
+    """One whole number for each stage, from what the user said and the defaults.
+
+    Parameters
+    ----------
+    name
+        Name of the argument, for messages.
+    value
+        One number for all stages, numbers for some of them, or None.
+    default
+        Numbers by stage.
+    low
+        Least that is allowed.
+
+    Raises
+    ------
+    KeyError
+        If a stage is unknown.
+    ValueError
+        If a number is too small.
+    """
+    stages = list(default)
+    if isinstance(value, Mapping):
+        unknown = sorted(set(value) - set(stages))
+        if unknown:
+            raise KeyError(f"expected {name} of the stages {stages}, got {unknown}; use their names.")
+        result = {stage: value.get(stage, default[stage]) for stage in stages}
+    else:
+        result = {stage: default[stage] if value is None else value for stage in stages}
+    for number in result.values():
+        check_range(name, number, low=low)
+    return result

@@ -1,0 +1,159 @@
+"""Modality-specific codes by a conditional flow: independent of the other modality's code, and invertible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import cast, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from indiseek.nn import ConditionalFlow
+from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
+
+
+@final
+class ConditionalFlowObjective(Objective):
+    r"""Specific codes :math:`Z_i = T_i(X_i; C_j)`, a map of a modality that is also given the others' codes.
+
+    A code that is a function of its own modality alone can in general not be both independent of
+    :math:`C_j` and complete. A map that also sees :math:`C_j` can (functional representation lemma).
+    Maximum likelihood of a conditional flow whose base density does not see :math:`C_j` has exactly
+    that optimum: for each modality
+
+    .. math::
+        \min_{T_i} \; -\tfrac{1}{d_i} E \log p(X_i \mid C_j)
+        + \tau\, \tfrac{1}{d_i} E \lVert T_i(X_i; C_j) - (X_i - m(C_j)) \rVert^2
+
+    The second, small term picks among the many optima one that stays close to the residual, so that each
+    dimension of :math:`Z_i` goes with one feature of :math:`X_i`.
+
+    Parameters
+    ----------
+    n_features
+        Number of features by modality name; their order is that of ``Batch.features``.
+    n_shared
+        Dimension of the frozen codes in ``Batch.shared``.
+    n_specific
+        How many dimensions of the code to give out, by modality name: those that carry most of the modality.
+    transport
+        Weight :math:`\tau`.
+    feature_noise
+        Standard deviation of the noise on the features in training.
+    n_layers, n_hidden, dropout, condition_noise
+        As in :class:`indiseek.nn.ConditionalFlow`.
+
+    References
+    ----------
+    El Gamal and Kim (2011), Network Information Theory, appendix B (functional representation lemma).
+    """
+
+    monitor = "nll"
+
+    def __init__(
+        self,
+        n_features: Mapping[str, int],
+        n_shared: int,
+        n_specific: Mapping[str, int],
+        *,
+        transport: float = 0.1,
+        n_layers: int = 3,
+        n_hidden: int = 256,
+        dropout: float = 0.2,
+        condition_noise: float = 0.05,
+        feature_noise: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.names = tuple(n_features)
+        self.transport = transport
+        self.feature_noise = feature_noise
+        n_condition = n_shared * (len(n_features) - 1)
+        self.flows = nn.ModuleList(
+            ConditionalFlow(
+                n,
+                n_condition,
+                n_layers=n_layers,
+                n_hidden=n_hidden,
+                dropout=dropout,
+                condition_noise=condition_noise,
+            )
+            for n in n_features.values()
+        )
+
+        self.n_specific = dict(n_specific)
+        for i, n in enumerate(n_features.values()):
+            self.register_buffer(f"order_{i}", torch.arange(n))
+
+    def latents(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Specific codes, ``(n_cells, n_specific)`` for each modality, the most informative dimensions first."""
+        return tuple(
+            code[:, self._order(i)[: self.n_specific[name]]]
+            for i, (name, code) in enumerate(zip(self.names, self.full_codes(batch), strict=True))
+        )
+
+    def full_codes(self, batch: Batch) -> tuple[Tensor, ...]:
+        """All dimensions of the codes, ``(n_cells, n_features)`` for each modality, in the features' order."""
+        return tuple(self._flow(i)(x, _others(i, batch.shared)) for i, x in enumerate(batch.features))
+
+    def inverse(self, codes: tuple[Tensor, ...], shared: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Features of each modality from its full code and the others' shared codes.
+
+        Parameters
+        ----------
+        codes
+            As from :meth:`full_codes`, ``(n_cells, n_features)`` each.
+        shared
+            One ``(n_cells, n_shared)`` tensor for each modality.
+
+        Returns
+        -------
+        ``(n_cells, n_features)`` for each modality.
+        """
+        return tuple(self._flow(i).inverse(z, _others(i, shared)) for i, z in enumerate(codes))
+
+    def finish(self, batch: Batch) -> None:
+        """Order the dimensions by how much of the modality's residual variance each carries."""
+        for i, x in enumerate(batch.features):
+            z, _, residual = self._flow(i).transform(x, _others(i, batch.shared))
+            z, residual = z - z.mean(dim=0), residual - residual.mean(dim=0)
+            carried = ((z.T @ residual).square() / z.square().sum(dim=0)[:, None]).sum(dim=1)
+            self._order(i).copy_(carried.argsort(descending=True))
+
+    def _flow(self, modality: int) -> ConditionalFlow:
+        return cast(ConditionalFlow, self.flows[modality])
+
+    def _order(self, modality: int) -> Tensor:
+        return self.get_buffer(f"order_{modality}")
+
+    def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
+        """Negative log-likelihood plus transport, each per feature, summed over modalities; `ramp` scales nothing."""
+        del ramp
+        terms: dict[str, Tensor] = {}
+        total = torch.zeros((), device=batch.features[0].device)
+        for i, name in enumerate(self.names):
+            flow, x = self._flow(i), batch.features[i]
+            if self.training:
+                x = x + self.feature_noise * torch.randn_like(x)
+            z, log_det, residual = flow.transform(x, _others(i, batch.shared))
+            nll = -(flow.base_log_prob(z) + log_det).mean() / x.shape[1]
+            transport = (z - residual).square().mean()
+            total = total + nll + self.transport * transport
+            terms |= {f"nll_{name}": nll.detach(), f"transport_{name}": transport.detach()}
+        return ObjectiveOutput(total, terms)
+
+    def critic_loss(self, batch: Batch) -> None:
+        """No critic."""
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """Held-out negative log-likelihood per feature (nats) by modality, and their sum as ``nll``."""
+        terms = {name: value for name, value in self.loss(batch).terms.items() if name.startswith("nll_")}
+        return {"nll": torch.stack(list(terms.values())).sum(), **terms}
+
+    def critic_parameters(self) -> Iterator[Parameter]:
+        """No critic."""
+        return iter(())
+
+
+def _others(modality: int, shared: tuple[Tensor, ...]) -> Tensor:
+    return torch.cat([code for j, code in enumerate(shared) if j != modality], dim=-1)
