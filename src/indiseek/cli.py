@@ -7,9 +7,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import mudata
+import numpy as np
 from mudata import MuData
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -102,14 +105,14 @@ def run(
 
 
 def _print_training(model: IndiSeekModel, console: Console) -> None:
-    parts = (model.train_indices, model.validation_indices, model.test_indices)
+    split = _split(model)
     console.print("\n[bold]Training[/bold]")
     table = Table()
     for column in ("cells", "training", "validation", "test", *(f"{s}, s" for s in model.stage_seconds)):
         table.add_column(column, justify="right")
     table.add_row(
         str(model.adata.n_obs),
-        *(str(len(part)) for part in parts),
+        *(str(len(part)) for part in split),
         *(f"{seconds:.1f}" for seconds in model.stage_seconds.values()),
     )
     console.print(table)
@@ -117,15 +120,19 @@ def _print_training(model: IndiSeekModel, console: Console) -> None:
 
 def _print_retrieval(model: IndiSeekModel, console: Console) -> None:
     first, second = model.modalities[:2]
-    train, test = model.train_indices, model.test_indices
-    features = [model.get_features(modality=name, indices=rows) for rows in (train, test) for name in (first, second)]
-    n_components = min(10, features[1].shape[1], features[0].shape[1])
-    rows = {
+    train, _, test = _split(model)
+    train_a, train_b, test_a, test_b = (
+        model.get_features(modality=name, indices=rows) for rows in (train, test) for name in (first, second)
+    )
+    n_components = min(10, train_a.shape[1], train_b.shape[1])
+    rows: dict[str, tuple[NDArray[Any], ...]] = {
         "IndiSeek, shared codes": tuple(
             model.get_latent_representation(modality=name, indices=test) for name in (first, second)
         ),
-        f"CCA, {n_components} components": metrics.cca(*features, n_components=n_components),
-        f"PLS-SVD, {n_components} components": metrics.pls_svd(*features, n_components=n_components),
+        f"CCA, {n_components} components": metrics.cca(train_a, train_b, test_a, test_b, n_components=n_components),
+        f"PLS-SVD, {n_components} components": metrics.pls_svd(
+            train_a, train_b, test_a, test_b, n_components=n_components
+        ),
     }
     console.print(
         f"\n[bold]Matching {first} to {second} on {len(test)} test cells[/bold] (FOSCTTM: 0 perfect, 0.5 chance)"
@@ -141,7 +148,7 @@ def _print_retrieval(model: IndiSeekModel, console: Console) -> None:
 
 
 def _print_spaces(model: IndiSeekModel, console: Console) -> None:
-    test = model.test_indices
+    *_, test = _split(model)
     specific = {
         name: model.get_latent_representation(modality=name, kind="specific", indices=test) for name in model.modalities
     }
@@ -171,6 +178,12 @@ def _print_spaces(model: IndiSeekModel, console: Console) -> None:
     for feature, row in frame.head(30).iterrows():
         table.add_row(str(feature), *(f"{value:.2f}" for value in row))
     console.print(table)
+
+
+def _split(model: IndiSeekModel) -> tuple[NDArray[np.intp], ...]:
+    # A model that was just trained on its own data always has all three.
+    parts = (model.train_indices, model.validation_indices, model.test_indices)
+    return tuple(cast(NDArray[np.intp], part) for part in parts)
 
 
 def _read(path: Path) -> MuData:

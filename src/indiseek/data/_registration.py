@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
-from scipy import sparse
 from scvi.data import AnnDataManager
 from scvi.data.fields import MuDataLayerField
 
@@ -175,7 +174,7 @@ def read_modality(mdata: MuData, name: str, layer: str | None, features: Sequenc
     if np.array_equal(order, np.arange(len(order))):
         return values
     values = values[:, order]
-    if sparse.issparse(values):
+    if not isinstance(values, np.ndarray):
         # Sums over a cell run in this order: sorted, they are the model's to the last bit.
         values.sort_indices()
     return values

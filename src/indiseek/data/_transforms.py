@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, cast, final
+from typing import Any, ClassVar, TypeAlias, final
 
 import numpy as np
 import scipy.linalg
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from indiseek.data._highly_variable import highly_variable
 
-Matrix = sparse.csr_matrix | NDArray[np.float32]
+Matrix: TypeAlias = sparse.csr_matrix | NDArray[np.float32]
 """Values of one modality, ``(n_cells, n_features)``: CSR or dense, float32."""
 
 _CHUNK_CELLS = 4096
@@ -42,6 +42,7 @@ class Transform(nn.Module, ABC):
 
     name: ClassVar[str]
     needs_counts: ClassVar[bool]
+    center: Tensor
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -70,12 +71,12 @@ class Transform(nn.Module, ABC):
     @property
     def n_output(self) -> int:
         """Number of features after the transform."""
-        return len(cast(Tensor, self.center))
+        return len(self.center)
 
     @property
     def device(self) -> torch.device:
         """Device of the buffers."""
-        return cast(Tensor, self.center).device
+        return self.center.device
 
     @torch.inference_mode()
     def apply_to(self, values: Matrix, rows: NDArray[np.intp] | None = None) -> Tensor:
@@ -115,6 +116,7 @@ class Scale(Transform):
 
     name = "scale"
     needs_counts = False
+    spread: Tensor
 
     def config(self) -> dict[str, Any]:
         """No settings."""
@@ -155,6 +157,7 @@ class CLR(Transform):
 
     name = "clr"
     needs_counts = True
+    spread: Tensor
 
     def config(self) -> dict[str, Any]:
         """No settings."""
@@ -205,6 +208,7 @@ class LogNormalizePCA(Transform):
 
     name = "log-normalize-pca"
     needs_counts = True
+    loadings: Tensor
 
     def __init__(self, *, n_top_features: int = 2000, n_components: int = 50, target_sum: float = 1e4) -> None:
         super().__init__()
@@ -269,16 +273,15 @@ class LogNormalizePCA(Transform):
 
     def forward(self, values: Tensor) -> Tensor:
         """Principal components ``(n_cells, n_components)``."""
-        loadings = cast(Tensor, self.loadings)
         if values.layout != torch.sparse_csr:
             library = values.sum(dim=1, keepdim=True).clamp_min(1e-8)
-            return torch.log1p(values * (self.target_sum / library)) @ loadings - self.center
+            return torch.log1p(values * (self.target_sum / library)) @ self.loadings - self.center
         crow = values.crow_indices()
         counts = values.values()
         cell = torch.repeat_interleave(torch.arange(len(crow) - 1, device=crow.device), crow.diff())
         library = torch.zeros(len(crow) - 1, device=crow.device).index_add_(0, cell, counts).clamp_min(1e-8)
         logs = torch.log1p(counts * (self.target_sum / library)[cell])
-        return _csr(crow, values.col_indices(), logs, values.shape) @ loadings - self.center
+        return _csr(crow, values.col_indices(), logs, values.shape) @ self.loadings - self.center
 
     def _normalise(self, chunk: Matrix) -> sparse.csr_matrix:
         counts = sparse.csr_matrix(chunk)
@@ -294,7 +297,8 @@ def _dense(chunk: Matrix) -> NDArray[np.float32]:
 
 
 def _moments(chunks: Iterator[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    n, total, squares = 0, np.float64(0.0), np.float64(0.0)
+    n = 0
+    total = squares = np.zeros(1)
     for chunk in chunks:
         wide = chunk.astype(np.float64)
         n += len(wide)
@@ -307,7 +311,8 @@ def _moments(chunks: Iterator[NDArray[np.float32]]) -> tuple[NDArray[np.float64]
 
 
 def _sparse_moments(chunks: Iterator[sparse.csr_matrix]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    n, total, squares = 0, np.float64(0.0), np.float64(0.0)
+    n = 0
+    total = squares = np.zeros(1)
     for chunk in chunks:
         n += chunk.shape[0]
         total = total + np.asarray(chunk.sum(axis=0, dtype=np.float64)).ravel()

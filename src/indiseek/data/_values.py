@@ -64,30 +64,38 @@ def canonical_values(adata: AnnData, layer: str | None, where: str, *, as_sparse
             f"expected a numeric matrix in modality {where!r}, got {type(values).__name__} of dtype {values.dtype}; "
             "store counts as CSR or dense numbers."
         )
-    n_stored = values.count_nonzero() if sparse.issparse(values) else np.count_nonzero(values)
+    if sparse.issparse(values) and not _is_canonical(values):
+        values = sparse.csr_matrix(values, dtype=np.float32, copy=True)
+        values.sum_duplicates()
+        values.eliminate_zeros()
     if as_sparse is None:
+        n_stored = values.nnz if sparse.issparse(values) else np.count_nonzero(values)
         as_sparse = n_stored < _SPARSE_BELOW_DENSITY * max(1, np.prod(values.shape))
-    if not as_sparse:
-        dense = values.toarray() if sparse.issparse(values) else np.asarray(values)
-        return np.ascontiguousarray(dense, dtype=np.float32)
-    canonical = isinstance(values, sparse.csr_matrix) and values.dtype == np.float32 and values.has_canonical_format
-    if canonical and n_stored == values.nnz:
-        return values
-    result = sparse.csr_matrix(values, dtype=np.float32, copy=True)
-    result.sum_duplicates()
-    result.eliminate_zeros()
-    return result
+    if as_sparse:
+        return values if sparse.issparse(values) else sparse.csr_matrix(values, dtype=np.float32)
+    return np.ascontiguousarray(values.toarray() if sparse.issparse(values) else values, dtype=np.float32)
+
+
+def _is_canonical(values: Any) -> bool:
+    # The exact type, because a view of an AnnData would be kept alive by its matrix. Not .count_nonzero(), because
+    # it sorts the user's matrix in place.
+    exact = type(values) is sparse.csr_matrix and values.dtype == np.float32
+    return exact and values.has_canonical_format and np.count_nonzero(values.data) == values.nnz
+
+
+def _entries(values: Matrix) -> NDArray[np.float32]:
+    return values if isinstance(values, np.ndarray) else values.data
 
 
 def is_counts(values: Matrix) -> bool:
     """Whether every value is a whole number; says nothing about signs."""
-    data = values.data if sparse.issparse(values) else values
+    data = _entries(values)
     return bool(np.array_equal(data, np.rint(data)))
 
 
 def check_finite(values: Matrix, where: str) -> None:
     """Raise ValueError if a value is NaN or infinite."""
-    data = values.data if sparse.issparse(values) else values
+    data = _entries(values)
     n_bad = int(np.size(data) - np.isfinite(data).sum())
     if n_bad:
         raise ValueError(
@@ -136,7 +144,7 @@ def check_training_values(values: Matrix, cells: pd.Index, features: pd.Index, w
 
 def check_counts(values: Matrix, where: str) -> None:
     """Raise ValueError if the values are not counts, that is whole numbers that are not negative."""
-    data = values.data if sparse.issparse(values) else values
+    data = _entries(values)
     if data.size and data.min() < 0:
         raise ValueError(
             f"expected counts of at least 0 in modality {where!r}, got {data.min():g}; name the layer of raw counts, "

@@ -1,6 +1,8 @@
 """Metrics: pure functions from arrays of held-out cells to numbers, dataclasses and tables."""
 
 from ._baselines import cca, pls_svd
+from ._certificate import Certificate
+from ._certify import certify
 from ._completeness import completeness
 from ._conditional import conditional_mean
 from ._critic import InformationBound, infonce_bound
@@ -9,12 +11,16 @@ from ._leakage import Leakage, leakage
 from ._noise import noise_share, thin_counts
 from ._probes import feature_r2, probe_r2
 from ._retrieval import foscttm, median_rank, recall_at_k
+from ._thresholds import Thresholds
 
 __all__ = [
+    "Certificate",
     "Dependence",
     "InformationBound",
     "Leakage",
+    "Thresholds",
     "cca",
+    "certify",
     "completeness",
     "conditional_mean",
     "distance_correlation",

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import pandas as pd
-
-if TYPE_CHECKING:
-    pass
-
-TARGET_WORDS = {
-    "shared": "the shared code of {other}",
-    "features": "{other} itself",
-    "predictable": "the part of {modality} that {other} predicts",
-}
 
 
 @dataclass(frozen=True)
@@ -44,32 +36,125 @@ class Thresholds:
     foscttm: float = 0.25
 
 
+class Verdict(NamedTuple):
+    """One line of a certificate."""
+
+    check: str
+    modality: str
+    value: float
+    threshold: float
+    passed: bool
+    words: str
+
+
 def judge(
     leakage: pd.DataFrame,
     content: pd.DataFrame,
+    features: pd.DataFrame,
     retrieval: pd.DataFrame,
     thresholds: Thresholds,
 ) -> pd.DataFrame:
     """Return one row a verdict: check, modality, value, threshold, passed, and the sentence that says so.
 
-    Where a joint shared code is given its excess is judged, and that of each modality's own shared code is only
-    reported: the joint code is the space that is shown.
+    Where a joint shared code is given its excess is judged and that of the modalities' own codes only reported: the
+    joint code is the space that is shown.
     """
-    rows: list[tuple[str, str, float, float, bool, str]] = []
     modalities = list(dict.fromkeys(leakage["modality"]))
+    shown = "joint" if (content["code"] == "joint").any() else "shared"
+    verdicts: list[Verdict] = []
     for modality in modalities:
         targets = leakage[leakage["modality"] == modality]
-        rows.append(_leakage(modality, targets, thresholds.leakage))
-        rows.append(_information(modality, targets, thresholds.information))
-    shown = "joint" if (content["code"] == "joint").any() else "shared"
+        verdicts += [_leakage(modality, targets, thresholds.leakage)]
+        verdicts += [_information(modality, targets, thresholds.information)]
     for modality in modalities:
-        of_modality = content[content["modality"] == modality].set_index("code")
-        rows.append(_excess(modality, modalities, shown, of_modality.loc[shown], thresholds.excess))
+        own = content[content["modality"] == modality].set_index("code")
+        others = [other for other in modalities if other != modality]
+        verdicts += [_excess(modality, others, shown, own.loc[shown], thresholds.excess)]
     for modality in modalities:
-        both = content[(content["modality"] == modality) & (content["code"] == "all")].iloc[0]
-        rows.append(_completeness(modality, both, thresholds.completeness))
-    for _, pair in retrieval.iterrows():
-        rows.append(_retrieval(pair, thresholds.foscttm))
-    return pd.DataFrame(rows, columns=["check", "modality", "value", "threshold", "passed", "words"])
+        own = content[content["modality"] == modality].set_index("code")
+        noise = features.loc[features["modality"] == modality, "noise"].mean()
+        verdicts += [_completeness(modality, own, float(noise), thresholds.completeness)]
+    verdicts += [_retrieval(pair, thresholds.foscttm) for _, pair in retrieval.iterrows()]
+    return pd.DataFrame(verdicts, columns=list(Verdict._fields))
 
 
+def _target(row: pd.Series) -> str:
+    return {
+        "shared": f"the shared code of {row['other']}",
+        "features": f"{row['other']} itself",
+        "predictable": f"the part of {row['modality']} that {row['other']} predicts",
+    }[row["target"]]
+
+
+def _leakage(modality: str, targets: pd.DataFrame, limit: float) -> Verdict:
+    worst = targets.loc[targets["above_null"].idxmax()]
+    passed = bool(worst["above_null"] < limit)
+    figures = (
+        f"R2 {worst['r2']:.2f}, null {_signless(worst['null'])}, limit {limit:.2f} above it; "
+        f"{modality} itself {worst['ceiling']:.2f}"
+    )
+    if passed:
+        words = (
+            f"{modality}-specific space: independent of the shared space to within noise "
+            f"(at most, to {_target(worst)}: {figures})"
+        )
+    else:
+        words = f"{modality}-specific space: NOT independent, it still holds {_target(worst)} ({figures})"
+    return Verdict("leakage", modality, float(worst["above_null"]), limit, passed, words)
+
+
+def _information(modality: str, targets: pd.DataFrame, limit: float) -> Verdict:
+    above = targets["infonce"] - targets["infonce_null"]
+    worst = targets.loc[above.idxmax()]
+    value = float(above.max())
+    passed = value < limit
+    finding = "finds no dependence of another form" if passed else "finds a dependence"
+    words = (
+        f"{modality}-specific space: a fresh critic {finding} (at most, on {_target(worst)}: "
+        f"{_signless(value)} nats above its null, limit {limit:.2f}; distance correlation {_signless(worst['dcor'])}, "
+        f"p {worst['dcor_p']:.2g})"
+    )
+    return Verdict("information", modality, value, limit, passed, words)
+
+
+def _excess(modality: str, others: list[str], code: str, row: pd.Series, limit: float) -> Verdict:
+    value = float(row["private"] - row["private_null"])
+    passed = value < limit
+    name = "Joint shared code" if code == "joint" else f"Shared code of {modality}"
+    knower = " and ".join(others)
+    figures = f"R2 {row['private']:.2f}, null {_signless(row['private_null'])}, limit {limit:.2f} above it"
+    known = f"and {row['predictable']:.2f} of what {knower} can"
+    if passed:
+        words = f"{name}: holds next to nothing of {modality} that {knower} cannot know ({figures}) {known}"
+    else:
+        words = f"{name}: NOT only shared, it also holds what {knower} cannot know of {modality} ({figures}) {known}"
+    return Verdict("excess", modality, value, limit, passed, words)
+
+
+def _completeness(modality: str, own: pd.DataFrame, noise: float, limit: float) -> Verdict:
+    shared = own.loc["shared", "features"]
+    both = own.loc[["shared+specific", "others' shared+specific"], "features"].max()
+    passed = bool(both >= limit)
+    words = (
+        f"{modality}: the codes {'explain' if passed else 'explain ONLY'} {both:.2f} of its variance (shared "
+        f"{shared:.2f}, specific adds {_signless(max(0.0, both - shared))}, limit {limit:.2f} together)"
+    )
+    if not math.isnan(noise):
+        words += f"; counting noise is {noise:.2f} of a feature on average"
+    return Verdict("completeness", modality, float(both), limit, passed, words)
+
+
+def _retrieval(pair: pd.Series, limit: float) -> Verdict:
+    passed = bool(pair["foscttm"] <= limit)
+    name = f"{pair['modality']} and {pair['other']}"
+    words = (
+        f"{name}: the shared codes {'match' if passed else 'do NOT match'} cells (FOSCTTM {pair['foscttm']:.3f}, chance "
+        f"0.500, limit {limit:.2f}; partner among the {pair['k']} nearest for {pair['recall']:.3f} of cells, chance "
+        f"{pair['recall_chance']:.3f})"
+    )
+    return Verdict("retrieval", f"{pair['modality']}, {pair['other']}", float(pair["foscttm"]), limit, passed, words)
+
+
+def _signless(value: float) -> str:
+    """Two decimals without a minus before zero."""
+    return f"{round(value, 2) + 0.0:.2f}"

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["shared", "specific", "context"]
 
-_INFERENCE_BATCH = 8192
+INFERENCE_BATCH = 8192
 
 
 class MultimodalModel(BaseModelClass):
@@ -153,6 +153,10 @@ class MultimodalModel(BaseModelClass):
     @abstractmethod
     def _init_arguments(self) -> dict[str, Any]:
         """Arguments, plain values only, that build this model again on the same data; without transforms."""
+
+    @abstractmethod
+    def _n_condition(self) -> int:
+        """Dimension of the frozen codes that later stages see."""
 
     @abstractmethod
     def _make_objectives(self, n_features: dict[str, int]) -> dict[str, Objective]:
@@ -275,7 +279,7 @@ class MultimodalModel(BaseModelClass):
         train, validation = (torch.as_tensor(rows, device=device) for rows in (split.train, split.validation))
         n_fits = len(fitted.history)
         for number, stage in enumerate(module.objectives):
-            seen = module.inputs(stage, cells, _INFERENCE_BATCH)
+            seen = module.inputs(stage, cells, INFERENCE_BATCH)
             result = fit_stage(
                 module.objective(stage),
                 (seen.take(train), seen.take(validation)),
@@ -289,6 +293,8 @@ class MultimodalModel(BaseModelClass):
             )
             if len(result.history):
                 fitted.record(stage, result)
+            if stage == module.condition:
+                module.bridge.fit(module.codes(stage, cells.take(train), INFERENCE_BATCH))
             if result.interrupted:
                 if not fitted.trained_stages:
                     raise KeyboardInterrupt
@@ -329,7 +335,7 @@ class MultimodalModel(BaseModelClass):
         n_features = {name: transforms[name].n_output for name in self.modalities}
         with seeded(seed):
             objectives = self._make_objectives(n_features)
-        return StagedModule([transforms[name] for name in self.modalities], objectives)
+        return StagedModule([transforms[name] for name in self.modalities], objectives, self._n_condition())
 
     def get_latent_representation(
         self,
@@ -345,7 +351,9 @@ class MultimodalModel(BaseModelClass):
         Parameters
         ----------
         mdata
-            Cells; by default those of training. Features may be in any order.
+            Cells; by default those of training. Features may be in any order. Cells with only one of the
+            modalities are taken too: their joint code is that modality's, and where the specific code is a
+            map given the other modalities' codes, these are predicted, with a warning.
         modality
             Modality whose code is wanted. None, for ``kind="shared"``, gives the joint code: the mean of
             the modalities' unit codes, brought back to unit length.
@@ -372,17 +380,45 @@ class MultimodalModel(BaseModelClass):
         kinds = list(self.module.objectives)
         if kind not in kinds:
             raise ValueError(f"expected kind to be one of {kinds}, got {kind!r}; choose one of them.")
-        if kind not in self.fitted.trained_stages:
-            raise RuntimeError(f"expected a finished stage {kind!r}, got an interrupted training; call train() again.")
+        self._check_stage(kind)
         if modality is None and kind != "shared":
             raise ValueError(f"expected a modality for kind={kind!r}, got None; choose one of {list(self.modalities)}.")
         if modality is not None:
             self._check_modality(modality)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"expected batch_size of at least 1, got {batch_size}; leave it out for the default.")
-        codes = self.module.codes(kind, self._cells(mdata, indices), batch_size or _INFERENCE_BATCH)
-        code = joint_code(codes) if modality is None else codes[self.modalities.index(modality)]
+        size = batch_size or INFERENCE_BATCH
+        only = self._only_modality(mdata)
+        if only is not None:
+            code = self._code_of_one(cast(MuData, mdata), only, modality, kind, indices, size)
+        else:
+            codes = self.module.codes(kind, self._cells(mdata, indices), size)
+            code = joint_code(codes) if modality is None else codes[self.modalities.index(modality)]
         return code.cpu().numpy()
+
+    def _only_modality(self, mdata: MuData | None) -> str | None:
+        """The one modality that these cells have, or None where they have all."""
+        if mdata is None or not isinstance(mdata, MuData):
+            return None
+        present = [name for name in self.modalities if name in mdata.mod]
+        return present[0] if len(present) == 1 else None
+
+    def _code_of_one(
+        self, mdata: MuData, only: str, modality: str | None, kind: Kind, indices: ArrayLike | None, batch_size: int
+    ) -> torch.Tensor:
+        if modality is not None and modality != only:
+            raise KeyError(f"expected modality {only!r}, the only one that these cells have, got {modality!r}.")
+        position = self.modalities.index(only)
+        values = self._read_one(mdata, only)
+        if indices is not None:
+            values = values[np.arange(values.shape[0])[np.asarray(indices)]]
+        features = self.fitted.transforms[only].apply_to(values)
+        if kind == "specific":
+            logger.warning(
+                f"the cells have no modality but {only!r}: what their specific code should be independent of is "
+                f"predicted from {only!r} itself."
+            )
+        return self.module.code_of_one(kind, position, features, batch_size)
 
     def get_features(
         self, mdata: MuData | None = None, *, modality: str, indices: ArrayLike | None = None
@@ -430,6 +466,10 @@ class MultimodalModel(BaseModelClass):
         self._check_modality(modality)
         return self.fitted.transforms[modality].output_names(self._var_names[modality])
 
+    def _check_stage(self, stage: str) -> None:
+        if stage not in self.fitted.trained_stages:
+            raise RuntimeError(f"expected a finished stage {stage!r}, got an interrupted training; call train() again.")
+
     def _check_modality(self, modality: str) -> None:
         if modality not in self.modalities:
             raise KeyError(f"expected modality to be one of {list(self.modalities)}, got {modality!r}; use its name.")
@@ -449,12 +489,12 @@ class MultimodalModel(BaseModelClass):
 
     def _read(self, mdata: MuData) -> dict[str, Matrix]:
         """Values of cells that the model was not registered with, features in the model's order."""
-        layers = self._registration.layers
-        make_registration(mdata, self.modalities, layers)
-        return {
-            name: read_modality(mdata, name, layers[name], self._var_names[name], as_sparse=self._sparse[name])
-            for name in self.modalities
-        }
+        make_registration(mdata, self.modalities, self._registration.layers)
+        return {name: self._read_one(mdata, name) for name in self.modalities}
+
+    def _read_one(self, mdata: MuData, name: str) -> Matrix:
+        layer = self._registration.layers[name]
+        return read_modality(mdata, name, layer, self._var_names[name], as_sparse=self._sparse[name])
 
     def write_latents(self, mdata: MuData | None = None) -> None:
         """Write the codes into ``.obsm`` for scanpy.
@@ -478,7 +518,7 @@ class MultimodalModel(BaseModelClass):
         cells = self._cells(mdata)
         written: dict[str, NDArray[np.float32]] = {}
         for kind in self.fitted.trained_stages:
-            codes = self.module.codes(kind, cells, _INFERENCE_BATCH)
+            codes = self.module.codes(kind, cells, INFERENCE_BATCH)
             if kind == "shared":
                 written["shared"] = joint_code(codes).cpu().numpy()
             elif kind == "specific":

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, final
 
+import numpy as np
+import torch
 from mudata import MuData
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from indiseek.data import Transform
 from indiseek.models._arguments import by_stage, check_choice, check_range
-from indiseek.models._base import MultimodalModel
+from indiseek.models._base import INFERENCE_BATCH, MultimodalModel
 from indiseek.models._schedules import DEFAULTS, shared_settings, specific_settings
 from indiseek.objectives import (
     Activation,
@@ -67,7 +69,7 @@ class IndiSeekModel(MultimodalModel):
         Factor on the independence term; 0 switches it off.
     alignment
         Weight of ``1 - cos(c_1, c_2)`` in stage 1; removes from the shared codes what the other modality
-        cannot know.
+        cannot know. 0 is the paper's stage 1. The wide codes of `n_context` are never penalised.
     hidden, critic_hidden
         Widths of the hidden layers of encoders and decoders, and of critics.
     activation, layer_norm
@@ -115,7 +117,7 @@ class IndiSeekModel(MultimodalModel):
         independence: Independence = "nce-club",
         independent_of: IndependentOf = "other",
         independence_weight: float = 1.0,
-        alignment: float = 0.0,
+        alignment: float = 10.0,
         hidden: Sequence[int] = (256, 256),
         critic_hidden: Sequence[int] = (64,),
         activation: Activation = "gelu",
@@ -260,6 +262,56 @@ class IndiSeekModel(MultimodalModel):
         if write_latents:
             self.write_latents()
 
+    def counterfactual(
+        self, *, modality: str, indices: ArrayLike, donors: ArrayLike, mdata: MuData | None = None
+    ) -> NDArray[np.float32]:
+        r"""What a modality would look like in cells with their own specific state and donors' shared state.
+
+        With the flow's exact inverse: :math:`T_i^{-1}(Z_i, C_j')`, where :math:`Z_i` is the specific code of a
+        cell and :math:`C_j'` the other modality's code of its donor. A cell that is its own donor gives back
+        its features.
+
+        Parameters
+        ----------
+        modality
+            Modality wanted.
+        indices
+            Positions of the cells whose specific state is kept, ``(n_cells,)``.
+        donors
+            Positions of the cells whose shared state is taken, ``(n_cells,)``.
+        mdata
+            Cells; by default those of training.
+
+        Returns
+        -------
+        ``(n_cells, n_features)``, on the scale of :meth:`get_features`.
+
+        Raises
+        ------
+        RuntimeError
+            Before training, or if training was interrupted before the specific stage.
+        ValueError
+            If the model's specific stage is not the flow, or there are not as many donors as cells.
+        KeyError
+            If `modality` is unknown.
+        """
+        self._check_modality(modality)
+        objective = self.module.objective("specific")
+        if not isinstance(objective, ConditionalFlowObjective):
+            raise ValueError('expected a model with specific="flow", got "nce-club", whose codes have no inverse.')
+        self._check_stage("specific")
+        own, other = self._cells(mdata, indices), self._cells(mdata, donors)
+        if own.n_cells != other.n_cells:
+            raise ValueError(f"expected one donor for each cell, got {other.n_cells} donors for {own.n_cells} cells.")
+        position = self.modalities.index(modality)
+        own, other = (self.module.inputs("specific", cells, INFERENCE_BATCH) for cells in (own, other))
+        with torch.no_grad():
+            code = objective.full_code(position, own.features[position], own.shared)
+            return objective.inverse(position, code, other.shared).cpu().numpy()
+
+    def _n_condition(self) -> int:
+        return int(self._arguments["n_context"] or self._arguments["n_shared"])
+
     def _init_arguments(self) -> dict[str, Any]:
         return self._arguments
 
@@ -272,7 +324,7 @@ class IndiSeekModel(MultimodalModel):
         if n_context:
             stages["context"] = CLIPObjective(n_features, n_context, **form)
         if self._arguments["specific"] == "flow":
-            stages["specific"] = ConditionalFlowObjective(n_features, n_context or n_shared, self._n_specific())
+            stages["specific"] = ConditionalFlowObjective(n_features, self._n_condition(), self._n_specific())
         else:
             settings = ("lam", "independence", "independent_of", "independence_weight", "critic_hidden")
             arguments = {key: self._arguments[key] for key in settings}

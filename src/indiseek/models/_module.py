@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from indiseek.data import Matrix, Transform
-from indiseek.objectives import Batch, Objective
+from indiseek.objectives import Batch, CodeBridge, Objective
 
 # Later wins: what the specific stage sees of the other modalities.
 _CONDITIONS = ("shared", "context")
@@ -25,12 +25,15 @@ class StagedModule(nn.Module):
     objectives
         Objective by stage name. Stages ``"shared"`` and ``"context"`` see features only; every later stage
         also sees the frozen codes of ``"context"`` or, where there is no such stage, of ``"shared"``.
+    n_condition
+        Dimension of these frozen codes.
     """
 
-    def __init__(self, transforms: Sequence[Transform], objectives: Mapping[str, Objective]) -> None:
+    def __init__(self, transforms: Sequence[Transform], objectives: Mapping[str, Objective], n_condition: int) -> None:
         super().__init__()
         self.transforms = nn.ModuleList(transforms)
         self.objectives = nn.ModuleDict(objectives)
+        self.bridge = CodeBridge(len(transforms), n_condition)
 
     @property
     def device(self) -> torch.device:
@@ -46,12 +49,16 @@ class StagedModule(nn.Module):
         pairs = zip(self.transforms, values, strict=True)
         return Batch(tuple(cast(Transform, transform).apply_to(matrix) for transform, matrix in pairs))
 
+    @property
+    def condition(self) -> str:
+        """Stage whose frozen codes later stages see."""
+        return [name for name in _CONDITIONS if name in self.objectives][-1]
+
     def inputs(self, stage: str, cells: Batch, batch_size: int) -> Batch:
         """What a stage sees of cells: their features and, for a later stage, frozen codes."""
         if stage in _CONDITIONS:
             return cells
-        condition = [name for name in _CONDITIONS if name in self.objectives][-1]
-        return Batch(cells.features, self.codes(condition, cells, batch_size))
+        return Batch(cells.features, self.codes(self.condition, cells, batch_size))
 
     @torch.no_grad()
     def codes(self, stage: str, cells: Batch, batch_size: int) -> tuple[Tensor, ...]:
@@ -60,3 +67,14 @@ class StagedModule(nn.Module):
         rows = torch.arange(seen.n_cells, device=seen.features[0].device)
         parts = [self.objective(stage).latents(seen.take(chunk)) for chunk in rows.split(batch_size)]
         return tuple(torch.cat(codes) for codes in zip(*parts, strict=True))
+
+    @torch.no_grad()
+    def code_of_one(self, stage: str, modality: int, features: Tensor, batch_size: int) -> Tensor:
+        """Code ``(n_cells, n_latent)`` of cells that have only one modality; the others' codes are predicted."""
+        parts = []
+        for x in features.split(batch_size):
+            shared: tuple[Tensor, ...] = ()
+            if stage not in _CONDITIONS:
+                shared = self.bridge(modality, self.objective(self.condition).encode(modality, x, ()))
+            parts.append(self.objective(stage).encode(modality, x, shared))
+        return torch.cat(parts)

@@ -16,6 +16,7 @@ class _PaperSettings(NamedTuple):
 PAPER: Final = _PaperSettings(
     model=MappingProxyType(
         {
+            "specific": "nce-club",
             "hidden": (50, 50, 50),
             "critic_hidden": (50, 50, 50),
             "activation": "relu",

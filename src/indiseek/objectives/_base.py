@@ -74,8 +74,26 @@ class Objective(nn.Module, ABC):
     monitor: str
 
     @abstractmethod
+    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+        """Code of one modality.
+
+        Parameters
+        ----------
+        modality
+            Its position.
+        features
+            ``(n_cells, n_features)``.
+        shared
+            Frozen codes of all modalities, or nothing for a stage that learns them.
+
+        Returns
+        -------
+        ``(n_cells, n_latent)``.
+        """
+
     def latents(self, batch: Batch) -> tuple[Tensor, ...]:
         """Codes of this stage, one ``(n_cells, n_latent)`` tensor for each modality."""
+        return tuple(self.encode(i, x, batch.shared) for i, x in enumerate(batch.features))
 
     @abstractmethod
     def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:

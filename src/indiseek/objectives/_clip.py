@@ -108,9 +108,9 @@ class CLIPObjective(Objective):
         )
         self.log_scale = nn.Parameter(torch.tensor(math.log(1.0 / temperature)))
 
-    def latents(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Unit codes, one ``(n_cells, n_shared)`` tensor for each modality."""
-        return tuple(F.normalize(encoder(x), dim=-1) for encoder, x in zip(self.encoders, batch.features, strict=True))
+    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...] = ()) -> Tensor:
+        """Unit code ``(n_cells, n_shared)`` of one modality."""
+        return F.normalize(self.encoders[modality](features), dim=-1)
 
     def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
         """Symmetric InfoNCE plus the alignment term; `ramp` scales nothing here."""

@@ -85,32 +85,19 @@ class ConditionalFlowObjective(Objective):
         for i, n in enumerate(n_features.values()):
             self.register_buffer(f"order_{i}", torch.arange(n))
 
-    def latents(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Specific codes, ``(n_cells, n_specific)`` for each modality, the most informative dimensions first."""
-        return tuple(
-            code[:, self._order(i)[: self.n_specific[name]]]
-            for i, (name, code) in enumerate(zip(self.names, self.full_codes(batch), strict=True))
-        )
+    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+        """Specific code ``(n_cells, n_specific)``, the most informative dimensions first."""
+        code = self.full_code(modality, features, shared)
+        return code[:, self._order(modality)[: self.n_specific[self.names[modality]]]]
 
-    def full_codes(self, batch: Batch) -> tuple[Tensor, ...]:
-        """All dimensions of the codes, ``(n_cells, n_features)`` for each modality, in the features' order."""
-        return tuple(self._flow(i)(x, _others(i, batch.shared)) for i, x in enumerate(batch.features))
+    def full_code(self, modality: int, features: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+        """All dimensions of the code, ``(n_cells, n_features)``, in the features' order."""
+        code: Tensor = self._flow(modality)(features, _others(modality, shared))
+        return code
 
-    def inverse(self, codes: tuple[Tensor, ...], shared: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Features of each modality from its full code and the others' shared codes.
-
-        Parameters
-        ----------
-        codes
-            As from :meth:`full_codes`, ``(n_cells, n_features)`` each.
-        shared
-            One ``(n_cells, n_shared)`` tensor for each modality.
-
-        Returns
-        -------
-        ``(n_cells, n_features)`` for each modality.
-        """
-        return tuple(self._flow(i).inverse(z, _others(i, shared)) for i, z in enumerate(codes))
+    def inverse(self, modality: int, code: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+        """Features ``(n_cells, n_features)`` of one modality from its full code and the others' shared codes."""
+        return self._flow(modality).inverse(code, _others(modality, shared))
 
     def finish(self, batch: Batch) -> None:
         """Order the dimensions by how much of the modality's residual variance each carries."""

@@ -98,12 +98,8 @@ class NCEClubObjective(Objective):
             for name in self.names
         )
 
-    def latents(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Standardised specific codes, one ``(n_cells, n_specific)`` tensor for each modality."""
-        return tuple(self.encode(i, x) for i, x in enumerate(batch.features))
-
-    def encode(self, modality: int, features: Tensor) -> Tensor:
-        """Specific code ``(n_cells, n_specific)`` of one modality from its ``(n_cells, n_features)``."""
+    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...] = ()) -> Tensor:
+        """Standardised specific code ``(n_cells, n_specific)``, a function of the modality alone."""
         code: Tensor = self.standardise[modality](self.encoders[modality](features))
         return code
 

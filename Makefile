@@ -1,0 +1,56 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each builds .venv first; nothing else need be installed.
+PYTHON ?= python3
+# More options for pip, for instance where your wheels lie: make demo PIP_ARGS="--find-links DIR"
+PIP_ARGS ?=
+DEMO_OUT ?= demo-output
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt $(PIP_ARGS)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint typecheck docs clean
+
+help: ## show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.package ## run the model on the 6,855 PBMCs that ship with the package
+	$(BIN)/indiseek demo --out $(DEMO_OUT)
+
+test: lint typecheck ## style, types, tests: what continuous integration runs
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test ## ruff: rules and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+typecheck: $(VENV)/.test ## mypy
+	$(BIN)/mypy
+
+docs: $(VENV)/.doc ## build docs/_build/html, warnings are errors
+	$(BIN)/python -m sphinx -b html -W --keep-going -n docs docs/_build/html
+
+clean: ## remove .venv and everything that was built
+	rm -rf $(VENV) build dist demo-output docs/_build docs/api/generated .mypy_cache .pytest_cache .ruff_cache
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# --group needs pip 25.1 or newer, and a fresh venv brings whatever pip its Python shipped with: upgrade it first.
+# An editable install, so that the tests always run against this checkout. Each stamp stands for one set of packages:
+# the demo need not wait for the tools of the tests or the docs.
+$(VENV)/.package: pyproject.toml constraints.txt
+	rm -f $(VENV)/.package $(VENV)/.test $(VENV)/.doc
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) pip
+	$(INSTALL) torch
+	$(INSTALL) --build-constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.package
+	$(INSTALL) --group test
+	touch $@
+
+$(VENV)/.doc: $(VENV)/.package
+	$(INSTALL) --group doc
+	touch $@

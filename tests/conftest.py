@@ -1,0 +1,70 @@
+"""Small real cells and a small trained model, made once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import mudata
+import numpy as np
+import pytest
+from anndata import AnnData
+from mudata import MuData
+
+from indiseek.datasets import pbmc10k_cite
+from indiseek.models import IndiSeekModel
+
+N_CELLS, N_GENES = 600, 300
+SMALL = {"n_shared": 4, "n_specific": 3, "hidden": (32,), "critic_hidden": (16,)}
+FAST = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "show_progress": False}
+
+
+def pair(**modalities: AnnData) -> MuData:
+    """Pair modalities without the warnings of mudata's coming defaults."""
+    with mudata.set_options(pull_on_update=False):
+        return MuData(modalities)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny matrices gain nothing from more threads, and a fixed number keeps sums in one order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def real_cells() -> MuData:
+    """600 PBMCs x (300 genes, raw CSR counts of density below .3; 14 proteins, dense counts). Copy before changing."""
+    full = pbmc10k_cite()
+    rows = np.sort(np.random.default_rng(0).choice(full.n_obs, N_CELLS, replace=False))
+    detected = full["rna"].X[rows].getnnz(axis=0)
+    genes = np.sort(np.argsort(-detected, kind="stable")[150 : 150 + N_GENES])
+    return pair(rna=full["rna"][rows][:, genes].copy(), prot=full["prot"][rows].copy())
+
+
+@pytest.fixture(scope="session")
+def make_mdata(real_cells: MuData) -> Callable[[int], MuData]:
+    """Fresh MuData of the first cells, free to be changed."""
+
+    def make(n_cells: int = N_CELLS) -> MuData:
+        return pair(**{name: adata[:n_cells].copy() for name, adata in real_cells.mod.items()})
+
+    return make
+
+
+@pytest.fixture
+def mdata(make_mdata: Callable[[int], MuData]) -> MuData:
+    """150 fresh cells."""
+    return make_mdata(150)
+
+
+@pytest.fixture(scope="session")
+def trained(make_mdata: Callable[[int], MuData]) -> tuple[IndiSeekModel, MuData]:
+    """A small trained model and its 600 cells. Not to be changed."""
+    cells = make_mdata()
+    model = IndiSeekModel(cells, **SMALL)
+    model.train(**FAST | {"max_epochs": 5})
+    return model, cells

@@ -1,0 +1,167 @@
+"""What every objective must do for the training loop. A new one adds a line to the list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from indiseek.objectives import Batch, CLIPObjective, NCEClubObjective, Objective
+
+# Different sizes everywhere, so that exchanged dimensions cannot pass.
+FEATURES = {"rna": 9, "prot": 4, "atac": 6}
+SPECIFIC = {"rna": 3, "prot": 2, "atac": 5}
+N_SHARED = 7
+N_CELLS = 24
+
+Build = Callable[[dict[str, int]], Objective]
+
+
+def _clip(features: dict[str, int], **options) -> Objective:
+    return CLIPObjective(features, N_SHARED, hidden=(8,), **options)
+
+
+def _nce_club(features: dict[str, int], **options) -> Objective:
+    specific = {name: SPECIFIC[name] for name in features}
+    return NCEClubObjective(features, N_SHARED, specific, hidden=(8,), critic_hidden=(6,), **options)
+
+
+OBJECTIVES = [
+    pytest.param(_clip, id="clip"),
+    pytest.param(partial(_clip, alignment=1.0), id="clip-aligned"),
+    pytest.param(_nce_club, id="nce-club"),
+    pytest.param(partial(_nce_club, independence="vclub"), id="vclub"),
+    pytest.param(partial(_nce_club, independent_of="own"), id="indiseek0"),
+    pytest.param(partial(_nce_club, independence_weight=0.0), id="reconstruction-only"),
+]
+
+pytestmark = [pytest.mark.parametrize("build", OBJECTIVES), pytest.mark.parametrize("k", [2, 3])]
+
+
+@pytest.fixture
+def batch(k: int) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    features = tuple(torch.randn(N_CELLS, n, generator=generator) for n in list(FEATURES.values())[:k])
+    shared = tuple(F.normalize(torch.randn(N_CELLS, N_SHARED, generator=generator), dim=-1) for _ in range(k))
+    return Batch(features, shared)
+
+
+@pytest.fixture
+def objective(build: Build, k: int, batch: Batch) -> Objective:
+    torch.manual_seed(0)
+    objective = build(dict(list(FEATURES.items())[:k]))
+    # One pass in training, so that running statistics are not at their start.
+    objective.train().latents(batch)
+    return objective
+
+
+def test_latents_are_one_matrix_of_finite_codes_for_each_modality(objective, batch, k):
+    codes = objective.latents(batch)
+    assert isinstance(codes, tuple) and len(codes) == k
+    assert all(code.ndim == 2 and len(code) == N_CELLS and code.isfinite().all() for code in codes)
+
+
+def test_a_code_does_not_depend_on_the_other_cells_in_inference(objective, batch):
+    objective.eval()
+    rows = torch.tensor([5, 2, 11])
+    for codes, some in zip(objective.latents(batch), objective.latents(batch.take(rows)), strict=True):
+        torch.testing.assert_close(some, codes[rows])
+
+
+def test_loss_is_a_finite_scalar_with_detached_terms(objective, batch):
+    output = objective.loss(batch)
+    assert output.loss.shape == () and output.loss.isfinite() and output.loss.requires_grad
+    assert output.terms
+    for term in output.terms.values():
+        assert term.shape == () and term.isfinite() and not term.requires_grad
+
+
+def test_the_order_of_the_cells_does_not_matter(objective, batch):
+    objective.eval()
+    order = torch.randperm(N_CELLS, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(objective.loss(batch.take(order)).loss, objective.loss(batch).loss)
+    critic, permuted = objective.critic_loss(batch), objective.critic_loss(batch.take(order))
+    assert (critic is None) is (permuted is None)
+    if critic is not None:
+        torch.testing.assert_close(permuted, critic)
+
+
+def test_critic_and_encoder_parameters_are_a_partition(objective):
+    critics = {id(p) for p in objective.critic_parameters()}
+    encoders = {id(p) for p in objective.encoder_parameters()}
+    assert not critics & encoders
+    assert critics | encoders == {id(p) for p in objective.parameters()}
+
+
+def test_loss_reaches_every_encoder_matrix(objective, batch):
+    objective.loss(batch).loss.backward()
+    for parameter in objective.encoder_parameters():
+        if parameter.ndim == 2:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0
+
+
+def test_critic_loss_reaches_critics_only(objective, batch):
+    loss = objective.critic_loss(batch)
+    if loss is None:
+        assert all(parameter.grad is None for parameter in objective.parameters())
+        return
+    loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.critic_parameters() if p.ndim == 2)
+    assert all(p.grad is None for p in objective.encoder_parameters())
+
+
+def test_ramp_is_full_by_default_and_zero_is_allowed(objective, batch):
+    objective.eval()
+    torch.testing.assert_close(objective.loss(batch).loss, objective.loss(batch, ramp=1.0).loss, rtol=0, atol=0)
+    assert objective.loss(batch, ramp=0.0).loss.isfinite()
+
+
+def test_validation_gives_the_monitored_term_and_leaves_no_trace(objective, batch):
+    objective.eval()
+    before = {key: value.clone() for key, value in objective.state_dict().items()}
+    with torch.no_grad():
+        terms = objective.validate(batch)
+        again = objective.validate(batch)
+    assert objective.monitor in terms
+    for name, term in terms.items():
+        assert term.shape == () and term.isfinite()
+        torch.testing.assert_close(again[name], term, rtol=0, atol=0)
+    for key, value in objective.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+
+
+def test_state_carries_everything_that_inference_needs(objective, batch, build, k):
+    torch.manual_seed(1)
+    other = build(dict(list(FEATURES.items())[:k])).eval()
+    other.load_state_dict(objective.eval().state_dict())
+    for ours, theirs in zip(objective.latents(batch), other.latents(batch), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_double_precision_works_throughout(objective, batch):
+    wide = Batch(tuple(x.double() for x in batch.features), tuple(c.double() for c in batch.shared))
+    objective.double().eval()
+    assert objective.loss(wide).loss.isfinite()
+    assert all(code.dtype == torch.double for code in objective.latents(wide))
+
+
+def test_gradient_of_the_loss_is_that_of_finite_differences(objective, batch):
+    # A handful of weights of the first encoder, in double precision; running means stand still.
+    objective.double().eval()
+    wide = Batch(tuple(x.double() for x in batch.features), tuple(c.double() for c in batch.shared))
+    weight = next(p for p in objective.encoder_parameters() if p.ndim == 2)
+    objective.loss(wide).loss.backward()
+    step = 1e-6
+    with torch.no_grad():
+        for position in ((0, 0), (3, 1), (7, 5)):
+            start = weight[position].item()
+            values = []
+            for sign in (1, -1):
+                weight[position] = start + sign * step
+                values.append(objective.loss(wide).loss.item())
+            weight[position] = start
+            difference = (values[0] - values[1]) / (2 * step)
+            assert weight.grad[position].item() == pytest.approx(difference, rel=1e-5, abs=1e-8)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from indiseek.data import given_split, random_split
+
+
+@pytest.mark.parametrize(("train_size", "validation_size"), [(0.8, 0.1), (0.5, 0.5), (0.6, 0.2)])
+def test_parts_are_disjoint_sorted_and_hold_every_cell(train_size, validation_size):
+    split = random_split(501, train_size=train_size, validation_size=validation_size, seed=0)
+    assert np.sort(np.concatenate(split)).tolist() == list(range(501))
+    assert all((np.diff(part) > 0).all() for part in split)
+    assert len(split.train) == round(train_size * 501)
+    assert abs(len(split.validation) - validation_size * 501) <= 1
+
+
+def test_seed_gives_the_split():
+    def split(seed: int) -> list[int]:
+        return random_split(200, train_size=0.8, validation_size=0.1, seed=seed).test.tolist()
+
+    assert split(1) == split(1) != split(2)
+
+
+def test_split_is_random_over_the_cells():
+    # A run of neighbouring cells (one batch, one type) must not fall into one part.
+    test = random_split(2000, train_size=0.8, validation_size=0.1, seed=0).test
+    assert 700 < test.mean() < 1300
+    assert test.min() < 100 and test.max() > 1900
+
+
+def test_numpys_random_state_is_left_alone():
+    before = np.random.get_state()[1].copy()
+    random_split(200, train_size=0.8, validation_size=0.1, seed=0)
+    assert np.array_equal(np.random.get_state()[1], before)
+
+
+@pytest.mark.parametrize(
+    ("train_size", "validation_size"), [(0.9, 0.2), (0.0, 0.1), (0.8, 0.0), (1.2, 0.1), (-0.1, 0.1), (float("nan"), 0.1)]
+)
+def test_impossible_fractions_are_refused(train_size, validation_size):
+    with pytest.raises(ValueError, match="expected train_size and validation_size above 0 .* got .*; for example"):
+        random_split(1000, train_size=train_size, validation_size=validation_size, seed=0)
+
+
+def test_too_few_cells_in_a_part_are_refused():
+    with pytest.raises(ValueError, match="expected at least 50 training and 10 validation cells, got 95 and 5"):
+        random_split(100, train_size=0.95, validation_size=0.05, seed=0)
+    with pytest.raises(ValueError, match="expected at least 50 training and 10 validation cells, got 3 and 20"):
+        given_split(100, [range(3), range(3, 23)])
+
+
+def test_a_given_split_is_taken_as_it_is():
+    split = given_split(100, [np.arange(99, 39, -1), list(range(20)), range(20, 30)])
+    assert split.train.tolist() == list(range(40, 100))
+    assert split.validation.tolist() == list(range(20))
+    assert split.test.tolist() == list(range(20, 30))
+
+
+def test_a_given_split_without_test_cells_has_none():
+    assert len(given_split(100, [range(80), range(80, 100)]).test) == 0
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([range(80)], "expected external_indexing with .*, got 1 parts; give a list of two or three arrays"),
+        ([range(80), range(80, 90), [90], [91]], "got 4 parts"),
+        ([range(80), range(80, 101)], "expected positions between 0 and 99, got 0 to 100; .*positions in the MuData"),
+        ([range(-1, 80), range(80, 100)], "expected positions between 0 and 99, got -1 to 99"),
+        ([range(80), range(79, 100)], "expected parts without common cells, got overlapping ones; give each cell"),
+        ([[*range(80), 0], range(80, 100)], "expected parts without common cells"),
+    ],
+)
+def test_errors_of_a_given_split_say_what_to_do(parts, message):
+    with pytest.raises(ValueError, match=message):
+        given_split(100, parts)

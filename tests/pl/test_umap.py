@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import silhouette_score
+
+from indiseek.pl import umap_coordinates
+
+
+def test_separate_groups_stay_separate_and_seeds_decide(mdata):
+    groups = np.repeat([0, 1], 60)
+    mdata.obsm["X_indiseek_shared"][groups == 1] += 10
+    np.random.seed(0)
+    state = np.random.get_state()[1].copy()
+    a, b, c = (umap_coordinates(mdata, ["X_indiseek_shared"], seed=s)["X_indiseek_shared"] for s in (0, 0, 1))
+    assert a.shape == (120, 2) and a.dtype == np.float32
+    assert silhouette_score(a, groups) > 0.5
+    np.testing.assert_array_equal(a, b)
+    assert not np.allclose(a, c)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
+def test_few_cells_get_fewer_neighbours(mdata):
+    keys = ["X_indiseek_rna", "X_indiseek_prot"]
+    coordinates = umap_coordinates(mdata[:10], keys)
+    assert list(coordinates) == keys
+    assert all(np.isfinite(xy).all() and xy.shape == (10, 2) for xy in coordinates.values())
+
+
+def test_errors_say_what_to_do(mdata):
+    del mdata.obsm["X_indiseek_rna"]
+    with pytest.raises(
+        KeyError, match=r"X_indiseek_rna.*got the keys \['X_indiseek_shared', 'X_indiseek_prot'\].*train"
+    ):
+        umap_coordinates(mdata, ["X_indiseek_rna"])
+    mdata.obsm["X_indiseek_shared"][3, 0] = np.nan
+    with pytest.raises(ValueError, match="expected finite latents .*, got 1 cells with NaN or inf"):
+        umap_coordinates(mdata, ["X_indiseek_shared"])
+    with pytest.raises(ValueError, match="expected at least 4 cells for a UMAP, got 3"):
+        umap_coordinates(mdata[:3], ["X_indiseek_prot"])
