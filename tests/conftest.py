@@ -14,7 +14,7 @@ from indiseek.datasets import pbmc10k_cite
 from indiseek.models import IndiSeekModel
 
 N_CELLS, N_GENES = 600, 300
-SMALL = {"n_shared": 4, "n_specific": 3, "hidden": (32,), "critic_hidden": (16,)}
+SMALL = {"specific": "nce-club", "n_shared": 4, "n_specific": 3, "hidden": (32,), "critic_hidden": (16,)}
 FAST = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "show_progress": False}
 
 

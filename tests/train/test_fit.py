@@ -33,8 +33,8 @@ class Toy(Objective):
         self.n_validations = 0
         self.modes: list[bool] = []
 
-    def latents(self, batch: Batch) -> tuple[Tensor, ...]:
-        return tuple(x * self.weight for x in batch.features)
+    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+        return features * self.weight
 
     def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
         self.modes.append(self.training)
@@ -58,7 +58,7 @@ class Toy(Objective):
 def _cells(n: int = 40) -> tuple[Batch, Batch]:
     generator = torch.Generator().manual_seed(0)
     return tuple(
-        Batch((torch.randn(k, 3, generator=generator), torch.randn(k, 2, generator=generator))) for k in (n, 12)
+        Batch((torch.randn(k, 3, generator=generator), torch.randn(k, 2, generator=generator))) for k in (n, 8)
     )
 
 
@@ -224,7 +224,7 @@ def test_held_out_batches_count_by_their_cells():
         def validate(self, batch: Batch) -> dict[str, Tensor]:
             return {"value": batch.features[0][:, 0].mean()}
 
-    history = _fit(Mean([]), batch_size=5, max_epochs=1).history
+    history = _fit(Mean([]), batch_size=3, max_epochs=1).history
     assert history["validation_value"][0] == pytest.approx(_cells()[1].features[0][:, 0].mean().item(), rel=1e-5)
 
 

@@ -97,21 +97,21 @@ class Certificate:
         return "\n".join(lines)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return all numbers as one long table: table, modality, code, target, other, feature, quantity, value."""
+        """Return all numbers as one long table: table, modality, code, target, other, feature, quantity, value.
+
+        A verdict's check stands under ``target`` and its value under the quantity ``found``.
+        """
         long = []
         for name, table in self._tables().items():
-            keys = [key for key in _KEYS if key in table.columns]
-            numbers = table.drop(columns=["words", "check"], errors="ignore").copy()
-            if name == "verdicts":
-                numbers.insert(0, "target", table["check"])
-                keys.append("target")
+            numbers = table.drop(columns="words", errors="ignore").rename(columns={"check": "target", "value": "found"})
+            keys = [key for key in _KEYS if key in numbers.columns]
             values = numbers.columns.difference(keys, sort=False)
             numbers[values] = numbers[values].astype(float)
             melted = numbers.melt(id_vars=keys, var_name="quantity", value_name="value")
             melted.insert(0, "table", name)
             long.append(melted)
         frame = pd.concat(long, ignore_index=True)
-        return frame[["table", *_KEYS, "quantity", "value"]]
+        return frame.reindex(columns=["table", *_KEYS, "quantity", "value"])
 
     def to_json(self) -> str:
         """Return the whole certificate as JSON; a number that could not be computed is null."""
@@ -131,8 +131,9 @@ class Certificate:
         return {name: getattr(self, name) for name in names}
 
     def _repr_html_(self) -> str:
+        outcome = "passed" if self.passed else "not passed"
         parts = [
-            f"<p><b>Certificate on {self.n_cells:,} held-out cells: {'passed' if self.passed else 'not passed'}</b></p>",
+            f"<p><b>Certificate on {self.n_cells:,} held-out cells: {outcome}</b></p>",
             "<ul>",
             *(
                 f"<li>{'&#10003;' if row.passed else '&#10007;'} {html.escape(row.words)}.</li>"

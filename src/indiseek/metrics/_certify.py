@@ -15,7 +15,7 @@ from ._critic import infonce_bound
 from ._dependence import distance_correlations
 from ._leakage import leakages
 from ._noise import noise_share
-from ._probes import column_r2, feature_r2
+from ._probes import column_r2, feature_r2, varying
 from ._retrieval import match_ranks
 from ._thresholds import Thresholds, judge
 
@@ -224,7 +224,7 @@ def _content(
 ) -> list[dict[str, object]]:
     x = cells.features[modality]
     parts = {"predictable": predictable, "private": x - predictable}
-    parts = {name: part for name, part in parts.items() if np.ptp(part, axis=0).any()}
+    parts = {name: part for name, part in parts.items() if varying(part).any()}
     values = list(parts.values())
     ceilings = dict(zip(parts, leakages(x, values, n_permutations=0, seed=seed), strict=True))
     codes = {"specific": cells.specific[modality], "shared": cells.shared[modality]}

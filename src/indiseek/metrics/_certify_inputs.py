@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._checks import as_cells, check_count, check_paired
+from ._probes import varying
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -105,6 +106,9 @@ def check_inputs(
             _check_columns(f"replicates['{name}']", half, cells.features[name])
     for name, array in (cells.reference or {}).items():
         _check_columns(f"reference['{name}']", array, cells.features[name])
+    for name, array in cells.features.items():
+        if not varying(array).any():
+            raise ValueError(f"expected features['{name}'] that vary over cells, got constants; do pass other features")
     check_count(k, "k", low=1, high=cells.n_cells)
     return replace(cells, feature_names=_names(cells.features, feature_names or {}))
 

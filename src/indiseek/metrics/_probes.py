@@ -120,24 +120,22 @@ def cross_predict(x: Array, targets: Sequence[Array], *, probe: Probe, n_splits:
 
 def weighted_r2(y: Array, prediction: Array) -> float:
     """R2 over all cells and targets, weighted by the targets' variance."""
-    total = np.square(y - y.mean(axis=0)).sum()
-    if total <= _negligible(y).sum():
+    if not varying(y).any():
         raise ValueError("expected at least one target that varies over cells, got constant targets; do drop them")
-    return float(1.0 - np.square(y - prediction).sum() / total)
+    return float(1.0 - np.square(y - prediction).sum() / np.square(y - y.mean(axis=0)).sum())
 
 
 def column_r2(y: Array, prediction: Array) -> Array:
     """R2 of each column; NaN for a constant column."""
+    unexplained = np.full(y.shape[1], np.nan)
     total = np.square(y - y.mean(axis=0)).sum(axis=0)
-    varies = total > _negligible(y)
-    r2 = np.full(y.shape[1], np.nan)
-    np.divide(np.square(y - prediction).sum(axis=0), total, out=r2, where=varies)
-    return 1.0 - r2
+    np.divide(np.square(y - prediction).sum(axis=0), total, out=unexplained, where=varying(y))
+    return 1.0 - unexplained
 
 
-def _negligible(y: Array) -> Array:
-    # What rounding of a constant column leaves as its sum of squares.
-    return len(y) * np.square(1e-12 * np.abs(y).max(axis=0))
+def varying(y: Array) -> NDArray[np.bool_]:
+    """Tell which columns vary by more than the rounding of a constant."""
+    return y.std(axis=0) > 1e-12 * np.abs(y).max(axis=0)
 
 
 def pair(inputs: ArrayLike, targets: ArrayLike, x_name: str = "inputs", y_name: str = "targets") -> tuple[Array, Array]:

@@ -148,8 +148,8 @@ def _retrieval(pair: pd.Series, limit: float) -> Verdict:
     passed = bool(pair["foscttm"] <= limit)
     name = f"{pair['modality']} and {pair['other']}"
     words = (
-        f"{name}: the shared codes {'match' if passed else 'do NOT match'} cells (FOSCTTM {pair['foscttm']:.3f}, chance "
-        f"0.500, limit {limit:.2f}; partner among the {pair['k']} nearest for {pair['recall']:.3f} of cells, chance "
+        f"{name}: the shared codes {'match' if passed else 'do NOT match'} cells "
+        f"(FOSCTTM {pair['foscttm']:.3f}, chance 0.500, limit {limit:.2f}; partner among the {pair['k']} nearest for {pair['recall']:.3f} of cells, chance "
         f"{pair['recall_chance']:.3f})"
     )
     return Verdict("retrieval", f"{pair['modality']}, {pair['other']}", float(pair["foscttm"]), limit, passed, words)

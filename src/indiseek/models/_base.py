@@ -33,6 +33,7 @@ from indiseek.data import (
     read_modality,
     register,
 )
+from indiseek.metrics import Certificate, Thresholds, certify, thin_counts
 from indiseek.models._fitted import Fitted, empty_transforms
 from indiseek.models._io import FORMAT, MDATA_NAME, plain, read_payload, write_payload
 from indiseek.models._module import StagedModule
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 Kind = Literal["shared", "specific", "context"]
 
 INFERENCE_BATCH = 8192
+MIN_HELD_OUT_CELLS = 100
 
 
 class MultimodalModel(BaseModelClass):
@@ -530,6 +532,86 @@ class MultimodalModel(BaseModelClass):
                 target.mod[name].obsm[f"X_{self._key}_shared"] = written["shared"].copy()
                 if name in written:
                     target.mod[name].obsm[f"X_{self._key}_specific"] = written[name].copy()
+
+    def certify(
+        self,
+        mdata: MuData | None = None,
+        *,
+        n_permutations: int = 100,
+        seed: int = 0,
+        thresholds: Thresholds | None = None,
+    ) -> Certificate:
+        """Measure on held-out cells whether the specific spaces are independent and complete, the shared ones shared.
+
+        Uses the test cells, and nothing of the model but its codes: see :func:`indiseek.metrics.certify`. What one
+        modality knows of another is fitted on the training cells' features. The counts of the test cells,
+        thinned into halves, give the counting noise where the transform takes counts.
+
+        Parameters
+        ----------
+        mdata
+            Other held-out cells with all modalities, instead of the test cells.
+        n_permutations
+            Permutations of the distance correlation.
+        seed
+            Seed of probes, critics, permutations and thinning.
+        thresholds
+            Limits of the verdicts.
+
+        Returns
+        -------
+        The certificate: tables, verdicts, ``summary()``.
+
+        Raises
+        ------
+        RuntimeError
+            Before training, or if training was interrupted before the specific stage.
+        ValueError
+            If there are fewer than 100 cells to measure on.
+        """
+        self._check_stage("specific")
+        if self._adata is None:
+            raise RuntimeError("expected a model with data, got one loaded without; call load(path, mdata).")
+        split = self.fitted.split
+        if mdata is None and split is None:
+            raise RuntimeError("expected the cells of training, got others; pass held-out cells as mdata.")
+        values = {name: self._values(name) for name in self.modalities} if mdata is None else self._read(mdata)
+        if mdata is None:
+            values = {name: matrix[cast(Split, split).test] for name, matrix in values.items()}
+        n_cells = next(iter(values.values())).shape[0]
+        if n_cells < MIN_HELD_OUT_CELLS:
+            raise ValueError(
+                f"expected at least {MIN_HELD_OUT_CELLS} held-out cells, got {n_cells}; train with smaller train_size "
+                "and validation_size, or pass other cells as mdata."
+            )
+        module = self.module
+        cells = module.features(list(values.values()))
+        shared, specific = (module.codes(kind, cells, INFERENCE_BATCH) for kind in ("shared", "specific"))
+        reference = None if split is None else self._cells(None, split.train)
+        return certify(
+            self._by_name(cells.features),
+            self._by_name(shared),
+            self._by_name(specific),
+            joint=joint_code(shared).cpu().numpy(),
+            reference=None if reference is None else self._by_name(reference.features),
+            replicates=self._replicates(values, seed),
+            feature_names={name: self.feature_names(name) for name in self.modalities},
+            n_permutations=n_permutations,
+            seed=seed,
+            thresholds=thresholds,
+        )
+
+    def _replicates(self, values: Mapping[str, Matrix], seed: int) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """Features of two thinned halves of the counts, for modalities that have counts."""
+        result = {}
+        for name, transform in self.fitted.transforms.items():
+            if transform.needs_counts:
+                first, second = thin_counts(values[name], seed=seed)
+                result[name] = (transform.apply_to(first).cpu().numpy(), transform.apply_to(second).cpu().numpy())
+        return result
+
+    def _by_name(self, tensors: Sequence[torch.Tensor]) -> dict[str, NDArray[Any]]:
+        return {name: tensor.cpu().numpy() for name, tensor in zip(self.modalities, tensors, strict=True)}
 
     def save(self, dir_path: str | Path, *, overwrite: bool = False, save_mdata: bool = False) -> None:
         """Save the model; never its code.
