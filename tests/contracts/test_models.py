@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -237,10 +238,14 @@ def test_a_mudata_that_was_changed_after_setup_is_checked_again(case, mdata):
         case.new(mdata)
 
 
-@pytest.mark.filterwarnings("ignore:.*are not unique")
 def test_a_gene_and_a_protein_may_have_one_name(case, mdata):
-    both = copy_of(mdata, {"prot": lambda a: AnnData(a.X, obs=a.obs, var=pd.DataFrame(
-        index=[mdata["rna"].var_names[0], *a.var_names[1:]]))})  # fmt: skip
+    def rename(adata: AnnData) -> AnnData:
+        adata.var_names = [mdata["rna"].var_names[0], *adata.var_names[1:]]
+        return adata
+
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        both = copy_of(mdata, {"prot": rename})
+    # mudata has warned the user once; the model must work, and not warn again.
     case.new(both).train(**FAST)
     assert f"X_{case.key}_shared" in both.obsm
 
@@ -602,7 +607,8 @@ def test_history_covers_every_stage(fitted):
 
 
 def test_networks_are_in_inference_mode_after_training(fitted):
-    assert not any(module.training for module in fitted[0].module.objectives.modules())
+    for objective in fitted[0].module.objectives.values():
+        assert not any(module.training for module in objective.modules())
 
 
 def test_early_stopping_stops(case, make_mdata):
@@ -761,7 +767,7 @@ def test_features_are_what_the_transforms_give_centred_on_training_cells(fitted)
 
 
 def test_wrong_transforms_are_refused(case, mdata):
-    with pytest.raises(KeyError, match=r"expected transforms for the modalities \['rna', 'prot'\], got some for \['x'"):
+    with pytest.raises(KeyError, match=r"expected transforms for the modalities \['rna', 'prot'\], got .*\['x'\]"):
         case.new(mdata, transforms={"x": Scale()})
     with pytest.raises(TypeError, match="expected a transform for 'rna' out of .*, got function"):
         case.new(mdata, transforms={"rna": lambda x: x})

@@ -220,6 +220,8 @@ def checked_values(
         If there are fewer than 100 cells, a value is NaN or infinite, counts are negative or fractions,
         or a cell or feature is empty or a feature constant.
     """
+    # Again, because cells or modalities may have changed since they were registered.
+    make_registration(mdata, registration.modalities, registration.layers)
     if mdata.n_obs < MIN_CELLS:
         raise ValueError(f"expected at least {MIN_CELLS} cells, got {mdata.n_obs}; a model cannot be fitted to fewer.")
     values: dict[str, Matrix] = {}

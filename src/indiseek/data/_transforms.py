@@ -38,10 +38,13 @@ class Transform(nn.Module, ABC):
         Word by which a saved model finds the class again.
     needs_counts
         Whether the input must be non-negative integer counts.
+    n_constraints
+        Linear relations that hold between the features of every cell.
     """
 
     name: ClassVar[str]
     needs_counts: ClassVar[bool]
+    n_constraints: ClassVar[int] = 0
     center: Tensor
 
     @abstractmethod
@@ -72,6 +75,11 @@ class Transform(nn.Module, ABC):
     def n_output(self) -> int:
         """Number of features after the transform."""
         return len(self.center)
+
+    @property
+    def rank(self) -> int:
+        """Dimension of the space in which the features lie."""
+        return self.n_output - self.n_constraints
 
     @property
     def device(self) -> torch.device:
@@ -157,6 +165,8 @@ class CLR(Transform):
 
     name = "clr"
     needs_counts = True
+    # The log-ratios of a cell add up to 0.
+    n_constraints = 1
     spread: Tensor
 
     def config(self) -> dict[str, Any]:

@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 Kind = Literal["shared", "specific", "context"]
 
 INFERENCE_BATCH = 8192
+# What train() takes when the user says nothing: a later call then keeps the split that there is.
+_DEFAULT_SPLIT = {"train_size": 0.8, "validation_size": 0.1, "external_indexing": None}
 MIN_HELD_OUT_CELLS = 100
 
 
@@ -74,11 +76,13 @@ class MultimodalModel(BaseModelClass):
     ) -> None:
         self._transforms: dict[str, Transform] = dict(transforms or {})
         self._fitted: Fitted | None = None
-        if mdata is None:
+        if mdata is None and registry is not None:
             super().__init__(registry=registry)
             return
-        if mdata not in self._setups:
-            self.setup_mudata(mdata)
+        if not isinstance(mdata, MuData) or mdata not in self._setups:
+            # Raises TypeError for anything but a MuData.
+            self.setup_mudata(cast(MuData, mdata))
+        mdata = cast(MuData, mdata)
         self._registration, setup_args = self._setups[mdata]
         self._check_transforms()
         values, self._transforms = checked_values(mdata, self._registration, self._transforms)
@@ -161,8 +165,8 @@ class MultimodalModel(BaseModelClass):
         """Dimension of the frozen codes that later stages see."""
 
     @abstractmethod
-    def _make_objectives(self, n_features: dict[str, int]) -> dict[str, Objective]:
-        """New objectives by stage, in the order of training."""
+    def _make_objectives(self, n_features: dict[str, int], ranks: dict[str, int]) -> dict[str, Objective]:
+        """New objectives by stage, in the order of training, for features of these numbers and ranks."""
 
     def _describe(self) -> str:
         if self._adata is None:
@@ -316,7 +320,7 @@ class MultimodalModel(BaseModelClass):
                     "expected the cells that the model was trained on, got another number of cells; "
                     "load the model with its own MuData to train it further."
                 )
-            if split_arguments != self._fitted.split_arguments:
+            if plain(split_arguments) not in (plain(self._fitted.split_arguments), _DEFAULT_SPLIT):
                 raise ValueError(
                     f"expected the split of the first training, {self._fitted.split_arguments}, got {split_arguments}; "
                     "a test cell must stay one: leave these arguments out or make a new model."
@@ -328,15 +332,17 @@ class MultimodalModel(BaseModelClass):
         else:
             sizes = {key: split_arguments[key] for key in ("train_size", "validation_size")}
             split = random_split(n_cells, seed=seed, **sizes)
-        transforms = copy.deepcopy(self._transforms)
+        # One by one, so that a transform given for two modalities is fitted to each.
+        transforms = {name: copy.deepcopy(transform) for name, transform in self._transforms.items()}
         for name, transform in transforms.items():
             transform.fit(self._values(name), split.train)
         return Fitted(transforms, self._new_module(transforms, seed), split, split_arguments, n_cells)
 
     def _new_module(self, transforms: dict[str, Transform], seed: int) -> StagedModule:
         n_features = {name: transforms[name].n_output for name in self.modalities}
+        ranks = {name: transforms[name].rank for name in self.modalities}
         with seeded(seed):
-            objectives = self._make_objectives(n_features)
+            objectives = self._make_objectives(n_features, ranks)
         return StagedModule([transforms[name] for name in self.modalities], objectives, self._n_condition())
 
     def get_latent_representation(

@@ -315,7 +315,7 @@ class IndiSeekModel(MultimodalModel):
     def _init_arguments(self) -> dict[str, Any]:
         return self._arguments
 
-    def _make_objectives(self, n_features: dict[str, int]) -> dict[str, Objective]:
+    def _make_objectives(self, n_features: dict[str, int], ranks: dict[str, int]) -> dict[str, Objective]:
         form = {key: self._arguments[key] for key in ("hidden", "activation", "layer_norm")}
         n_shared, n_context = self._arguments["n_shared"], self._arguments["n_context"]
         stages: dict[str, Objective] = {
@@ -324,7 +324,7 @@ class IndiSeekModel(MultimodalModel):
         if n_context:
             stages["context"] = CLIPObjective(n_features, n_context, **form)
         if self._arguments["specific"] == "flow":
-            stages["specific"] = ConditionalFlowObjective(n_features, self._n_condition(), self._n_specific())
+            stages["specific"] = ConditionalFlowObjective(n_features, ranks, self._n_condition(), self._n_specific())
         else:
             settings = ("lam", "independence", "independent_of", "independence_weight", "critic_hidden")
             arguments = {key: self._arguments[key] for key in settings}
@@ -337,16 +337,21 @@ class IndiSeekModel(MultimodalModel):
             return dict(wanted)
         if wanted is not None:
             return dict.fromkeys(self.modalities, wanted)
-        most = self._max_features()
+        limits = self._max_specific()
         if self._arguments["specific"] == "flow":
-            return most
-        return {name: min(_N_SPECIFIC_NCE_CLUB, n) for name, n in most.items()}
+            return limits
+        return {name: min(_N_SPECIFIC_NCE_CLUB, limit) for name, limit in limits.items()}
+
+    def _max_specific(self) -> dict[str, int]:
+        """A code cannot have more dimensions than the space in which the features lie."""
+        limits = self._max_features()
+        return {name: limit - self._transforms[name].n_constraints for name, limit in limits.items()}
 
     def _max_features(self) -> dict[str, int]:
         return {name: self._transforms[name].max_output(len(self._var_names[name])) for name in self.modalities}
 
     def _check_sizes(self) -> None:
-        limits = self._max_features()
+        limits = self._max_specific()
         n_specific = self._n_specific()
         if set(n_specific) != set(limits):
             raise KeyError(
@@ -355,12 +360,13 @@ class IndiSeekModel(MultimodalModel):
         for name, limit in limits.items():
             if n_specific[name] > limit:
                 raise ValueError(
-                    f"expected n_specific of at most {limit}, the number of features of {name!r} after its transform, "
+                    f"expected n_specific of at most {limit}, the rank of the features of {name!r} after its transform, "
                     f"got {n_specific[name]}; choose a smaller one."
                 )
-        if self._arguments["n_shared"] > max(limits.values()):
+        most = max(self._max_features().values())
+        if self._arguments["n_shared"] > most:
             raise ValueError(
-                f"expected n_shared of at most {max(limits.values())}, the most features of a modality after its "
+                f"expected n_shared of at most {most}, the most features of a modality after its "
                 f"transform, got {self._arguments['n_shared']}; choose a smaller one."
             )
 

@@ -26,12 +26,16 @@ class ConditionalFlow(nn.Module):
 
     .. math:: u = e^{-s(c)} \odot L(c)\, (x - m(c)), \qquad L(c) = I - A_0 - \sum_k a_k(c) A_k
 
-    with strictly lower triangular :math:`A_k`: mean, covariance and scale given :math:`c`.
+    with strictly lower triangular :math:`A_k`: mean, covariance and scale given :math:`c`. All this happens on
+    the principal axes of :math:`x`, which :meth:`fit_axes` finds; directions without variance, along which
+    the density would be unbounded, are left out.
 
     Parameters
     ----------
     n_features
-        Dimension of :math:`x` and :math:`z`.
+        Dimension of :math:`x`.
+    n_axes
+        Dimension of :math:`z`: the rank of :math:`x`.
     n_condition
         Dimension of :math:`c`, a vector of unit length or several of them side by side.
     n_layers
@@ -53,10 +57,13 @@ class ConditionalFlow(nn.Module):
     """
 
     below: Tensor
+    center: Tensor
+    axes: Tensor
 
     def __init__(
         self,
         n_features: int,
+        n_axes: int,
         n_condition: int,
         *,
         n_layers: int = 3,
@@ -68,7 +75,9 @@ class ConditionalFlow(nn.Module):
         condition_noise: float = 0.05,
     ) -> None:
         super().__init__()
-        self.n_features = n_features
+        self.n_axes = n_axes
+        self.register_buffer("center", torch.zeros(n_features))
+        self.register_buffer("axes", torch.eye(n_features, n_axes))
         self.condition_noise = condition_noise
         # Entries of a unit vector are small; the networks expect about unit variance.
         self.condition_scale = math.sqrt(n_condition)
@@ -76,25 +85,36 @@ class ConditionalFlow(nn.Module):
         def activation() -> nn.Module:
             return nn.Sequential(nn.ELU(), nn.Dropout(dropout))
 
-        self.head = MLP(n_condition, 2 * n_features + n_mixed, hidden=(n_hidden, n_hidden), dropout=dropout)
+        self.head = MLP(n_condition, 2 * n_axes + n_mixed, hidden=(n_hidden, n_hidden), dropout=dropout)
         last = cast(nn.Linear, self.head[-1])
         nn.init.normal_(last.weight, std=0.01)
         nn.init.zeros_(last.bias)
-        self.mixed = nn.Parameter(0.02 * torch.randn(n_mixed, n_features, n_features))
-        self.constant = nn.Parameter(torch.zeros(n_features, n_features))
-        self.register_buffer("below", torch.ones(n_features, n_features).tril(-1), persistent=False)
+        self.mixed = nn.Parameter(0.02 * torch.randn(n_mixed, n_axes, n_axes))
+        self.constant = nn.Parameter(torch.zeros(n_axes, n_axes))
+        self.register_buffer("below", torch.ones(n_axes, n_axes).tril(-1), persistent=False)
         self.layers = MAF(
-            n_features,
+            n_axes,
             n_condition,
             transforms=n_layers,
             hidden_features=(n_hidden, n_hidden),
             activation=activation,
         ).transform
-        self.base = MAF(n_features, 0, transforms=n_base_layers, hidden_features=(n_base_hidden, n_base_hidden))
-        self.base_center = nn.Parameter(torch.zeros(n_features))
-        self.base_log_scale = nn.Parameter(torch.zeros(n_features))
+        self.base = MAF(n_axes, 0, transforms=n_base_layers, hidden_features=(n_base_hidden, n_base_hidden))
+        self.base_center = nn.Parameter(torch.zeros(n_axes))
+        self.base_log_scale = nn.Parameter(torch.zeros(n_axes))
         for layer in (*self.layers.transforms, *self.base.transform.transforms):
             _start_near_identity(layer.hyper[-1])
+
+    @torch.no_grad()
+    def fit_axes(self, x: Tensor) -> None:
+        """Find centre and principal axes of the training cells' features, ``(n_cells, n_features)``."""
+        center = x.mean(dim=0)
+        centred = (x - center).double()
+        axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, : self.n_axes]
+        # The sign of an eigenvector is arbitrary; fixed, a second fit finds the same axes.
+        axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+        self.center.copy_(center)
+        self.axes.copy_(axes)
 
     def transform(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Code, log-determinant and residual.
@@ -108,20 +128,20 @@ class ConditionalFlow(nn.Module):
 
         Returns
         -------
-        ``T(x; c)`` ``(n_cells, n_features)``, ``log |det|`` ``(n_cells,)`` and ``x - m(c)``
-        ``(n_cells, n_features)``.
+        ``T(x; c)`` ``(n_cells, n_axes)``, ``log |det|`` ``(n_cells,)`` and, on the axes, ``x - m(c)``
+        ``(n_cells, n_axes)``.
         """
         c = self._condition(c)
         mean, log_scale, gate = self._head(c)
-        residual = x - mean
+        residual = (x - self.center) @ self.axes - mean
         u = residual - residual @ (self.constant * self.below).T
-        mixed = (residual @ (self.mixed * self.below).flatten(0, 1).T).unflatten(-1, (-1, self.n_features))
+        mixed = (residual @ (self.mixed * self.below).flatten(0, 1).T).unflatten(-1, (-1, self.n_axes))
         u = (u - (mixed * gate[..., None]).sum(dim=-2)) * torch.exp(-log_scale)
         z, log_det = self.layers(c).call_and_ladj(u)
         return z, log_det - log_scale.sum(dim=-1), residual
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """Code ``T(x; c)``, ``(n_cells, n_features)``."""
+        """Code ``T(x; c)``, ``(n_cells, n_axes)``."""
         return self.transform(x, c)[0]
 
     def inverse(self, z: Tensor, c: Tensor) -> Tensor:
@@ -130,9 +150,9 @@ class ConditionalFlow(nn.Module):
         mean, log_scale, gate = self._head(c)
         u = self.layers(c).inv(z) * torch.exp(log_scale)
         mixed = torch.einsum("nk,kij->nij", gate, self.mixed * self.below)
-        triangular = torch.eye(self.n_features, device=z.device, dtype=z.dtype) - self.constant * self.below - mixed
+        triangular = torch.eye(self.n_axes, device=z.device, dtype=z.dtype) - self.constant * self.below - mixed
         residual = torch.linalg.solve_triangular(triangular, u[..., None], upper=False)[..., 0]
-        return residual + mean
+        return (residual + mean) @ self.axes.T + self.center
 
     def base_log_prob(self, z: Tensor) -> Tensor:
         """Log density of the codes under the base, ``(n_cells,)`` nats."""
@@ -141,7 +161,7 @@ class ConditionalFlow(nn.Module):
         return log_prob
 
     def log_prob(self, x: Tensor, c: Tensor) -> Tensor:
-        """``log p(x | c)``, ``(n_cells,)`` nats."""
+        """``log p(x | c)`` on the principal axes, ``(n_cells,)`` nats."""
         z, log_det, _ = self.transform(x, c)
         return self.base_log_prob(z) + log_det
 
@@ -150,7 +170,7 @@ class ConditionalFlow(nn.Module):
         return c + self.condition_noise * torch.randn_like(c) if self.training else c
 
     def _head(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, log_scale, gate = self.head(c).split([self.n_features, self.n_features, len(self.mixed)], dim=-1)
+        mean, log_scale, gate = self.head(c).split([self.n_axes, self.n_axes, len(self.mixed)], dim=-1)
         # Bounded, so that one unlucky step cannot blow the likelihood up.
         return mean, 1.5 * torch.tanh(log_scale / 1.5), gate
 

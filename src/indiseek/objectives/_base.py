@@ -107,8 +107,12 @@ class Objective(nn.Module, ABC):
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Terms on held-out cells, each a mean over the batch."""
 
+    def start(self, batch: Batch) -> None:
+        """Called before training with all training cells, without gradients."""
+        del batch
+
     def finish(self, batch: Batch) -> None:
-        """Called once after training with all training cells, in eval mode and without gradients."""
+        """Called after training with all training cells, in eval mode and without gradients."""
         del batch
 
     @abstractmethod

@@ -27,12 +27,15 @@ class ConditionalFlowObjective(Objective):
         + \tau\, \tfrac{1}{d_i} E \lVert T_i(X_i; C_j) - (X_i - m(C_j)) \rVert^2
 
     The second, small term picks among the many optima one that stays close to the residual, so that each
-    dimension of :math:`Z_i` goes with one feature of :math:`X_i`.
+    dimension of :math:`Z_i` goes with one principal axis of :math:`X_i`; :math:`d_i` is their number.
 
     Parameters
     ----------
     n_features
         Number of features by modality name; their order is that of ``Batch.features``.
+    n_axes
+        Rank of the features by modality name, the dimension of the full code: smaller where a transform
+        leaves a direction without variance.
     n_shared
         Dimension of the frozen codes in ``Batch.shared``.
     n_specific
@@ -54,6 +57,7 @@ class ConditionalFlowObjective(Objective):
     def __init__(
         self,
         n_features: Mapping[str, int],
+        n_axes: Mapping[str, int],
         n_shared: int,
         n_specific: Mapping[str, int],
         *,
@@ -72,18 +76,19 @@ class ConditionalFlowObjective(Objective):
         self.flows = nn.ModuleList(
             ConditionalFlow(
                 n,
+                n_axes[name],
                 n_condition,
                 n_layers=n_layers,
                 n_hidden=n_hidden,
                 dropout=dropout,
                 condition_noise=condition_noise,
             )
-            for n in n_features.values()
+            for name, n in n_features.items()
         )
 
         self.n_specific = dict(n_specific)
-        for i, n in enumerate(n_features.values()):
-            self.register_buffer(f"order_{i}", torch.arange(n))
+        for i, name in enumerate(self.names):
+            self.register_buffer(f"order_{i}", torch.arange(n_axes[name]))
 
     def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
         """Specific code ``(n_cells, n_specific)``, the most informative dimensions first."""
@@ -91,13 +96,18 @@ class ConditionalFlowObjective(Objective):
         return code[:, self._order(modality)[: self.n_specific[self.names[modality]]]]
 
     def full_code(self, modality: int, features: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
-        """All dimensions of the code, ``(n_cells, n_features)``, in the features' order."""
+        """All dimensions of the code, ``(n_cells, n_axes)``, one for each principal axis of the features."""
         code: Tensor = self._flow(modality)(features, _others(modality, shared))
         return code
 
     def inverse(self, modality: int, code: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
         """Features ``(n_cells, n_features)`` of one modality from its full code and the others' shared codes."""
         return self._flow(modality).inverse(code, _others(modality, shared))
+
+    def start(self, batch: Batch) -> None:
+        """Find the principal axes of the features."""
+        for i, x in enumerate(batch.features):
+            self._flow(i).fit_axes(x)
 
     def finish(self, batch: Batch) -> None:
         """Order the dimensions by how much of the modality's residual variance each carries."""
@@ -114,7 +124,7 @@ class ConditionalFlowObjective(Objective):
         return self.get_buffer(f"order_{modality}")
 
     def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
-        """Negative log-likelihood plus transport, each per feature, summed over modalities; `ramp` scales nothing."""
+        """Negative log-likelihood plus transport, each per axis, summed over modalities; `ramp` scales nothing."""
         del ramp
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=batch.features[0].device)
@@ -123,7 +133,7 @@ class ConditionalFlowObjective(Objective):
             if self.training:
                 x = x + self.feature_noise * torch.randn_like(x)
             z, log_det, residual = flow.transform(x, _others(i, batch.shared))
-            nll = -(flow.base_log_prob(z) + log_det).mean() / x.shape[1]
+            nll = -(flow.base_log_prob(z) + log_det).mean() / z.shape[1]
             transport = (z - residual).square().mean()
             total = total + nll + self.transport * transport
             terms |= {f"nll_{name}": nll.detach(), f"transport_{name}": transport.detach()}
@@ -133,7 +143,7 @@ class ConditionalFlowObjective(Objective):
         """No critic."""
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Held-out negative log-likelihood per feature (nats) by modality, and their sum as ``nll``."""
+        """Held-out negative log-likelihood per axis (nats) by modality, and their sum as ``nll``."""
         terms = {name: value for name, value in self.loss(batch).terms.items() if name.startswith("nll_")}
         return {"nll": torch.stack(list(terms.values())).sum(), **terms}
 

@@ -110,6 +110,8 @@ def fit_stage(
     module = StageModule(objective, train, validation, settings)
     options = {**_NO_FILES, **(trainer_kwargs or {}), "callbacks": callbacks}
     start = time.perf_counter()
+    with torch.no_grad():
+        objective.to(train.features[0].device).start(train)
     objective.train()
     with _quiet(), seeded(seed), _sigint_kept():
         trainer = lightning.Trainer(max_epochs=settings.max_epochs, accelerator=accelerator, devices=1, **options)
