@@ -34,7 +34,7 @@ from indiseek.data import (
     register,
 )
 from indiseek.metrics import Certificate, Thresholds, certify, thin_counts
-from indiseek.models._fitted import Fitted, empty_transforms
+from indiseek.models._fitted import Fitted, cells_digest, empty_transforms
 from indiseek.models._io import FORMAT, MDATA_NAME, plain, read_payload, write_payload
 from indiseek.models._module import StagedModule
 from indiseek.objectives import Batch, Objective, joint_code
@@ -299,8 +299,8 @@ class MultimodalModel(BaseModelClass):
             )
             if len(result.history):
                 fitted.record(stage, result)
-            if stage == module.condition:
-                module.bridge.fit(module.codes(stage, cells.take(train), INFERENCE_BATCH))
+            if stage == module.conditions[-1]:
+                module.bridge.fit(module.inputs("specific", cells.take(train), INFERENCE_BATCH).shared)
             if result.interrupted:
                 if not fitted.trained_stages:
                     raise KeyboardInterrupt
@@ -317,7 +317,7 @@ class MultimodalModel(BaseModelClass):
         if self._fitted is not None:
             if self._fitted.split is None:
                 raise RuntimeError(
-                    "expected the cells that the model was trained on, got another number of cells; "
+                    "expected the cells that the model was trained on, got others; "
                     "load the model with its own MuData to train it further."
                 )
             if plain(split_arguments) not in (plain(self._fitted.split_arguments), _DEFAULT_SPLIT):
@@ -336,7 +336,7 @@ class MultimodalModel(BaseModelClass):
         transforms = {name: copy.deepcopy(transform) for name, transform in self._transforms.items()}
         for name, transform in transforms.items():
             transform.fit(self._values(name), split.train)
-        return Fitted(transforms, self._new_module(transforms, seed), split, split_arguments, n_cells)
+        return Fitted(transforms, self._new_module(transforms, seed), split, split_arguments, cells_digest(self._adata.obs_names))
 
     def _new_module(self, transforms: dict[str, Transform], seed: int) -> StagedModule:
         n_features = {name: transforms[name].n_output for name in self.modalities}
@@ -658,6 +658,8 @@ class MultimodalModel(BaseModelClass):
             **fitted.payload(),
         }
         write_payload(plain(payload), directory)
+        # load() must not take an earlier model's cells for this one's.
+        (directory / MDATA_NAME).unlink(missing_ok=True)
         if save_mdata:
             with mudata.set_options(pull_on_update=False):
                 self._adata.write(directory / MDATA_NAME)
@@ -705,5 +707,5 @@ class MultimodalModel(BaseModelClass):
         setup_args = {key: self.registry_[key] for key in ("model_name", "setup_method_name", "setup_args")}
         self._adata_manager = register(self._read(mdata), mdata.obs_names, self._var_names, setup_args)
         self._adata = mdata
-        if self.fitted.n_cells != mdata.n_obs:
+        if self.fitted.cells != cells_digest(mdata.obs_names):
             self.fitted.split = None

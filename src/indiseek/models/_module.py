@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from indiseek.data import Matrix, Transform
 from indiseek.objectives import Batch, CodeBridge, Objective
 
-# Later wins: what the specific stage sees of the other modalities.
+# Stages that see features only; their codes, side by side, are what later stages see of the other modalities.
 _CONDITIONS = ("shared", "context")
 
 
@@ -24,9 +24,9 @@ class StagedModule(nn.Module):
         One fitted transform for each modality, in the model's order.
     objectives
         Objective by stage name. Stages ``"shared"`` and ``"context"`` see features only; every later stage
-        also sees the frozen codes of ``"context"`` or, where there is no such stage, of ``"shared"``.
+        also sees their frozen codes, side by side.
     n_condition
-        Dimension of these frozen codes.
+        Dimension of these frozen codes together.
     """
 
     def __init__(self, transforms: Sequence[Transform], objectives: Mapping[str, Objective], n_condition: int) -> None:
@@ -50,15 +50,16 @@ class StagedModule(nn.Module):
         return Batch(tuple(cast(Transform, transform).apply_to(matrix) for transform, matrix in pairs))
 
     @property
-    def condition(self) -> str:
-        """Stage whose frozen codes later stages see."""
-        return [name for name in _CONDITIONS if name in self.objectives][-1]
+    def conditions(self) -> list[str]:
+        """Stages whose frozen codes later stages see."""
+        return [name for name in _CONDITIONS if name in self.objectives]
 
     def inputs(self, stage: str, cells: Batch, batch_size: int) -> Batch:
         """What a stage sees of cells: their features and, for a later stage, frozen codes."""
         if stage in _CONDITIONS:
             return cells
-        return Batch(cells.features, self.codes(self.condition, cells, batch_size))
+        codes = [self.codes(name, cells, batch_size) for name in self.conditions]
+        return Batch(cells.features, tuple(torch.cat(parts, dim=-1) for parts in zip(*codes, strict=True)))
 
     @torch.no_grad()
     def codes(self, stage: str, cells: Batch, batch_size: int) -> tuple[Tensor, ...]:
@@ -75,6 +76,7 @@ class StagedModule(nn.Module):
         for x in features.split(batch_size):
             shared: tuple[Tensor, ...] = ()
             if stage not in _CONDITIONS:
-                shared = self.bridge(modality, self.objective(self.condition).encode(modality, x, ()))
+                codes = [self.objective(name).encode(modality, x, ()) for name in self.conditions]
+                shared = self.bridge(modality, torch.cat(codes, dim=-1))
             parts.append(self.objective(stage).encode(modality, x, shared))
         return torch.cat(parts)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class CodeBridge(nn.Module):
-    """Linear maps between the unit codes of modalities, fitted in closed form.
+    """Linear maps between the codes of modalities, fitted in closed form.
 
-    Codes of a shared stage are aligned, so that a linear map with a constant is enough to bring one
+    Codes of shared stages are aligned, so that a linear map with a constant is enough to bring one
     modality's code to where the other's would lie on average.
 
     Parameters
@@ -45,12 +44,9 @@ class CodeBridge(nn.Module):
                 self.maps[i, j] = torch.linalg.solve(gram, inputs.T @ target)
 
     def forward(self, modality: int, code: Tensor) -> tuple[Tensor, ...]:
-        """Codes of all modalities, ``(n_cells, n_shared)`` each: the given one, and predictions of unit length."""
+        """Codes of all modalities, ``(n_cells, n_shared)`` each: the given one, and predictions."""
         inputs = _with_constant(code)
-        return tuple(
-            code if j == modality else F.normalize(inputs @ self.maps[modality, j], dim=-1)
-            for j in range(self.maps.shape[1])
-        )
+        return tuple(code if j == modality else inputs @ self.maps[modality, j] for j in range(self.maps.shape[1]))
 
 
 def _with_constant(code: Tensor) -> Tensor:

@@ -7,9 +7,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from zuko.flows import MAF
+from zuko.flows import MaskedAutoregressiveTransform
+from zuko.transforms import MonotonicRQSTransform
 
 from indiseek.nn._mlp import MLP
+
+_N_BINS = 8
 
 
 class ConditionalFlow(nn.Module):
@@ -27,7 +30,7 @@ class ConditionalFlow(nn.Module):
     .. math:: u = e^{-s(c)} \odot L(c)\, (x - m(c)), \qquad L(c) = I - A_0 - \sum_k a_k(c) A_k
 
     with strictly lower triangular :math:`A_k`: mean, covariance and scale given :math:`c`. All this happens on
-    the principal axes of :math:`x`, which :meth:`fit_axes` finds; directions without variance, along which
+    the principal axes of :math:`x`, which :meth:`fit_scales` finds; directions without variance, along which
     the density would be unbounded, are left out.
 
     Parameters
@@ -37,15 +40,16 @@ class ConditionalFlow(nn.Module):
     n_axes
         Dimension of :math:`z`: the rank of :math:`x`.
     n_condition
-        Dimension of :math:`c`, a vector of unit length or several of them side by side.
+        Dimension of :math:`c`.
     n_layers
         Conditional autoregressive layers.
     n_hidden
         Width of their two hidden layers and of the network of :math:`m, s, a`.
     n_mixed
         Number of matrices :math:`A_k`.
-    n_base_layers, n_base_hidden
-        Autoregressive layers of the base density and their width; no layers give the standard normal.
+    n_base_hidden
+        Width of the networks of the base density: an affine, a monotonic spline and an affine
+        autoregressive layer over the standard normal.
     dropout
         Dropout in every conditional network.
     condition_noise
@@ -53,12 +57,14 @@ class ConditionalFlow(nn.Module):
 
     References
     ----------
-    Papamakarios et al. (2017), arXiv 1705.07057 (autoregressive layers).
+    Papamakarios et al. (2017), arXiv 1705.07057; Durkan et al. (2019), arXiv 1906.04032 (splines).
     """
 
     below: Tensor
     center: Tensor
     axes: Tensor
+    condition_center: Tensor
+    condition_scale: Tensor
 
     def __init__(
         self,
@@ -69,9 +75,8 @@ class ConditionalFlow(nn.Module):
         n_layers: int = 3,
         n_hidden: int = 256,
         n_mixed: int = 16,
-        n_base_layers: int = 3,
         n_base_hidden: int = 128,
-        dropout: float = 0.2,
+        dropout: float = 0.1,
         condition_noise: float = 0.05,
     ) -> None:
         super().__init__()
@@ -79,12 +84,8 @@ class ConditionalFlow(nn.Module):
         self.register_buffer("center", torch.zeros(n_features))
         self.register_buffer("axes", torch.eye(n_features, n_axes))
         self.condition_noise = condition_noise
-        # Entries of a unit vector are small; the networks expect about unit variance.
-        self.condition_scale = math.sqrt(n_condition)
-
-        def activation() -> nn.Module:
-            return nn.Sequential(nn.ELU(), nn.Dropout(dropout))
-
+        self.register_buffer("condition_center", torch.zeros(n_condition))
+        self.register_buffer("condition_scale", torch.ones(n_condition))
         self.head = MLP(n_condition, 2 * n_axes + n_mixed, hidden=(n_hidden, n_hidden), dropout=dropout)
         last = cast(nn.Linear, self.head[-1])
         nn.init.normal_(last.weight, std=0.01)
@@ -92,22 +93,28 @@ class ConditionalFlow(nn.Module):
         self.mixed = nn.Parameter(0.02 * torch.randn(n_mixed, n_axes, n_axes))
         self.constant = nn.Parameter(torch.zeros(n_axes, n_axes))
         self.register_buffer("below", torch.ones(n_axes, n_axes).tril(-1), persistent=False)
-        self.layers = MAF(
-            n_axes,
-            n_condition,
-            transforms=n_layers,
-            hidden_features=(n_hidden, n_hidden),
-            activation=activation,
-        ).transform
-        self.base = MAF(n_axes, 0, transforms=n_base_layers, hidden_features=(n_base_hidden, n_base_hidden))
+        self.layers = nn.ModuleList(
+            _autoregressive(n_axes, n_condition, n_hidden, reverse=bool(i % 2), dropout=dropout)
+            for i in range(n_layers)
+        )
+        self.base = nn.ModuleList(
+            _autoregressive(n_axes, 0, n_base_hidden, reverse=bool(i % 2), n_bins=_N_BINS if i == 1 else 0)
+            for i in range(3)
+        )
         self.base_center = nn.Parameter(torch.zeros(n_axes))
         self.base_log_scale = nn.Parameter(torch.zeros(n_axes))
-        for layer in (*self.layers.transforms, *self.base.transform.transforms):
-            _start_near_identity(layer.hyper[-1])
 
     @torch.no_grad()
-    def fit_axes(self, x: Tensor) -> None:
-        """Find centre and principal axes of the training cells' features, ``(n_cells, n_features)``."""
+    def fit_scales(self, x: Tensor, c: Tensor) -> None:
+        """Find centre and principal axes of the features, and centre and scale of the condition.
+
+        Parameters
+        ----------
+        x
+            Training cells, ``(n_cells, n_features)``.
+        c
+            Their condition, ``(n_cells, n_condition)``.
+        """
         center = x.mean(dim=0)
         centred = (x - center).double()
         axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, : self.n_axes]
@@ -115,6 +122,8 @@ class ConditionalFlow(nn.Module):
         axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
         self.center.copy_(center)
         self.axes.copy_(axes)
+        self.condition_center.copy_(c.mean(dim=0))
+        self.condition_scale.copy_(c.std(dim=0).clamp_min(1e-6))
 
     def transform(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Code, log-determinant and residual.
@@ -137,7 +146,7 @@ class ConditionalFlow(nn.Module):
         u = residual - residual @ (self.constant * self.below).T
         mixed = (residual @ (self.mixed * self.below).flatten(0, 1).T).unflatten(-1, (-1, self.n_axes))
         u = (u - (mixed * gate[..., None]).sum(dim=-2)) * torch.exp(-log_scale)
-        z, log_det = self.layers(c).call_and_ladj(u)
+        z, log_det = _through(self.layers, u, c)
         return z, log_det - log_scale.sum(dim=-1), residual
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
@@ -148,7 +157,10 @@ class ConditionalFlow(nn.Module):
         """Features ``T^{-1}(z; c)``, ``(n_cells, n_features)``."""
         c = self._condition(c)
         mean, log_scale, gate = self._head(c)
-        u = self.layers(c).inv(z) * torch.exp(log_scale)
+        u = z
+        for layer in reversed(self.layers):
+            u = layer(c).inv(u)
+        u = u * torch.exp(log_scale)
         mixed = torch.einsum("nk,kij->nij", gate, self.mixed * self.below)
         triangular = torch.eye(self.n_axes, device=z.device, dtype=z.dtype) - self.constant * self.below - mixed
         residual = torch.linalg.solve_triangular(triangular, u[..., None], upper=False)[..., 0]
@@ -156,9 +168,9 @@ class ConditionalFlow(nn.Module):
 
     def base_log_prob(self, z: Tensor) -> Tensor:
         """Log density of the codes under the base, ``(n_cells,)`` nats."""
-        standard = (z - self.base_center) * torch.exp(-self.base_log_scale)
-        log_prob: Tensor = self.base().log_prob(standard) - self.base_log_scale.sum()
-        return log_prob
+        u, log_det = _through(self.base, (z - self.base_center) * torch.exp(-self.base_log_scale), None)
+        normal = -0.5 * (u.square() + math.log(2.0 * math.pi)).sum(dim=-1)
+        return normal + log_det - self.base_log_scale.sum()
 
     def log_prob(self, x: Tensor, c: Tensor) -> Tensor:
         """``log p(x | c)`` on the principal axes, ``(n_cells,)`` nats."""
@@ -166,7 +178,7 @@ class ConditionalFlow(nn.Module):
         return self.base_log_prob(z) + log_det
 
     def _condition(self, c: Tensor) -> Tensor:
-        c = c * self.condition_scale
+        c = (c - self.condition_center) / self.condition_scale
         return c + self.condition_noise * torch.randn_like(c) if self.training else c
 
     def _head(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,7 +187,35 @@ class ConditionalFlow(nn.Module):
         return mean, 1.5 * torch.tanh(log_scale / 1.5), gate
 
 
-def _start_near_identity(last: nn.Linear) -> None:
+def _autoregressive(
+    n_features: int, n_condition: int, n_hidden: int, *, reverse: bool, n_bins: int = 0, dropout: float = 0.0
+) -> MaskedAutoregressiveTransform:
+    """One layer, near the identity at first: affine, or a monotonic spline of `n_bins` bins."""
+    order = torch.arange(n_features)
+    spline = {"univariate": MonotonicRQSTransform, "shapes": [(n_bins,), (n_bins,), (n_bins - 1,)]} if n_bins else {}
+
+    def activation() -> nn.Module:
+        return nn.Sequential(nn.ELU(), nn.Dropout(dropout))
+
+    layer = MaskedAutoregressiveTransform(
+        n_features,
+        n_condition,
+        order=order.flip(0) if reverse else order,
+        hidden_features=(n_hidden, n_hidden),
+        activation=activation,
+        **spline,
+    )
     with torch.no_grad():
+        last = cast(nn.Linear, layer.hyper[-1])
         last.weight.mul_(0.1)
         last.bias.mul_(0.1)
+    return layer
+
+
+def _through(layers: nn.ModuleList, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Output of layers in turn and the sum of their log-determinants."""
+    total = torch.zeros(len(x), device=x.device, dtype=x.dtype)
+    for layer in layers:
+        x, log_det = layer(condition).call_and_ladj(x)
+        total = total + log_det
+    return x, total

@@ -122,6 +122,16 @@ class CLIPObjective(Objective):
         terms = {"infonce": info.detach(), "misalignment": misalignment.detach()}
         return ObjectiveOutput(info + self.alignment * misalignment, terms)
 
+    def infonce_of_cells(self, batch: Batch) -> Tensor:
+        """InfoNCE of each cell against the others of the batch, ``(n_cells,)`` nats; its mean is the loss's term."""
+        scale = self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
+        target = torch.arange(batch.n_cells, device=batch.features[0].device)
+        losses = []
+        for a, b in itertools.combinations(self.latents(batch), 2):
+            logits = scale * a @ b.T
+            losses += [F.cross_entropy(side, target, reduction="none") for side in (logits, logits.T)]
+        return torch.stack(losses).mean(dim=0)
+
     def critic_loss(self, batch: Batch) -> None:
         """No critic."""
 

@@ -64,7 +64,7 @@ class ConditionalFlowObjective(Objective):
         transport: float = 0.1,
         n_layers: int = 3,
         n_hidden: int = 256,
-        dropout: float = 0.2,
+        dropout: float = 0.1,
         condition_noise: float = 0.05,
         feature_noise: float = 0.1,
     ) -> None:
@@ -105,9 +105,9 @@ class ConditionalFlowObjective(Objective):
         return self._flow(modality).inverse(code, _others(modality, shared))
 
     def start(self, batch: Batch) -> None:
-        """Find the principal axes of the features."""
+        """Find the principal axes of the features and the scale of the conditions."""
         for i, x in enumerate(batch.features):
-            self._flow(i).fit_axes(x)
+            self._flow(i).fit_scales(x, _others(i, batch.shared))
 
     def finish(self, batch: Batch) -> None:
         """Order the dimensions by how much of the modality's residual variance each carries."""
