@@ -20,6 +20,8 @@ Array = NDArray[np.floating]
 
 # Principal components of a simulated modality, as many as carry the mixed factors.
 _N_COMPONENTS = 15
+# The probes are fitted on test cells too: with few of them they, not the codes, are what is measured.
+_TRAIN, _VALIDATION, _TEST = 5000, 500, 6500
 _SMOKE_CELLS = 1000
 
 
@@ -119,19 +121,20 @@ def _components(truth: Simulation, seed: int, n_train: int) -> MuData:
 
 
 def _simulated(truth: Simulation, seed: int) -> Cells:
-    sizes = _sizes(len(truth.shared), 5 / 8, 1 / 16)
+    n_cells = _TRAIN + _VALIDATION + _TEST
+    sizes = _sizes(len(truth.shared), _TRAIN / n_cells, _VALIDATION / n_cells)
     return _split(_components(truth, seed, sizes[0]), sizes, seed, truth)
 
 
 def clusters(seed: int, shared: Path, smoke: bool) -> Cells:
     """Simulated cells: 5 shared factors, a modality 3 private ones and a private state of 3 clusters."""
-    n_cells = _SMOKE_CELLS if smoke else 8000
+    n_cells = _SMOKE_CELLS if smoke else _TRAIN + _VALIDATION + _TEST
     return _simulated(simulation.simulate_factors(n_cells, 5, (3, 3), n_clusters=3, seed=seed), seed)
 
 
 def factors(seed: int, shared: Path, smoke: bool) -> Cells:
     """Simulated cells: 5 shared factors and 5 private ones a modality."""
-    n_cells = _SMOKE_CELLS if smoke else 8000
+    n_cells = _SMOKE_CELLS if smoke else _TRAIN + _VALIDATION + _TEST
     return _simulated(simulation.simulate_factors(n_cells, 5, (5, 5), seed=seed), seed)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import _peers
+import numpy as np
 from _cells import Cells
 from _peers import Codes
 
@@ -38,8 +39,7 @@ def _fit(cells: Cells, seed: int, epochs: int | Mapping[str, int] | None, **trai
 
 def _codes(model: IndiSeekModel, cells: Cells, kind: str) -> dict[str, Any]:
     return {
-        name: model.get_latent_representation(modality=name, kind=kind, indices=cells.test)
-        for name in model.modalities
+        name: model.get_latent_representation(modality=name, kind=kind, indices=cells.test) for name in model.modalities
     }
 
 
@@ -57,11 +57,14 @@ def flow(cells: Cells, seed: int, epochs: int | None) -> Codes:
     started = time.perf_counter()
     codes = _both(model, cells)
     seconds = sum(model.stage_seconds.values()) + time.perf_counter() - started
-    kind = "context" if "context" in model.stage_seconds else "shared"
+    condition = codes["shared"]
+    if "context" in model.stage_seconds:
+        wide = _codes(model, cells, "context")
+        condition = {name: np.hstack([code, wide[name]]) for name, code in condition.items()}
     inverse = {
         name: model.counterfactual(modality=name, indices=cells.test, donors=cells.test) for name in model.modalities
     }
-    return Codes(**codes, condition=_codes(model, cells, kind), inverse=inverse, seconds=seconds)
+    return Codes(**codes, condition=condition, inverse=inverse, seconds=seconds)
 
 
 def nce_club(cells: Cells, seed: int, epochs: int | None) -> Codes:
@@ -94,9 +97,7 @@ def _clip(cells: Cells, seed: int, epochs: int | None) -> tuple[IndiSeekModel, d
         alignment=0.0,
         n_shared=min(16, max(x.shape[1] for x in cells.features.values())),
     )
-    reference = {
-        name: model.get_latent_representation(modality=name, indices=cells.train) for name in model.modalities
-    }
+    reference = {name: model.get_latent_representation(modality=name, indices=cells.train) for name in model.modalities}
     return model, _codes(model, cells, "shared"), reference
 
 
@@ -131,6 +132,7 @@ class Method(NamedTuple):
 
     label: str
     encode: Callable[[Cells, int, int | None], Codes]
+    package: str | None = None
 
 
 METHODS = {
@@ -141,8 +143,8 @@ METHODS = {
     "clip": Method("CLIP, X_i - E[X_i given C_i]", clip),
     "clip-other": Method("CLIP, X_i - E[X_i given C_j]", clip_other),
     "cca": Method("CCA, X_i - linear in C_j", _peers.cca),
-    "mofa": Method("MOFA+", _peers.mofa),
-    "vcca": Method("VCCA-private", _peers.vcca_private),
+    "mofa": Method("MOFA+", _peers.mofa, "mofapy2"),
+    "vcca": Method("VCCA-private", _peers.vcca_private, "cca_zoo"),
     "totalvi": Method("totalVI", _peers.totalvi),
     "itself": Method("X_i itself as Z_i (ceiling)", _peers.itself),
     "permuted": Method("X_i of permuted cells (null)", _peers.permuted),

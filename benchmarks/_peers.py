@@ -18,6 +18,8 @@ import scvi
 import torch
 from _cells import Array, Cells
 from mudata import MuData
+from numpy.typing import NDArray
+from scipy import sparse
 from scvi.model import TOTALVI
 from sklearn.linear_model import LinearRegression
 
@@ -25,9 +27,9 @@ from indiseek import metrics
 
 _N_CANONICAL = 10
 _N_FACTORS = 20
-# A factor belongs to one view alone if nine tenths of what it explains lie there; one that explains less than a
+# A factor belongs to one view alone if four fifths of what it explains lie there; one that explains less than a
 # thousandth of either view is dropped.
-_OWN_SHARE = 0.9
+_OWN_SHARE = 0.8
 _LEAST_R2 = 1e-3
 
 
@@ -79,9 +81,10 @@ def itself(cells: Cells, seed: int, epochs: int | None) -> Codes:
 
 def permuted(cells: Cells, seed: int, epochs: int | None) -> Codes:
     """The same of permuted cells: what a probe finds where there is nothing (null)."""
-    rows = np.random.default_rng([seed, 1]).permutation(cells.test)
-    found = cells.take(rows)
-    return Codes(specific=found, joint=np.hstack(list(found.values())))
+    # Not the stream of the certificate, whose nulls would then undo the permutation.
+    rng = np.random.default_rng([seed, 101])
+    specific, joint = (cells.take(rng.permutation(cells.test)) for _ in range(2))
+    return Codes(specific=specific, joint=np.hstack(list(joint.values())))
 
 
 def cca(cells: Cells, seed: int, epochs: int | None) -> Codes:
@@ -92,7 +95,7 @@ def cca(cells: Cells, seed: int, epochs: int | None) -> Codes:
     every = metrics.cca(*train.values(), *cells.features.values(), n_components=n_components)
     codes = dict(zip(names, every, strict=True))
     specific = {}
-    for name, other in (names, names[::-1]):
+    for name, other in zip(names, names[::-1], strict=True):
         line = LinearRegression().fit(codes[other][cells.train], train[name])
         specific[name] = cells.features[name][cells.test] - line.predict(codes[other][cells.test])
     shared = {name: code[cells.test] for name, code in codes.items()}
@@ -100,7 +103,7 @@ def cca(cells: Cells, seed: int, epochs: int | None) -> Codes:
 
 
 def mofa(cells: Cells, seed: int, epochs: int | None) -> Codes:
-    """MOFA+ (mofapy2), Gaussian views scaled to unit variance.
+    """MOFA+ (mofapy2), Gaussian views scaled to unit variance, run to slow convergence.
 
     The package has no encoder for new cells: theirs is the posterior mean given the fitted weights and noise.
     """
@@ -112,14 +115,14 @@ def mofa(cells: Cells, seed: int, epochs: int | None) -> Codes:
     centre = {name: x.mean(axis=0) for name, x in train.items()}
     scale = {name: x.std() for name, x in train.items()}
     views = {name: (x - centre[name]) / scale[name] for name, x in cells.features.items()}
-    run = entry_point()
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        run = entry_point()
         run.set_data_options(scale_views=False)
         run.set_data_matrix([[views[name][cells.train].copy()] for name in names], views_names=names)
         run.set_model_options(factors=_N_FACTORS)
         options = {} if epochs is None else {"iter": epochs}
-        run.set_train_options(seed=seed, quiet=True, **options)
+        run.set_train_options(seed=seed, quiet=True, convergence_mode="slow", **options)
         run.build()
         run.run()
         nodes = run.model.getNodes()
@@ -169,9 +172,7 @@ def vcca_private(cells: Cells, seed: int, epochs: int | None) -> Codes:
     }
 
     def network(n_in: int, n_out: int) -> nn.Module:
-        return nn.Sequential(
-            nn.Linear(n_in, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, n_out)
-        )
+        return nn.Sequential(nn.Linear(n_in, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, n_out))
 
     def loader(rows: Array, *, shuffle: bool) -> DataLoader:
         return DataLoader(MultiviewDataset([views[name][rows] for name in names]), batch_size=128, shuffle=shuffle)
@@ -202,9 +203,7 @@ def vcca_private(cells: Cells, seed: int, epochs: int | None) -> Codes:
     with torch.no_grad():
         (joint,) = model(tensors)
         private = model.private_means(tensors)
-    return Codes(
-        joint=joint.numpy(), specific={name: h.numpy() for name, h in zip(names, private, strict=True)}
-    )
+    return Codes(joint=joint.numpy(), specific={name: h.numpy() for name, h in zip(names, private, strict=True)})
 
 
 def totalvi(cells: Cells, seed: int, epochs: int | None) -> Codes:
@@ -216,10 +215,18 @@ def totalvi(cells: Cells, seed: int, epochs: int | None) -> Codes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("scvi").setLevel(logging.ERROR)
-        fitted, test = (MuData({k: a[rows].copy() for k, a in cells.mdata.mod.items()}) for rows in (seen, cells.test))
+        fitted, test = (_with_dense_protein(cells.mdata, rows) for rows in (seen, cells.test))
         TOTALVI.setup_mudata(fitted, modalities={"rna_layer": "rna", "protein_layer": "prot"})
         model = TOTALVI(fitted)
         parts = [np.searchsorted(seen, rows) for rows in (cells.train, cells.validation)]
         parts.append(np.empty(0, dtype=np.intp))
         model.train(epochs, external_indexing=parts, accelerator="cpu", enable_progress_bar=False)
         return Codes(joint=model.get_latent_representation(test))
+
+
+def _with_dense_protein(mdata: MuData, rows: NDArray[np.intp]) -> MuData:
+    """TOTALVI fits its protein priors on a dense matrix only."""
+    modalities = {name: adata[rows].copy() for name, adata in mdata.mod.items()}
+    if sparse.issparse(modalities["prot"].X):
+        modalities["prot"].X = modalities["prot"].X.toarray()
+    return MuData(modalities)

@@ -35,15 +35,34 @@ def write(name: str, title: str, table: pd.DataFrame, details: dict[str, Any], n
     notes
         How it was measured.
     """
+    write_text(name, title, markdown(table), {"table": table.to_dict("records"), "details": details}, notes)
+
+
+def write_text(name: str, title: str, text: str, record: dict[str, Any], notes: str) -> None:
+    """Print a result that has more than one table, and commit it likewise.
+
+    Parameters
+    ----------
+    name
+        File name without ending.
+    title
+        Heading.
+    text
+        Markdown under it.
+    record
+        Seeds, sizes and raw values.
+    notes
+        How it was measured.
+    """
     RESULTS.mkdir(exist_ok=True)
     versions = environment()
-    text = f"# {title}\n\n{markdown(table)}\n\n{notes}\n\nVersions: " + ", ".join(
+    page = f"# {title}\n\n{text}\n\n{notes}\n\nVersions: " + ", ".join(
         f"{key} {value}" for key, value in versions.items()
     )
-    record = {"title": title, "table": table.to_dict("records"), "details": details, "versions": versions}
+    record = {"title": title, **record, "versions": versions}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1, default=float) + "\n")
-    (RESULTS / f"{name}.md").write_text(text + "\n")
-    print(text)
+    (RESULTS / f"{name}.md").write_text(page + "\n")
+    print(page)
 
 
 def markdown(table: pd.DataFrame) -> str:

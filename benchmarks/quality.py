@@ -1,7 +1,11 @@
-"""Quality on held-out cells: ``python benchmarks/quality.py --quick``.
+"""Quality on held-out cells: ``python benchmarks/quality.py``, or with ``--quick`` a small part of it.
 
-Real cells: how well the shared codes match RNA to protein, beside linear baselines on the same cells. Simulation with
-known truth: what fresh probes find of the shared and of the private factors in each code.
+All methods see the same cells and are judged by the same certificate. Each fit is kept in ``benchmarks/.cache``: a run
+that was stopped goes on, and runs with other ``--data``, ``--methods`` or ``--seeds`` add to the same table.
+Peers that are not installed are said to be so; ``pip install --group bench`` brings them.
+
+With ``--quick``: how well the shared codes match RNA to protein, beside linear baselines on the same cells, and what
+fresh probes find of the true shared and private factors in each code of simulated cells.
 """
 
 from __future__ import annotations
@@ -9,13 +13,16 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _cells import DATA
+from _figures import mlp_r2
+from _methods import METHODS
+from _quality import Run
 from _table import spread, write
-from numpy.typing import NDArray
-from sklearn.metrics import r2_score
-from sklearn.neural_network import MLPRegressor
 
 from indiseek import IndiSeekModel, datasets, metrics, simulation
 
@@ -24,17 +31,6 @@ Values = dict[tuple[str, str], list[float]]
 # 4,500 training, 500 validation and 1,855 test cells.
 _PBMC_SPLIT = {"train_size": 4500 / 6855, "validation_size": 500 / 6855}
 _SIMULATION_SPLIT = {"train_size": 5000 / 8000, "validation_size": 500 / 8000}
-
-
-def mlp_r2(codes: NDArray[np.float32], targets: NDArray[np.float64], seed: int) -> float:
-    """R2 of a fresh multilayer perceptron, fitted on half of the held-out cells and scored on the other half."""
-    half = len(codes) // 2
-    codes = (codes - codes[:half].mean(axis=0)) / (codes[:half].std(axis=0) + 1e-9)
-    probe = MLPRegressor(
-        hidden_layer_sizes=(128,), early_stopping=True, max_iter=300, learning_rate_init=3e-3, random_state=seed
-    )
-    probe.fit(codes[:half], targets[:half])
-    return float(r2_score(targets[half:], probe.predict(codes[half:]), multioutput="variance_weighted"))
 
 
 def retrieval(seed: int, values: Values) -> None:
@@ -75,13 +71,8 @@ def known_truth(seed: int, name: str, values: Values, **arguments: object) -> No
         values[name, "private in Z"].append(mlp_r2(specific, own, seed))
 
 
-def main() -> None:
-    """Run, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="3 seeds")
-    parser.add_argument("--seeds", type=int, help="number of seeds")
-    options = parser.parse_args()
-    n_seeds = options.seeds or 3
+def quick(n_seeds: int) -> None:
+    """Run, print and write the small table."""
     values: Values = defaultdict(list)
     started = time.perf_counter()
     for seed in range(n_seeds):
@@ -92,12 +83,53 @@ def main() -> None:
     write(
         "quality-quick",
         f"Quality, {n_seeds} seeds: mean [lowest, highest]",
-        pd.DataFrame([(*key, spread(found)) for key, found in values.items()], columns=["what", "figure", "test cells"]),
+        pd.DataFrame(
+            [(*key, spread(found)) for key, found in values.items()], columns=["what", "figure", "test cells"]
+        ),
         {"seeds": list(range(n_seeds)), "values": {" | ".join(key): found for key, found in values.items()}},
         "First part: PBMC10k, 4,500 / 500 / 1,855 cells for training, validation and test. FOSCTTM: 0 perfect, 0.5 "
         "chance; lower is better. Other parts: simulated cells with 5 shared factors and 5 private ones a modality; "
         "R2 of a fresh multilayer perceptron on test cells, both modalities.",
     )
+
+
+def _listed(known: dict[str, object]) -> Callable[[str], list[str]]:
+    """Parser of a comma-separated choice."""
+
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        unknown = sorted(set(names) - set(known))
+        if unknown:
+            raise argparse.ArgumentTypeError(f"expected some of {','.join(known)}, got {','.join(unknown)}")
+        return names
+
+    return parse
+
+
+def main() -> None:
+    """Run, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="3 seeds of the small table")
+    parser.add_argument("--seeds", type=int, help="number of seeds (5; 3 with --quick)")
+    parser.add_argument("--methods", type=_listed(METHODS), default=list(METHODS), help=f"of {','.join(METHODS)}")
+    parser.add_argument("--data", type=_listed(DATA), default=list(DATA), help=f"of {','.join(DATA)}")
+    parser.add_argument(
+        "--shared",
+        type=Path,
+        default=Path(__file__).resolve().parents[2] / "shared" / "data",
+        help="folder with the files of atac and bmmc",
+    )
+    parser.add_argument("--fresh", action="store_true", help="do again what is in the cache")
+    parser.add_argument("--table", action="store_true", help="fit nothing, only write the table of what is there")
+    parser.add_argument("--smoke", action="store_true", help="few cells and epochs, to see that everything runs")
+    options = parser.parse_args()
+    if options.quick:
+        quick(options.seeds or 3)
+        return
+    run = Run(options.shared, n_seeds=options.seeds or (1 if options.smoke else 5), smoke=options.smoke)
+    if not options.table:
+        run.fit(options.data, options.methods, fresh=options.fresh)
+    run.write()
 
 
 if __name__ == "__main__":

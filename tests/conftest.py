@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 
 import mudata
 import numpy as np
 import pytest
+import torch
 from anndata import AnnData
 from mudata import MuData
 
@@ -24,15 +26,13 @@ def pair(**modalities: AnnData) -> MuData:
         return MuData(modalities)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny matrices gain nothing from more threads, and a fixed number keeps sums in one order."""
-    import torch
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Tiny matrices gain nothing from more threads, and a fixed number keeps sums in one order.
 
-    before = torch.get_num_threads()
+    Before every test, because scanpy's compiled functions set the number for the whole process.
+    """
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +59,15 @@ def make_mdata(real_cells: MuData) -> Callable[[int], MuData]:
 def mdata(make_mdata: Callable[[int], MuData]) -> MuData:
     """150 fresh cells."""
     return make_mdata(150)
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What the package says, which does not reach the root logger."""
+    logger = logging.getLogger("indiseek")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from indiseek.objectives import Batch, CLIPObjective, NCEClubObjective, Objective
+from indiseek.objectives import Batch, CLIPObjective, ConditionalFlowObjective, NCEClubObjective, Objective
 
 # Different sizes everywhere, so that exchanged dimensions cannot pass.
 FEATURES = {"rna": 9, "prot": 4, "atac": 6}
@@ -29,6 +29,13 @@ def _nce_club(features: dict[str, int], **options) -> Objective:
     return NCEClubObjective(features, N_SHARED, specific, hidden=(8,), critic_hidden=(6,), **options)
 
 
+def _flow(features: dict[str, int], **options) -> Objective:
+    specific = {name: SPECIFIC[name] for name in features}
+    axes = {name: n - 1 if name == "rna" else n for name, n in features.items()}
+    specific["prot"] = features["prot"]
+    return ConditionalFlowObjective(features, axes, N_SHARED, specific, n_hidden=16, **options)
+
+
 OBJECTIVES = [
     pytest.param(_clip, id="clip"),
     pytest.param(partial(_clip, alignment=1.0), id="clip-aligned"),
@@ -36,6 +43,8 @@ OBJECTIVES = [
     pytest.param(partial(_nce_club, independence="vclub"), id="vclub"),
     pytest.param(partial(_nce_club, independent_of="own"), id="indiseek0"),
     pytest.param(partial(_nce_club, independence_weight=0.0), id="reconstruction-only"),
+    pytest.param(_flow, id="flow"),
+    pytest.param(partial(_flow, transport=0.0, dropout=0.0, n_layers=1), id="flow-plain"),
 ]
 
 pytestmark = [pytest.mark.parametrize("build", OBJECTIVES), pytest.mark.parametrize("k", [2, 3])]
@@ -53,8 +62,10 @@ def batch(k: int) -> Batch:
 def objective(build: Build, k: int, batch: Batch) -> Objective:
     torch.manual_seed(0)
     objective = build(dict(list(FEATURES.items())[:k]))
-    # One pass in training, so that running statistics are not at their start.
-    objective.train().latents(batch)
+    with torch.no_grad():
+        objective.eval().start(batch)
+        # One pass in training, so that running statistics are not at their start.
+        objective.train().latents(batch)
     return objective
 
 
@@ -146,6 +157,20 @@ def test_double_precision_works_throughout(objective, batch):
     objective.double().eval()
     assert objective.loss(wide).loss.isfinite()
     assert all(code.dtype == torch.double for code in objective.latents(wide))
+
+
+def test_start_and_finish_change_no_parameter_and_can_be_repeated(objective, batch):
+    before = [parameter.detach().clone() for parameter in objective.parameters()]
+    objective.eval()
+    with torch.no_grad():
+        objective.finish(batch)
+        codes = objective.latents(batch)
+        objective.start(batch)
+        objective.finish(batch)
+        again = objective.latents(batch)
+    for parameter, old in zip(objective.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.detach(), old, rtol=0, atol=0)
+    torch.testing.assert_close(again, codes)
 
 
 def test_gradient_of_the_loss_is_that_of_finite_differences(objective, batch):

@@ -36,7 +36,8 @@ def test_numpys_random_state_is_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("train_size", "validation_size"), [(0.9, 0.2), (0.0, 0.1), (0.8, 0.0), (1.2, 0.1), (-0.1, 0.1), (float("nan"), 0.1)]
+    ("train_size", "validation_size"),
+    [(0.9, 0.2), (0.0, 0.1), (0.8, 0.0), (1.2, 0.1), (-0.1, 0.1), (float("nan"), 0.1)],
 )
 def test_impossible_fractions_are_refused(train_size, validation_size):
     with pytest.raises(ValueError, match="expected train_size and validation_size above 0 .* got .*; for example"):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import mudata
 import numpy as np
 import pandas as pd

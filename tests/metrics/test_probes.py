@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 
-from indiseek.metrics import completeness, feature_r2, leakage, probe_r2
+from indiseek.metrics import completeness, feature_r2, leakage, leakages, probe_r2
 from indiseek.metrics._kernel_ridge import fit_predict
 
 
@@ -15,7 +15,7 @@ def _linear_leak(level, *, n=1500, d=8, q=5, seed=0):
     return z, np.sqrt(level) * z[:, :q] + np.sqrt(1 - level) * rng.standard_normal((n, q))
 
 
-def _quadratic_leak(level, *, n=1500, d=8, q=5, seed=0):
+def _quadratic_leak(level, *, n=1000, d=8, q=5, seed=0):
     rng = np.random.default_rng(seed)
     z = rng.standard_normal((n, d))
     even = (np.square(z[:, :q]) - 1) / np.sqrt(2)
@@ -32,7 +32,7 @@ def test_gaussian_case_has_its_true_r2(level, probe):
 def test_only_the_nonlinear_probe_sees_a_quadratic_leak():
     z, c = _quadratic_leak(0.3)
     assert probe_r2(z, c, probe="ridge") < 0.01
-    assert 0.22 < probe_r2(z, c, probe="nonlinear") < 0.33
+    assert 0.2 < probe_r2(z, c, probe="nonlinear") < 0.33
 
 
 def test_one_curved_dimension_among_fifty_is_found():
@@ -48,11 +48,10 @@ def test_an_interaction_is_found():
     assert probe_r2(z, z[:, [0]] * z[:, [1]], probe="nonlinear") > 0.8
 
 
-@pytest.mark.parametrize("n", [150, 700])
-@pytest.mark.parametrize("d", [8, 50])
+@pytest.mark.parametrize(("n", "d"), [(150, 8), (150, 50), (700, 8)])
 def test_no_positive_bias_without_leakage(n, d):
     scores = {"ridge": [], "nonlinear": []}
-    for seed in range(6):
+    for seed in range(3):
         rng = np.random.default_rng(seed)
         z, c = rng.standard_normal((n, d)), rng.standard_normal((n, 5))
         for probe, values in scores.items():
@@ -147,8 +146,20 @@ def test_leakage_takes_the_better_probe_and_a_null_near_zero():
     assert linear.r2 == max(linear.ridge, linear.nonlinear) > 0.25
 
 
+def test_many_targets_are_many_single_ones():
+    z, c = _linear_leak(0.3, n=200)
+    targets = {"c": c, "square": np.square(z[:, :2]), "noise": np.random.default_rng(1).standard_normal((200, 3))}
+    together = leakages(z, targets, n_permutations=2, seed=5)
+    assert list(together) == list(targets)
+    for name, target in targets.items():
+        alone = leakage(z, target, n_permutations=2, seed=5)
+        assert together[name].r2 == pytest.approx(alone.r2, abs=1e-9)
+        assert together[name].null == pytest.approx(alone.null, abs=1e-9)
+    assert np.isnan(leakages(z, targets, n_permutations=0)["c"].above_null)
+
+
 def test_leakage_orders_levels():
-    above = [leakage(*_linear_leak(level, n=700)).above_null for level in (0.0, 0.05, 0.1, 0.3)]
+    above = [leakage(*_linear_leak(level, n=500), n_permutations=2).above_null for level in (0.0, 0.05, 0.1, 0.3)]
     assert above == sorted(above)
     assert abs(above[0]) < 0.015
 
@@ -185,8 +196,8 @@ def test_errors():
         probe_r2(z, np.full((50, 2), 0.1))
     with pytest.raises(ValueError, match=r"expected finite values in specific, got NaN or inf in 50 of 50 cells"):
         leakage(z * np.inf, c)
-    with pytest.raises(ValueError, match=r"expected n_permutations >= 1, got 0"):
-        leakage(z, c, n_permutations=0)
+    with pytest.raises(ValueError, match=r"expected n_permutations >= 0, got -1"):
+        leakage(z, c, n_permutations=-1)
     with pytest.raises(ValueError, match=r"expected 5 feature_names, one for each column of features, got 2"):
         completeness(c, z, z, feature_names=["a", "b"])
     with pytest.raises(ValueError, match=r"expected inputs with at least 4 cells, got 3"):

@@ -165,7 +165,7 @@ def test_a_trained_critic_finds_dependence_and_only_that(independence):
         code = 2 * shared[:, :3] + 0.3 * noise if dependent else noise
         batch = Batch((code, torch.randn(600, 4, generator=generator)), (shared.roll(7, 0), shared))
         optimizer = torch.optim.Adam(objective.critic_parameters(), lr=5e-3)
-        for step in range(150):
+        for _ in range(150):
             rows = torch.randperm(300, generator=generator)[:128]
             optimizer.zero_grad()
             objective.critic_loss(batch.take(rows)).backward()

@@ -83,9 +83,9 @@ def _epochs_of(toy: Toy) -> float:
 
 @pytest.mark.parametrize(
     ("progress", "warmup", "length", "weight"),
-    [(0, 2, 4, 0), (1.99, 2, 4, 0), (2, 2, 4, 0), (4, 2, 4, 0.5), (6, 2, 4, 1), (99, 2, 4, 1), (0, 0, 0, 1), (0.5, 1, 0, 0),
-     (1, 1, 0, 1)],
-)  # fmt: skip
+    [(0, 2, 4, 0), (1.99, 2, 4, 0), (2, 2, 4, 0), (4, 2, 4, 0.5), (6, 2, 4, 1), (99, 2, 4, 1)]
+    + [(0, 0, 0, 1), (0.5, 1, 0, 0), (1, 1, 0, 1)],
+)
 def test_ramp_is_zero_then_rises_to_one(progress, warmup, length, weight):
     assert linear_ramp(progress, warmup=warmup, length=length) == pytest.approx(weight)
 
@@ -349,3 +349,48 @@ def test_training_reduces_the_loss_of_a_real_objective():
         show_progress=False,
     ).history
     assert history["validation_infonce"].iloc[-1] < 0.6 * history["validation_infonce"].iloc[0]
+
+
+def test_cosine_takes_the_steps_to_zero():
+    toy = Toy([1.0])
+    constant, falling = [], []
+    for cosine, weights in ((False, constant), (True, falling)):
+        toy = Toy([1.0])
+        _fit(toy, max_epochs=20, cosine=cosine, n_critic_steps=1)
+        weights += [-toy.weight.item(), toy.critic.item()]
+    # The mean of a half cosine is one half.
+    assert falling == pytest.approx([weight / 2 for weight in constant], rel=0.06)
+
+
+def test_gradients_are_cut_if_asked_for():
+    class Steep(Toy):
+        def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
+            output = super().loss(batch, ramp=ramp)
+            return ObjectiveOutput(1e6 * output.loss, output.terms)
+
+    norms = []
+
+    class Watch(lightning.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+            norms.append(pl_module.objective.weight.grad.norm().item())
+
+    for limit in (None, 2.0):
+        _fit(Steep([1.0]), max_epochs=1, max_gradient_norm=limit, callbacks=[Watch()])
+    assert norms == pytest.approx([1e6] * N_STEPS + [2.0] * N_STEPS, rel=1e-3)
+
+
+def test_start_and_finish_see_all_training_cells_once_without_gradients():
+    calls: list[tuple[str, int, bool, bool]] = []
+
+    class Spy(Toy):
+        def start(self, batch: Batch) -> None:
+            calls.append(("start", batch.n_cells, self.training, torch.is_grad_enabled()))
+
+        def finish(self, batch: Batch) -> None:
+            calls.append(("finish", batch.n_cells, self.training, torch.is_grad_enabled()))
+            assert self.ramps
+
+    _fit(Spy([1.0]))
+    assert [call[:2] for call in calls] == [("start", 40), ("finish", 40)]
+    assert not any(grad for *_, grad in calls)
+    assert calls[-1][2] is False

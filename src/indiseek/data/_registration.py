@@ -258,12 +258,11 @@ def register(
     -------
     The manager; its ``adata`` holds the values.
     """
+    # With the modality's name, because a gene and a protein may have one name.
+    var = {name: pd.DataFrame(index=[f"{name}:{feature}" for feature in features[name]]) for name in values}
     with mudata.set_options(pull_on_update=False):
         container = MuData(
-            {
-                name: AnnData(X=matrix, obs=pd.DataFrame(index=cells), var=pd.DataFrame(index=pd.Index(features[name])))
-                for name, matrix in values.items()
-            }
+            {name: AnnData(X=matrix, obs=pd.DataFrame(index=cells), var=var[name]) for name, matrix in values.items()}
         )
         fields = [
             MuDataLayerField(f"X_{name}", None, mod_key=name, is_count_data=False, mod_required=True) for name in values

@@ -7,7 +7,7 @@ from ._completeness import completeness
 from ._conditional import conditional_mean
 from ._critic import InformationBound, infonce_bound
 from ._dependence import Dependence, distance_correlation
-from ._leakage import Leakage, leakage
+from ._leakage import Leakage, leakage, leakages
 from ._noise import noise_share, thin_counts
 from ._probes import feature_r2, probe_r2
 from ._retrieval import foscttm, median_rank, recall_at_k
@@ -28,6 +28,7 @@ __all__ = [
     "foscttm",
     "infonce_bound",
     "leakage",
+    "leakages",
     "median_rank",
     "noise_share",
     "pls_svd",

@@ -134,26 +134,23 @@ def _leakage(
     cells: Cells, modality: str, conditional: dict[str, Array], n_permutations: int, seed: int
 ) -> list[dict[str, object]]:
     x, z = cells.features[modality], cells.specific[modality]
-    targets = {
-        (kind, other): target
-        for other, mean in conditional.items()
-        for kind, target in (
-            ("shared", cells.shared[other]),
-            ("features", cells.features[other]),
-            ("predictable", mean),
-        )
-        if np.ptp(target, axis=0).any()
-    }
+    targets: dict[tuple[str, str], Array] = {}
+    for other, mean in conditional.items():
+        targets["shared", other] = cells.shared[other]
+        targets["features", other] = cells.features[other]
+        targets["predictable", other] = mean
+    # A collapsed code, or a mean that no other modality shifts, holds nothing that could leak.
+    targets = {key: target for key, target in targets.items() if varying(target).any()}
+    named = {f"{kind} {other}": target for (kind, other), target in targets.items()}
+    found = leakages(z, named, n_permutations=_N_PROBE_NULLS, seed=seed)
+    ceilings = leakages(x, named, n_permutations=0, seed=seed)
     values = list(targets.values())
-    found = leakages(z, values, n_permutations=_N_PROBE_NULLS, seed=seed)
-    ceilings = leakages(x, values, n_permutations=0, seed=seed)
-    options = {"max_cells": _DEPENDENCE_CELLS, "seed": seed}
-    distances = distance_correlations(z, values, n_permutations=n_permutations, **options)
-    distance_ceilings = distance_correlations(x, values, n_permutations=0, **options)
+    distances = distance_correlations(z, values, n_permutations=n_permutations, max_cells=_DEPENDENCE_CELLS, seed=seed)
+    distance_ceilings = distance_correlations(x, values, n_permutations=0, max_cells=_DEPENDENCE_CELLS, seed=seed)
     order = np.random.default_rng([seed, 5]).permutation(cells.n_cells)
-    rows = []
-    for (kind, other), target, leak, ceiling, distance, distance_ceiling in zip(
-        targets, values, found, ceilings, distances, distance_ceilings, strict=True
+    rows: list[dict[str, object]] = []
+    for ((kind, other), target), leak, ceiling, distance, distance_ceiling in zip(
+        targets.items(), found.values(), ceilings.values(), distances, distance_ceilings, strict=True
     ):
         bound = infonce_bound(z, target, seed=seed)
         rows.append(
@@ -225,8 +222,7 @@ def _content(
     x = cells.features[modality]
     parts = {"predictable": predictable, "private": x - predictable}
     parts = {name: part for name, part in parts.items() if varying(part).any()}
-    values = list(parts.values())
-    ceilings = dict(zip(parts, leakages(x, values, n_permutations=0, seed=seed), strict=True))
+    ceilings = leakages(x, parts, n_permutations=0, seed=seed)
     codes = {"specific": cells.specific[modality], "shared": cells.shared[modality]}
     if cells.joint is not None:
         codes["joint"] = cells.joint
@@ -234,8 +230,7 @@ def _content(
     rows = []
     for code, array in codes.items():
         row: dict[str, object] = {"modality": modality, "code": code}
-        found = leakages(array, values, n_permutations=_N_PROBE_NULLS, seed=seed)
-        for name, result in zip(parts, found, strict=True):
+        for name, result in leakages(array, parts, n_permutations=_N_PROBE_NULLS, seed=seed).items():
             row |= {name: result.r2, f"{name}_null": result.null, f"{name}_ceiling": ceilings[name].r2}
         r2 = feature_r2(array, x, probe="nonlinear", seed=seed) if code == "joint" else per_feature[code]
         rows.append(row | {"features": _weighted(r2, weights)})

@@ -40,7 +40,7 @@ class InformationBound:
 
 
 def infonce_bound(
-    a: ArrayLike, b: ArrayLike, *, max_steps: int = 300, max_cells: int = 4000, seed: int = 0
+    a: ArrayLike, b: ArrayLike, *, max_steps: int = 150, max_cells: int = 4000, seed: int = 0
 ) -> InformationBound:
     """Held-out InfoNCE bound of the mutual information between two codes, in nats.
 
@@ -53,7 +53,7 @@ def infonce_bound(
     a, b
         Codes of the same cells, ``(n_cells, n_a)`` and ``(n_cells, n_b)``.
     max_steps
-        Largest number of optimiser steps, default 300.
+        Largest number of optimiser steps, default 150.
     max_cells
         Cells drawn at random if there are more, default 4,000.
     seed

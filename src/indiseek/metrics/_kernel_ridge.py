@@ -25,8 +25,9 @@ N_LANDMARKS = 300
 # Widths of the kernel as multiples of 1 / (median squared distance): the widest is close to a quadratic polynomial.
 _INVERSE_WIDTHS = (0.1, 1.0)
 # Standardised inputs find a leak in a dimension of small variance; inputs on their own scale (principal components)
-# let the large ones lead. Cross-validation chooses.
+# let the large ones lead. Cross-validation chooses, where the scales differ by more than this factor.
 _SCALE_EXPONENTS = (0.0, 1.0)
+_EQUAL_SCALES = 2.0
 # Polynomials grow without bound in a tail, and their scale puts them in the range of the kernels' penalties.
 _CLIP = 3.0
 _ADDITIVE_SCALE = 0.1
@@ -102,8 +103,10 @@ def fit_predict(
     if nonlinear:
         maps = [(_additive(inputs), _additive(queries))]
         chosen = rng.permutation(len(inputs))[:n_landmarks]
-        for exponent in _SCALE_EXPONENTS:
-            width = scale[varies] ** exponent
+        own_scale = scale[varies]
+        exponents = _SCALE_EXPONENTS if own_scale.max() > _EQUAL_SCALES * own_scale.min() else _SCALE_EXPONENTS[:1]
+        for exponent in exponents:
+            width = own_scale**exponent
             maps += _nystroem(inputs * width, queries * width, chosen)
         paths += [_path(features, centred, mapped_queries, _KERNEL_PENALTIES) for features, mapped_queries in maps]
 

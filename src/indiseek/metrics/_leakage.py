@@ -11,11 +11,9 @@ from ._checks import check_count
 from ._probes import PROBES, cross_predict, pair, weighted_r2
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
+    from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def leakage(
     target
         What the codes should not hold: the other modality's shared codes or features, ``(n_cells, n_targets)``.
     n_permutations
-        Permutations of the target's cells for the null, default 5.
+        Permutations of the target's cells for the null, default 5; with 0 the null is NaN.
     n_splits
         Number of folds, default 5.
     seed
@@ -80,40 +78,65 @@ def leakage(
     ValueError
         If cells differ, values are not finite, all targets are constant, or an option is out of range.
     """
-    x, y = pair(specific, target, "specific", "target")
-    check_count(n_permutations, "n_permutations", low=1)
-    (result,) = leakages(x, [y], n_permutations=n_permutations, n_splits=n_splits, seed=seed)
-    return result
+    found = leakages(specific, {"target": target}, n_permutations=n_permutations, n_splits=n_splits, seed=seed)
+    return found["target"]
 
 
 def leakages(
-    x: Array,
-    targets: Sequence[Array],
+    specific: ArrayLike,
+    targets: Mapping[str, ArrayLike],
     *,
-    n_permutations: int,
+    n_permutations: int = 5,
     n_splits: int = 5,
     seed: int = 0,
-) -> list[Leakage]:
-    """Leakage of one code to several targets; targets and their permutations share each probe's factorisation."""
+) -> dict[str, Leakage]:
+    """Leakage of one specific code to several targets, for little more than the price of one.
+
+    Targets and their permutations share each probe's factorisation; every number is the one :func:`leakage` gives.
+
+    Parameters
+    ----------
+    specific
+        Specific codes of held-out cells, ``(n_cells, n_latent)``.
+    targets
+        Named arrays that the codes should not hold, each ``(n_cells, n_targets)``.
+    n_permutations
+        Permutations of the targets' cells for the null, default 5; with 0 the null is NaN.
+    n_splits
+        Number of folds, default 5.
+    seed
+        Seed of folds, landmarks and permutations, default 0.
+
+    Returns
+    -------
+    Leakage for each name.
+
+    Raises
+    ------
+    ValueError
+        If cells differ, values are not finite, all columns of a target are constant, or an option is out of range.
+    """
+    check_count(n_permutations, "n_permutations", low=0)
+    pairs = [pair(specific, target, "specific", name) for name, target in targets.items()]
+    x = pairs[0][0]
     rng = np.random.default_rng([seed, 1])
     orders = [np.arange(len(x)), *(rng.permutation(len(x)) for _ in range(n_permutations))]
-    versions = [y[order] for y in targets for order in orders]
-    scores = np.empty((len(PROBES), len(targets), len(orders)))
+    versions = [y[order] for _, y in pairs for order in orders]
+    scores = np.empty((len(PROBES), len(pairs), len(orders)))
     for row, probe in zip(scores, PROBES, strict=True):
         predictions = cross_predict(x, versions, probe=probe, n_splits=n_splits, seed=seed)
         r2 = [weighted_r2(y, prediction) for y, prediction in zip(versions, predictions, strict=True)]
         row[:] = np.reshape(r2, row.shape)
-    nulls = scores[:, :, 1:].mean(axis=2) if n_permutations else np.full(scores.shape[:2], np.nan)
     best = scores.max(axis=0)
-    best_null = best[:, 1:].mean(axis=1) if n_permutations else nulls[0]
-    return [
-        Leakage(
+    nulls = [values[..., 1:].mean(axis=-1) if n_permutations else best[:, 0] * np.nan for values in (best, *scores)]
+    return {
+        name: Leakage(
             r2=float(best[k, 0]),
-            null=float(best_null[k]),
+            null=float(nulls[0][k]),
             ridge=float(scores[0, k, 0]),
             nonlinear=float(scores[1, k, 0]),
-            ridge_null=float(nulls[0, k]),
-            nonlinear_null=float(nulls[1, k]),
+            ridge_null=float(nulls[1][k]),
+            nonlinear_null=float(nulls[2][k]),
         )
-        for k in range(len(targets))
-    ]
+        for k, name in enumerate(targets)
+    }

@@ -92,8 +92,8 @@ def _leakage(modality: str, targets: pd.DataFrame, limit: float) -> Verdict:
     worst = targets.loc[targets["above_null"].idxmax()]
     passed = bool(worst["above_null"] < limit)
     figures = (
-        f"R2 {worst['r2']:.2f}, null {_signless(worst['null'])}, limit {limit:.2f} above it; "
-        f"{modality} itself {worst['ceiling']:.2f}"
+        f"R2 {_signless(worst['r2'])}, null {_signless(worst['null'])}, limit {limit:.2f} above it; "
+        f"{modality} itself {_signless(worst['ceiling'])}"
     )
     if passed:
         words = (
@@ -124,8 +124,8 @@ def _excess(modality: str, others: list[str], code: str, row: pd.Series, limit: 
     passed = value < limit
     name = "Joint shared code" if code == "joint" else f"Shared code of {modality}"
     knower = " and ".join(others)
-    figures = f"R2 {row['private']:.2f}, null {_signless(row['private_null'])}, limit {limit:.2f} above it"
-    known = f"and {row['predictable']:.2f} of what {knower} can"
+    figures = f"R2 {_signless(row['private'])}, null {_signless(row['private_null'])}, limit {limit:.2f} above it"
+    known = f"and {_signless(row['predictable'])} of what {knower} can"
     if passed:
         words = f"{name}: holds next to nothing of {modality} that {knower} cannot know ({figures}) {known}"
     else:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -56,4 +60,34 @@ def by_stage(
         result = {stage: default[stage] if value is None else value for stage in stages}
     for number in result.values():
         check_range(name, number, low=low)
-    return result
+    # Lightning refuses numpy's integers.
+    return {stage: int(number) for stage, number in result.items()}
+
+
+def candidates(name: str, values: ArrayLike, *, low: float, whole: bool = False) -> tuple[Any, ...]:
+    """Values to try, each once, in the order given.
+
+    Parameters
+    ----------
+    name
+        Name of the argument, for messages.
+    values
+        One number or several.
+    low
+        Least that is allowed.
+    whole
+        Whether they must be whole numbers.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is too small or not whole.
+    """
+    numbers = np.atleast_1d(values).ravel()
+    if numbers.size == 0:
+        raise ValueError(f"expected at least one value of {name} to try, got none; give a list of numbers.")
+    for number in numbers:
+        check_range(name, number, low=low)
+        if whole and number != round(number):
+            raise ValueError(f"expected whole numbers for {name}, got {number}; round them.")
+    return tuple(dict.fromkeys((numbers.astype(int) if whole else numbers.astype(float)).tolist()))

@@ -336,7 +336,9 @@ class MultimodalModel(BaseModelClass):
         transforms = {name: copy.deepcopy(transform) for name, transform in self._transforms.items()}
         for name, transform in transforms.items():
             transform.fit(self._values(name), split.train)
-        return Fitted(transforms, self._new_module(transforms, seed), split, split_arguments, cells_digest(self._adata.obs_names))
+        return Fitted(
+            transforms, self._new_module(transforms, seed), split, split_arguments, cells_digest(self._adata.obs_names)
+        )
 
     def _new_module(self, transforms: dict[str, Transform], seed: int) -> StagedModule:
         n_features = {name: transforms[name].n_output for name in self.modalities}

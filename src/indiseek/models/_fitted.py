@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -23,9 +24,11 @@ class Fitted:
         Fitted transform by modality.
     module
         Transforms and networks.
-    split, split_arguments, n_cells
-        Split of the `n_cells` cells of training, and what the user asked for. The split is None for a
-        model that was loaded with other cells.
+    split, split_arguments
+        Split of the cells of training, and what the user asked for. The split is None for a model that
+        was loaded with other cells.
+    cells
+        Digest of the names of the cells of training: positions mean nothing in other cells.
     trained_stages
         Stages that have been trained, in order.
     stage_seconds
@@ -38,7 +41,7 @@ class Fitted:
     module: StagedModule
     split: Split | None
     split_arguments: dict[str, Any]
-    n_cells: int
+    cells: str
     trained_stages: list[str] = field(default_factory=list)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     history: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -66,7 +69,7 @@ class Fitted:
             "state": {key: value.cpu() for key, value in self.module.state_dict().items()},
             "split": None if self.split is None else [torch.as_tensor(part) for part in self.split],
             "split_arguments": self.split_arguments,
-            "n_cells": self.n_cells,
+            "cells": self.cells,
             "trained_stages": self.trained_stages,
             "stage_seconds": self.stage_seconds,
             "history": {key: frame[key].tolist() for key, frame in self.history.items()},
@@ -83,13 +86,18 @@ class Fitted:
             module=module,
             split=None if split is None else Split(*(part.numpy() for part in split)),
             split_arguments=payload["split_arguments"],
-            n_cells=payload["n_cells"],
+            cells=payload["cells"],
             trained_stages=payload["trained_stages"],
             stage_seconds=payload["stage_seconds"],
             history={
                 key: pd.DataFrame({key: values}).rename_axis("epoch") for key, values in payload["history"].items()
             },
         )
+
+
+def cells_digest(names: pd.Index) -> str:
+    """Digest of the names of cells in their order."""
+    return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()
 
 
 def empty_transforms(saved: dict[str, Any], n_features: dict[str, int]) -> dict[str, Transform]:

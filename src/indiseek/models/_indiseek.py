@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, final
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, cast, final
 
 import numpy as np
 import torch
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
-from indiseek.data import Transform
-from indiseek.models._arguments import by_stage, check_choice, check_range
-from indiseek.models._base import INFERENCE_BATCH, MultimodalModel
-from indiseek.models._schedules import DEFAULTS, shared_settings, specific_settings
+from indiseek.data import Split, Transform
+from indiseek.models._arguments import candidates, check_choice, check_range
+from indiseek.models._base import INFERENCE_BATCH, MIN_HELD_OUT_CELLS, MultimodalModel
+from indiseek.models._schedules import N_CRITIC_STEPS, PATIENCE, schedule
+from indiseek.models._tuning import Grid, Trials, search
+from indiseek.models._tuning_record import Record, fingerprint_of_data
+from indiseek.models._tuning_result import Tuning
 from indiseek.objectives import (
     Activation,
     CLIPObjective,
@@ -23,6 +31,9 @@ from indiseek.objectives import (
     NCEClubObjective,
     Objective,
 )
+from indiseek.train import StageSettings, resolve_device
+
+logger = logging.getLogger(__name__)
 
 Specific = Literal["flow", "nce-club"]
 
@@ -56,8 +67,8 @@ class IndiSeekModel(MultimodalModel):
     specific
         ``"flow"`` or ``"nce-club"``.
     n_context
-        Dimension of the wide codes of stage 1 that are the condition of the flow; 0 conditions on the
-        shared codes.
+        Dimension of the wide codes of stage 1 that, beside the shared ones, are the condition of the flow;
+        0 for none.
     lam
         Weight :math:`\lambda` of the reconstruction. Small values favour independence, large ones
         completeness; the paper recommends 0.1 to 10.
@@ -133,6 +144,8 @@ class IndiSeekModel(MultimodalModel):
         for value in n_specific.values() if isinstance(n_specific, Mapping) else [n_specific]:
             if value is not None:
                 check_range("n_specific", value, low=1)
+        for width in (*hidden, *critic_hidden):
+            check_range("widths in hidden and critic_hidden", width, low=1)
         check_range("lam", lam, low=0)
         check_range("independence_weight", independence_weight, low=0)
         check_range("alignment", alignment, low=0)
@@ -163,9 +176,9 @@ class IndiSeekModel(MultimodalModel):
         lr: float | None = None,
         critic_lr: float | None = None,
         weight_decay: float | None = None,
-        n_critic_steps: int = 2,
+        n_critic_steps: int = N_CRITIC_STEPS,
         early_stopping: bool = True,
-        patience: int = 10,
+        patience: int = PATIENCE,
         train_size: float = 0.8,
         validation_size: float = 0.1,
         external_indexing: Sequence[ArrayLike] | None = None,
@@ -192,8 +205,8 @@ class IndiSeekModel(MultimodalModel):
             Cells in a step, for every stage or for each by name; by default 512, and 256 for ``"flow"``.
             InfoNCE cannot show more than ``log(batch_size)`` nats.
         lr, critic_lr
-            Learning rates (AdamW) of encoders and decoders, and of critics. By default 1e-3, and 2e-3 and
-            4e-3 for ``"nce-club"``.
+            Learning rates (AdamW): of encoders, decoders and flows, by default 1e-3 in stage 1 and 2e-3 in
+            stage 2; and of critics, by default 4e-3.
         weight_decay
             Decoupled weight decay of the encoders; by default 0, and 1e-4 for ``"flow"``.
         n_critic_steps
@@ -235,21 +248,18 @@ class IndiSeekModel(MultimodalModel):
             raise ValueError(f"expected devices=1, got {devices!r}; training on several devices is not supported yet.")
         check_range("n_critic_steps", n_critic_steps, low=1)
         check_range("patience", patience, low=1)
-        method = self._arguments["specific"]
-        stages = ["shared", "context", "specific"] if self._arguments["n_context"] else ["shared", "specific"]
-        defaults = {stage: DEFAULTS[method if stage == "specific" else "shared"] for stage in stages}
-        sizes = by_stage("batch_size", batch_size, {name: d.batch_size for name, d in defaults.items()}, low=2)
-        n_train = self._n_train(train_size, external_indexing)
-        default_epochs = {name: max(1, round(d.n_steps * sizes[name] / n_train)) for name, d in defaults.items()}
-        epochs = by_stage("max_epochs", max_epochs, default_epochs, low=1)
         changes = {"lr": lr, "critic_lr": critic_lr, "weight_decay": weight_decay}
         given = {name: value for name, value in changes.items() if value is not None}
         for name, value in given.items():
             check_range(name, value, **({"low": 0} if name == "weight_decay" else {"above": 0}))
-        stop = patience if early_stopping else None
-        n_critic_steps = n_critic_steps if self._arguments["independence_weight"] > 0 else 0
-        settings = {name: shared_settings(epochs[name], stop, given) for name in stages[:-1]}
-        settings["specific"] = specific_settings(method, epochs["specific"], stop, n_critic_steps, given)
+        settings, sizes = self._schedule(
+            self._n_train(train_size, external_indexing),
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            patience=patience if early_stopping else None,
+            n_critic_steps=n_critic_steps,
+            given=given,
+        )
         self._fit(
             settings,
             {"train_size": train_size, "validation_size": validation_size, "external_indexing": external_indexing},
@@ -261,6 +271,151 @@ class IndiSeekModel(MultimodalModel):
         )
         if write_latents:
             self.write_latents()
+
+    def tune(
+        self,
+        *,
+        n_shared: Sequence[int] = (4, 6, 8, 12),
+        alignment: Sequence[float] = (0.0, 5.0, 10.0),
+        lam: Sequence[float] = (0.1, 1.0, 10.0),
+        choose_n_specific: bool = False,
+        directory: str | Path | None = None,
+        max_epochs: int | Mapping[str, int] | None = None,
+        train_size: float = 0.8,
+        validation_size: float = 0.1,
+        external_indexing: Sequence[ArrayLike] | None = None,
+        accelerator: str = "auto",
+        seed: int = 0,
+        show_progress: bool = True,
+    ) -> Tuning:
+        """Choose the dimension and purity of the shared space, and what the specific stage needs, without labels.
+
+        Every candidate is trained on the training cells, as :meth:`train` does it, and judged on the validation
+        cells; the test cells stay untouched for :meth:`certify`. The choice becomes the arguments of this model.
+        Call :meth:`train` next, with the same split arguments and seed: other ones would make test cells of cells
+        that the choice has seen.
+
+        The shared space comes first. Of the candidates that hold all of the shared content, those are kept that
+        hold next to nothing of what only one modality knows (their excess), and of these the narrowest is taken
+        whose held-out InfoNCE is within one standard error of the best at its alignment. With
+        ``specific="nce-club"`` the weight `lam` follows: the best held-out reconstruction among those whose
+        leakage passes. With ``specific="flow"`` one flow is fitted, and the number of its dimensions that carry
+        95 % of what only their modality knows is reported.
+
+        Parameters
+        ----------
+        n_shared, alignment
+            Values to try, every pair of them.
+        lam
+            Values to try with ``specific="nce-club"``; the flow has no such weight.
+        choose_n_specific
+            Whether the flow's number of dimensions is set too, instead of suggested only.
+        directory
+            Where finished candidates are kept, so that an interrupted or wider search goes on from them.
+        max_epochs
+            As in :meth:`train`.
+        train_size, validation_size, external_indexing
+            As in :meth:`train`; at least 100 validation cells.
+        accelerator, seed
+            As in :meth:`train`.
+        show_progress
+            Whether a progress bar over the candidates is shown.
+
+        Returns
+        -------
+        The candidates' table, the choice and its reasons; :func:`indiseek.pl.tuning` draws them.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is trained already or was loaded without data.
+        ValueError
+            If a value is out of range, there are fewer than 100 validation cells, or `directory` holds the results
+            of other data or settings.
+        KeyboardInterrupt
+            If it was stopped. The model is then as it was before the call, as after any failure.
+        """
+        if self.is_trained:
+            raise RuntimeError("expected an untrained model, got a trained one; make a new model to tune it.")
+        n_train = self._n_train(train_size, external_indexing)
+        method = self._arguments["specific"]
+        grid = Grid(
+            n_shared=candidates("n_shared", n_shared, low=2, whole=True),
+            alignment=candidates("alignment", alignment, low=0),
+            lam=candidates("lam", lam, low=0) if method == "nce-club" else (),
+        )
+        self._with({"n_shared": max(grid.n_shared)})._check_sizes()
+        settings, sizes = self._schedule(n_train, max_epochs=max_epochs)
+        device = resolve_device(accelerator)
+        split_arguments = {
+            "train_size": train_size,
+            "validation_size": validation_size,
+            "external_indexing": external_indexing,
+        }
+        fitted = self._to_fit(split_arguments, seed)
+        split = cast(Split, fitted.split)
+        if len(split.validation) < MIN_HELD_OUT_CELLS:
+            raise ValueError(
+                f"expected at least {MIN_HELD_OUT_CELLS} validation cells, got {len(split.validation)}; "
+                "give a larger validation_size."
+            )
+        module = fitted.module.to(device)
+        values = {name: self._values(name) for name in self.modalities}
+        searched = {"n_shared", "alignment", "lam"} | ({"n_specific"} if method == "flow" else set())
+        fingerprint = fingerprint_of_data(values, self._var_names, split) | {
+            "package": version("indiseek"),
+            "seed": seed,
+            "transforms": {name: [t.name, t.config()] for name, t in self._transforms.items()},
+            "arguments": {name: value for name, value in self._arguments.items() if name not in searched},
+            "settings": {name: asdict(value) | {"batch_size": sizes[name]} for name, value in settings.items()},
+        }
+        tuning = search(
+            Trials(
+                new_module=lambda changes: self._with(changes)._new_module(fitted.transforms, seed).to(device),
+                names=self.modalities,
+                train=module.features([matrix[split.train] for matrix in values.values()]),
+                validation=module.features([matrix[split.validation] for matrix in values.values()]),
+                settings=settings,
+                batch_sizes=sizes,
+                accelerator=accelerator,
+                seed=seed,
+            ),
+            grid,
+            Record(directory, fingerprint),
+            choose_dimensions=choose_n_specific,
+            show_progress=show_progress,
+        )
+        self._arguments = self._with(tuning.chosen)._arguments
+        logger.info(f"{tuning.headline}: {'; '.join(tuning.reasons)}. train() uses it, with the same split and seed.")
+        return tuning
+
+    def _with(self, changes: Mapping[str, Any]) -> Self:
+        """Untrained model of the same data with other arguments; not for users."""
+        other = copy.copy(self)
+        other._arguments = self._arguments | dict(changes)
+        return other
+
+    def _schedule(
+        self,
+        n_train: int,
+        *,
+        max_epochs: int | Mapping[str, int] | None = None,
+        batch_size: int | Mapping[str, int] | None = None,
+        patience: int | None = PATIENCE,
+        n_critic_steps: int = N_CRITIC_STEPS,
+        given: Mapping[str, Any] | None = None,
+    ) -> tuple[dict[str, StageSettings], dict[str, int]]:
+        """Settings and batch size of each stage."""
+        return schedule(
+            self._arguments["specific"],
+            ["shared", "context", "specific"] if self._arguments["n_context"] else ["shared", "specific"],
+            n_train,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            patience=patience,
+            n_critic_steps=n_critic_steps if self._arguments["independence_weight"] > 0 else 0,
+            given=given or {},
+        )
 
     def counterfactual(
         self, *, modality: str, indices: ArrayLike, donors: ArrayLike, mdata: MuData | None = None
@@ -310,7 +465,7 @@ class IndiSeekModel(MultimodalModel):
             return objective.inverse(position, code, other.shared).cpu().numpy()
 
     def _n_condition(self) -> int:
-        return int(self._arguments["n_context"] or self._arguments["n_shared"])
+        return int(self._arguments["n_shared"] + self._arguments["n_context"])
 
     def _init_arguments(self) -> dict[str, Any]:
         return self._arguments

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -41,13 +40,14 @@ def write_payload(payload: dict[str, Any], directory: Path) -> None:
     directory
         Existing directory.
     """
-    handle, temporary = tempfile.mkstemp(dir=directory, suffix=".tmp")
+    # Not tempfile, whose files only their owner may read.
+    temporary = directory / f"{FILE_NAME}.{os.getpid()}.tmp"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             torch.save(payload, file)
-        os.replace(temporary, directory / FILE_NAME)
+        temporary.replace(directory / FILE_NAME)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -71,6 +71,11 @@ def read_payload(directory: Path, model: str) -> dict[str, Any]:
     path = directory / FILE_NAME
     if not path.is_file():
         raise FileNotFoundError(f"expected a saved model at {path}, got no such file; give the directory of save().")
+    with path.open("rb") as file:
+        is_archive = file.read(4) == b"PK\x03\x04"
+    # What is no archive is an old pickle at best: not even looked into.
+    if not is_archive:
+        raise ValueError(f"expected a complete file at {path}, got a damaged one or something else; save again.")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

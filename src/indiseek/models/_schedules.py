@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from indiseek.models._arguments import by_stage
 from indiseek.train import StageSettings
 
 
@@ -15,6 +16,9 @@ class StageDefaults(NamedTuple):
     batch_size: int
     n_steps: int
 
+
+PATIENCE = 10
+N_CRITIC_STEPS = 2
 
 # Stage 1 usually stops earlier.
 DEFAULTS = {
@@ -54,7 +58,7 @@ def specific_settings(
     """
     settings = StageSettings(max_epochs=max_epochs, cosine=True)
     if method == "flow":
-        settings = replace(settings, patience=patience, weight_decay=1e-4, max_gradient_norm=5.0)
+        settings = replace(settings, lr=2e-3, patience=patience, weight_decay=1e-4, max_gradient_norm=5.0)
     else:
         settings = replace(
             settings,
@@ -65,3 +69,45 @@ def specific_settings(
             ramp_epochs=max_epochs // 20,
         )
     return replace(settings, **given)
+
+
+def schedule(
+    method: str,
+    stages: Sequence[str],
+    n_train: int,
+    *,
+    max_epochs: int | Mapping[str, int] | None = None,
+    batch_size: int | Mapping[str, int] | None = None,
+    patience: int | None,
+    n_critic_steps: int,
+    given: Mapping[str, Any],
+) -> tuple[dict[str, StageSettings], dict[str, int]]:
+    """Settings and batch size of each stage, from what the user said and the defaults.
+
+    Parameters
+    ----------
+    method
+        ``"flow"`` or ``"nce-club"``.
+    stages
+        Names of the stages, the specific one last.
+    n_train
+        Number of training cells.
+    max_epochs, batch_size
+        One number for all stages, numbers for some of them, or None.
+    patience, n_critic_steps, given
+        As in :func:`shared_settings` and :func:`specific_settings`.
+
+    Raises
+    ------
+    KeyError
+        If a stage is unknown.
+    ValueError
+        If a number is too small.
+    """
+    defaults = {stage: DEFAULTS[method if stage == "specific" else "shared"] for stage in stages}
+    sizes = by_stage("batch_size", batch_size, {name: d.batch_size for name, d in defaults.items()}, low=2)
+    default_epochs = {name: max(1, round(d.n_steps * sizes[name] / n_train)) for name, d in defaults.items()}
+    epochs = by_stage("max_epochs", max_epochs, default_epochs, low=1)
+    settings = {name: shared_settings(epochs[name], patience, given) for name in stages[:-1]}
+    settings["specific"] = specific_settings(method, epochs["specific"], patience, n_critic_steps, given)
+    return settings, sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._curves import training_curves
 from ._spaces import spaces
+from ._tuning import tuning
 from ._umap import umap_coordinates
 
-__all__ = ["spaces", "training_curves", "umap_coordinates"]
+__all__ = ["spaces", "training_curves", "tuning", "umap_coordinates"]

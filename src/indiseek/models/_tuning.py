@@ -1,0 +1,223 @@
+"""Search of the shared space and of what the specific stage needs, without labels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, cast
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from indiseek.models._base import INFERENCE_BATCH
+from indiseek.models._module import StagedModule
+from indiseek.models._tuning_measures import HeldOut
+from indiseek.models._tuning_record import Record
+from indiseek.models._tuning_result import Tuning
+from indiseek.models._tuning_rules import SHARE, choose_lam, choose_n_specific, choose_shared
+from indiseek.objectives import Batch, CLIPObjective
+from indiseek.train import StageSettings, fit_stage
+
+Candidate = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Values to try; without any `lam` the specific stage is the flow."""
+
+    n_shared: Sequence[int]
+    alignment: Sequence[float]
+    lam: Sequence[float]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trials:
+    """What all candidates have in common.
+
+    Attributes
+    ----------
+    new_module
+        Fresh networks for changed arguments of the model, the same for the same arguments, on the device.
+    names
+        Names of the modalities.
+    train, validation
+        Transformed features of the two parts, on the device.
+    settings, batch_sizes
+        How each stage is trained.
+    accelerator
+        As Lightning names it.
+    seed
+        Seed of every candidate, so that candidates differ by their arguments only.
+    """
+
+    new_module: Callable[[Mapping[str, Any]], StagedModule]
+    names: Sequence[str]
+    train: Batch
+    validation: Batch
+    settings: Mapping[str, StageSettings]
+    batch_sizes: Mapping[str, int]
+    accelerator: str
+    seed: int
+
+    def fit(self, module: StagedModule, stage: str) -> None:
+        """Train one stage of a candidate as the model itself would.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If the user stopped it.
+        """
+        result = fit_stage(
+            module.objective(stage),
+            (
+                module.inputs(stage, self.train, INFERENCE_BATCH),
+                module.inputs(stage, self.validation, INFERENCE_BATCH),
+            ),
+            self.settings[stage],
+            name=stage,
+            batch_size=self.batch_sizes[stage],
+            accelerator=self.accelerator,
+            seed=self.seed + list(module.objectives).index(stage),
+            show_progress=False,
+        )
+        if result.interrupted:
+            raise KeyboardInterrupt
+
+
+def search(trials: Trials, grid: Grid, record: Record, *, choose_dimensions: bool, show_progress: bool) -> Tuning:
+    """Try all candidates that the record does not hold, and choose.
+
+    Parameters
+    ----------
+    trials
+        What all candidates have in common.
+    grid
+        Values to try.
+    record
+        What was found before, and where what is found now is kept.
+    choose_dimensions
+        Whether the number of the flow's dimensions is part of the choice.
+    show_progress
+        Whether a progress bar is shown.
+    """
+    total = len(grid.n_shared) * len(grid.alignment) + max(1, len(grid.lam))
+    with tqdm(total=total, desc="tune", unit="fit", disable=not show_progress) as bar:
+        return _Search(trials, record, bar).run(grid, choose_dimensions)
+
+
+class _Search:
+    def __init__(self, trials: Trials, record: Record, bar: tqdm) -> None:
+        self.trials = trials
+        self.record = record
+        self.bar = bar
+        self.held_out = HeldOut(trials.names, trials.train, trials.validation, trials.seed)
+        self.objectives: dict[tuple[int, float], CLIPObjective] = {}
+
+    def run(self, grid: Grid, choose_dimensions: bool) -> Tuning:
+        candidates: list[Candidate] = [
+            {"n_shared": n, "alignment": a} for n, a in product(grid.n_shared, grid.alignment)
+        ]
+        table = pd.DataFrame([self._tried("shared", candidate, self._shared) for candidate in candidates])
+        shared = choose_shared(table)
+        chosen = candidates[shared.row]
+        reasons = [f"shared space of {chosen['n_shared']} dimensions, alignment {chosen['alignment']:g}: {shared.why}"]
+        table["chosen"] = table.index == shared.row
+        passed = shared.passed
+        n_specific: dict[str, int] = {}
+        dimensions = pd.DataFrame(columns=["modality", "n_specific", "private"])
+        if grid.lam:
+            candidates = [chosen | {"lam": lam} for lam in grid.lam]
+            specific = pd.DataFrame([self._tried("specific", candidate, self._nce_club) for candidate in candidates])
+            lam = choose_lam(specific)
+            chosen = candidates[lam.row]
+            reasons.append(f"lam {chosen['lam']:g}: {lam.why}")
+            passed = passed and lam.passed
+            specific["chosen"] = specific.index == lam.row
+        else:
+            row = self._tried("specific", chosen, self._flow)
+            carried: dict[str, list[float]] = row.pop("carried")
+            n_specific = {name: choose_n_specific(values) for name, values in carried.items()}
+            dimensions = pd.DataFrame(
+                [(name, n, r2) for name, values in carried.items() for n, r2 in enumerate(values, start=1)],
+                columns=dimensions.columns,
+            )
+            reasons.append(_dimensions_in_words(n_specific, carried, choose_dimensions))
+            if choose_dimensions:
+                chosen = chosen | {"n_specific": n_specific}
+            specific = pd.DataFrame([row | {"chosen": True}])
+        return Tuning(
+            table=pd.concat([table, specific], ignore_index=True),
+            chosen=chosen,
+            passed=passed,
+            reasons=tuple(reasons),
+            n_specific=n_specific,
+            dimensions=dimensions,
+            n_cells=self.held_out.n_cells,
+        )
+
+    def _tried(self, stage: str, candidate: Candidate, measure: Callable[[Candidate], dict[str, Any]]) -> Candidate:
+        """Row of a candidate, from the record or measured now."""
+        key = {"stage": stage, **candidate}
+        found = self.record.get(key)
+        if found is None:
+            self.bar.set_postfix_str(", ".join(f"{name} {value:g}" for name, value in candidate.items()))
+            started = time.perf_counter()
+            found = measure(candidate)
+            found["seconds"] = time.perf_counter() - started
+            self.record.add(key, found)
+        self.bar.update()
+        return key | found
+
+    def _shared(self, candidate: Candidate) -> dict[str, Any]:
+        module = self.trials.new_module(candidate)
+        self.trials.fit(module, "shared")
+        objective = cast(CLIPObjective, module.objective("shared"))
+        self.objectives[candidate["n_shared"], candidate["alignment"]] = objective
+        return dict(self.held_out.shared(objective, self.trials.validation))
+
+    def _on_shared(self, candidate: Candidate) -> StagedModule:
+        """Networks of a candidate with its stage 1 trained."""
+        module = self.trials.new_module(candidate)
+        key = candidate["n_shared"], candidate["alignment"]
+        if key in self.objectives:
+            module.objectives["shared"] = self.objectives[key]
+        else:
+            self.trials.fit(module, "shared")
+        return module
+
+    def _nce_club(self, candidate: Candidate) -> dict[str, Any]:
+        module = self._on_shared(candidate)
+        self.trials.fit(module, "specific")
+        shared, specific = (
+            module.codes(stage, self.trials.validation, INFERENCE_BATCH) for stage in ("shared", "specific")
+        )
+        objective = module.objective("specific")
+        seen = module.inputs("specific", self.trials.validation, INFERENCE_BATCH)
+        with torch.no_grad():
+            reconstruction = float(objective.validate(seen)["reconstruction"])
+        return {
+            "reconstruction": reconstruction,
+            "leakage": self.held_out.leakage(shared, specific),
+        }
+
+    def _flow(self, candidate: Candidate) -> dict[str, Any]:
+        # All dimensions, in their order; how many of them are needed is the question.
+        module = self._on_shared(candidate | {"n_specific": None})
+        for stage in module.objectives:
+            if stage != "shared":
+                self.trials.fit(module, stage)
+        shared, specific = (
+            module.codes(stage, self.trials.validation, INFERENCE_BATCH) for stage in ("shared", "specific")
+        )
+        return {"leakage": self.held_out.leakage(shared, specific), "carried": self.held_out.carried(specific)}
+
+
+def _dimensions_in_words(n_specific: dict[str, int], carried: Mapping[str, Sequence[float]], chosen: bool) -> str:
+    parts = [f"{n_specific[name]} of {len(values)} for {name}" for name, values in carried.items()]
+    outcome = "kept" if chosen else "all are kept unless choose_n_specific=True"
+    return (
+        f"specific dimensions that carry {SHARE:.0%} of what only their modality knows: {', '.join(parts)}; {outcome}"
+    )

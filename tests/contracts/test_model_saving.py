@@ -1,0 +1,314 @@
+"""Saved models come back to the last bit, and nothing but saved models comes in."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from model_contract import (
+    FAST,
+    Modes,
+    assert_close,
+    assert_content,
+    assert_same,
+    content,
+    copy_of,
+    latents,
+    weights,
+    with_value,
+)
+
+from indiseek.data import CLR, LogNormalizePCA
+
+PARTS = ("train_indices", "validation_indices", "test_indices")
+
+
+def assert_same_model(a: Any, b: Any) -> None:
+    assert_same(weights(a), weights(b))
+    assert a.modalities == b.modalities
+    assert list(a.module.objectives) == list(b.module.objectives)
+    assert a.history.keys() == b.history.keys() and a.history
+    for key, table in a.history.items():
+        pd.testing.assert_frame_equal(b.history[key], table)
+    assert a.stage_seconds == b.stage_seconds
+    for part in PARTS:
+        np.testing.assert_array_equal(getattr(a, part), getattr(b, part))
+
+
+def test_a_loaded_model_is_the_same_to_the_last_bit(case, fitted, tmp_path):
+    model, mdata = fitted
+    before = content(mdata)
+    model.save(tmp_path / "model")
+    loaded = case.model.load(tmp_path / "model", mdata, accelerator="cpu")
+    assert_same_model(loaded, model)
+    assert_same(latents(loaded), latents(model))
+    assert_same(latents(loaded, copy_of(mdata)), latents(model))
+    assert repr(loaded) == repr(model)
+    assert_content(content(mdata), before)
+
+
+def test_load_without_data_then_save_then_load(case, fitted, tmp_path):
+    model, mdata = fitted
+    model.save(tmp_path / "first")
+    bare = case.model.load(tmp_path / "first", accelerator="cpu")
+    assert "without data" in repr(bare)
+    assert_same(latents(bare, mdata), latents(model))
+    with pytest.raises(RuntimeError, match="expected a MuData, got none from a model loaded without data; pass mdata"):
+        bare.get_latent_representation()
+    with pytest.raises(RuntimeError, match="expected a model with data"):
+        bare.train(**FAST)
+    with pytest.raises(RuntimeError, match="expected a model with data"):
+        bare.save(tmp_path / "with_data", save_mdata=True)
+    assert not (tmp_path / "with_data").exists()
+    bare.save(tmp_path / "second")
+    again = case.model.load(tmp_path / "second", mdata, accelerator="cpu")
+    assert_same_model(again, model)
+    assert_same(latents(again), latents(model))
+
+
+def test_cells_may_be_saved_beside_the_model(case, mdata, tmp_path):
+    model = case.new(mdata)
+    model.train(**FAST)
+    model.save(tmp_path / "model", save_mdata=True)
+    loaded = case.model.load(tmp_path / "model", accelerator="cpu")
+    assert_same(latents(loaded), latents(model))
+    assert_same_model(loaded, model)
+
+
+def test_cells_of_an_earlier_model_are_not_taken_for_those_of_a_later_one(case, mdata, make_mdata, tmp_path):
+    model = case.new(mdata)
+    model.train(**FAST)
+    model.save(tmp_path / "model", save_mdata=True)
+    other = case.new(copy_of(make_mdata(200), {"rna": lambda a: a[:, :250].copy()}))
+    other.train(**FAST)
+    other.save(tmp_path / "model", overwrite=True)
+    assert "without data" in repr(case.model.load(tmp_path / "model", accelerator="cpu"))
+
+
+def test_training_goes_on_after_loading_as_if_nothing_had_happened(case, mdata, tmp_path):
+    model = case.new(mdata)
+    model.train(**FAST, train_size=0.7)
+    model.save(tmp_path / "model")
+    loaded = case.model.load(tmp_path / "model", copy_of(mdata), accelerator="cpu")
+    modes = Modes()
+    model.train(**FAST)
+    loaded.train(**FAST, callbacks=[modes])
+    assert modes.seen and all(modes.seen)
+    assert_same(weights(loaded), weights(model))
+    assert len(loaded.history["shared/train_loss"]) == 2
+    with pytest.raises(ValueError, match="expected the split of the first training"):
+        loaded.train(**FAST, train_size=0.75)
+
+
+def test_a_given_split_survives_saving(case, mdata, tmp_path):
+    model = case.new(mdata)
+    split = [np.arange(20, 120), np.arange(120, 140)]
+    model.train(**FAST, external_indexing=split)
+    model.save(tmp_path / "model")
+    loaded = case.model.load(tmp_path / "model", mdata, accelerator="cpu")
+    loaded.train(**FAST, external_indexing=split)
+    assert loaded.train_indices.tolist() == list(range(20, 120))
+
+
+def test_everything_that_numpy_makes_of_numbers_can_be_saved(case, mdata, tmp_path):
+    model = case.new(
+        mdata,
+        n_shared=np.int64(4),
+        n_specific={"rna": np.int32(3), "prot": np.int64(2)},
+        hidden=np.array([16, 8]),
+        transforms={"rna": LogNormalizePCA(n_components=np.int64(9), target_sum=np.float32(1e3)), "prot": CLR()},
+    )
+    model.train(**FAST | {"max_epochs": {"shared": np.int64(1), "specific": 1}}, train_size=np.float64(0.8))
+    model.save(tmp_path / "model")
+    assert_same(latents(case.model.load(tmp_path / "model", mdata, accelerator="cpu")), latents(model))
+
+
+def test_transforms_layers_and_order_of_modalities_come_back(case, mdata, tmp_path):
+    mdata["rna"].layers["counts"] = mdata["rna"].X.copy()
+    mdata["rna"].X = mdata["rna"].X * 2.5
+    case.model.setup_mudata(mdata, modalities=["prot", "rna"], layers={"rna": "counts"})
+    model = case.new(mdata, transforms={"rna": LogNormalizePCA(n_components=5, n_top_features=60)})
+    model.train(**FAST)
+    model.save(tmp_path / "model")
+    loaded = case.model.load(tmp_path / "model", mdata, accelerator="cpu")
+    assert loaded.modalities == ("prot", "rna")
+    assert_same(latents(loaded), latents(model))
+    bare = case.model.load(tmp_path / "model", accelerator="cpu")
+    assert_same(latents(bare, mdata), latents(model))
+    with pytest.raises(KeyError, match="expected layer 'counts' in modality 'rna'"):
+        latents(bare, copy_of(mdata, {"rna": _without_layers}))
+
+
+def _without_layers(adata):
+    del adata.layers["counts"]
+    return adata
+
+
+def test_other_cells_can_be_loaded_but_not_trained_on(case, fitted, make_mdata, tmp_path):
+    model, _ = fitted
+    model.save(tmp_path / "model")
+    other = make_mdata(300)
+    loaded = case.model.load(tmp_path / "model", other, accelerator="cpu")
+    assert_close({key: code[:200] for key, code in latents(loaded).items()}, latents(model))
+    assert loaded.train_indices is None and loaded.test_indices is None
+    with pytest.raises(RuntimeError, match="expected the cells that the model was trained on, got"):
+        loaded.train(**FAST)
+    loaded.save(tmp_path / "again")
+    again = case.model.load(tmp_path / "again", other, accelerator="cpu")
+    assert_same(latents(again), latents(loaded))
+
+
+def test_as_many_other_cells_do_not_inherit_the_split(case, fitted, tmp_path):
+    # A test cell must stay one: the same positions in another order are other cells.
+    model, mdata = fitted
+    model.save(tmp_path / "model")
+    backwards = copy_of(mdata, {name: lambda a: a[::-1].copy() for name in ("rna", "prot")})
+    loaded = case.model.load(tmp_path / "model", backwards, accelerator="cpu")
+    assert_close({key: code[::-1] for key, code in latents(loaded).items()}, latents(model))
+    if loaded.test_indices is not None:
+        ours, theirs = mdata.obs_names[model.test_indices], backwards.obs_names[loaded.test_indices]
+        assert set(ours) == set(theirs)
+
+
+def test_features_are_put_in_order_or_refused(case, fitted, make_mdata, tmp_path):
+    model, mdata = fitted
+    model.save(tmp_path / "model")
+    shuffled = copy_of(mdata, {name: lambda a: a[:, ::-1].copy() for name in ("rna", "prot")})
+    assert_close(latents(case.model.load(tmp_path / "model", shuffled, accelerator="cpu")), latents(model))
+    fewer = copy_of(make_mdata(200), {"prot": lambda a: a[:, 1:].copy()})
+    with pytest.raises(ValueError, match=r"in modality 'prot' the 14 features .* got 1 missing \(.*_TotalSeqB\)"):
+        case.model.load(tmp_path / "model", fewer, accelerator="cpu")
+    broken = copy_of(make_mdata(200), {"prot": lambda a: with_value(a, 3, 4, np.nan)})
+    with pytest.raises(ValueError, match="expected finite values"):
+        case.model.load(tmp_path / "model", broken, accelerator="cpu")
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(fitted, tmp_path) -> Path:
+    fitted[0].save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def _file(directory: Path) -> Path:
+    (path,) = directory.iterdir()
+    return path
+
+
+class _Code:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle", "hidden"])
+def test_a_file_that_carries_code_is_refused_and_the_code_not_run(case, saved, tmp_path, writer):
+    trap = tmp_path / "sprung"
+    path = _file(saved)
+    if writer == "pickle":
+        path.write_bytes(pickle.dumps(_Code(trap)))
+    else:
+        payload = torch.load(path, weights_only=True) if writer == "hidden" else {}
+        torch.save(payload | {"history": _Code(trap)}, path)
+    message = "expected a complete file" if writer == "pickle" else "expected only tensors and plain .*carries code"
+    with pytest.raises(ValueError, match=message):
+        case.model.load(saved, accelerator="cpu")
+    assert not trap.exists()
+    # The trap works where code is allowed.
+    torch.load(path, weights_only=False) if writer != "pickle" else pickle.loads(path.read_bytes())
+    assert trap.exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-40],
+        lambda data: data[40:],
+        lambda data: b"once upon a time\n" * 100,
+        lambda data: bytes(1000),
+        lambda data: b"PK\x03\x04" + bytes(500),
+    ],
+    ids=["empty", "half", "no end", "no start", "text", "zeros", "not a zip"],
+)
+def test_a_damaged_file_gives_a_clear_error(case, saved, damage):
+    path = _file(saved)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match="expected (only tensors|a complete file|a model saved by indiseek)") as caught:
+        case.model.load(saved, accelerator="cpu")
+    assert path.name in str(caught.value)
+
+
+def test_other_things_are_no_saved_models(case, saved, tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a saved model at .* got no such file; give the directory"):
+        case.model.load(tmp_path / "nowhere")
+    path = _file(saved)
+    payload = torch.load(path, weights_only=True)
+    torch.save(payload | {"format": payload["format"] + 1, "version": "9.9"}, path)
+    with pytest.raises(
+        ValueError, match=r"expected a file of format \d+ or older, got .* written by indiseek 9.9; upd"
+    ):
+        case.model.load(saved)
+    torch.save(payload | {"model": "SomeOtherModel"}, path)
+    with pytest.raises(
+        ValueError, match=rf"expected a saved {case.model.__name__}, got a SomeOtherModel; call SomeOth"
+    ):
+        case.model.load(saved)
+    for thing in ({"weights": torch.zeros(3)}, torch.zeros(3)):
+        torch.save(thing, path)
+        with pytest.raises(ValueError, match="expected a model saved by indiseek at .* got something else"):
+            case.model.load(saved)
+
+
+def test_saved_file_names_its_version_and_format(case, saved):
+    payload = torch.load(_file(saved), weights_only=True)
+    assert payload["version"] and payload["format"] >= 1 and payload["model"] == case.model.__name__
+
+
+def test_an_earlier_model_is_not_overwritten_by_accident(fitted, saved):
+    before = _file(saved).read_bytes()
+    with pytest.raises(FileExistsError, match="expected a new directory, got .* which exists; pass overwrite=True"):
+        fitted[0].save(saved)
+    assert _file(saved).read_bytes() == before
+    fitted[0].save(saved, overwrite=True)
+
+
+def test_an_earlier_model_survives_a_failure_half_way(case, fitted, saved, monkeypatch):
+    def fail(payload, file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        fitted[0].save(saved, overwrite=True)
+    monkeypatch.undo()
+    assert_same(latents(case.model.load(saved, fitted[1], accelerator="cpu")), latents(fitted[0]))
+    assert len(list(saved.iterdir())) == 1
+
+
+def test_saved_file_may_be_read_by_whom_the_user_lets_read(fitted, tmp_path):
+    mask = os.umask(0o022)
+    try:
+        fitted[0].save(tmp_path / "model")
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE(_file(tmp_path / "model").stat().st_mode) == 0o644
+
+
+def test_saving_leaves_the_random_states_alone(case, fitted, tmp_path):
+    before = torch.get_rng_state()
+    fitted[0].save(tmp_path / "model")
+    case.model.load(tmp_path / "model", fitted[1], accelerator="cpu")
+    assert torch.equal(torch.get_rng_state(), before)

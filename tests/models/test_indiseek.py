@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+from model_contract import FAST, latents
+from torch import nn
+
+import indiseek
+from indiseek.models import PAPER, IndiSeekModel
+from indiseek.nn import GaussianCritic, SeparableCritic
+
+SMALL = {"specific": "nce-club", "n_shared": 4, "n_specific": 3, "hidden": (32,), "critic_hidden": (16,)}
+
+
+def _kinds(module: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
+    return [part for part in module.modules() if isinstance(part, kind)]
+
+
+def test_settings_of_the_paper_give_its_networks(mdata):
+    model = IndiSeekModel(mdata, **PAPER.model, n_shared=10, n_specific=10)
+    model.train(**PAPER.train | FAST)
+    assert list(model.module.objectives) == ["shared", "specific"]
+    shared, specific = model.module.objective("shared"), model.module.objective("specific")
+    n_features = {"rna": 50, "prot": 14}
+    for i, n in enumerate(n_features.values()):
+        nets = {shared.encoders[i]: (n, 10), specific.encoders[i]: (n, 10), specific.decoders[i]: (10 + 10, n)}
+        for net, (n_in, n_out) in nets.items():
+            sizes = [(layer.in_features, layer.out_features) for layer in _kinds(net, nn.Linear)]
+            assert sizes == [(n_in, 50), (50, 50), (50, 50), (50, n_out)]
+            assert len(_kinds(net, nn.ReLU)) == 3
+            assert not _kinds(net, nn.LayerNorm) and not _kinds(net, nn.GELU) and not _kinds(net, nn.Dropout)
+        assert isinstance(specific.critics[i], SeparableCritic)
+    assert specific.lam == 10 and specific.independent_of == "other"
+
+
+def test_settings_of_the_paper_name_existing_arguments_and_what_the_paper_states():
+    for call, settings in ((IndiSeekModel.__init__, PAPER.model), (IndiSeekModel.train, PAPER.train)):
+        assert set(settings) <= set(inspect.signature(call).parameters)
+    assert {key: PAPER.train[key] for key in ("batch_size", "lr", "n_critic_steps", "max_epochs")} == {
+        "batch_size": 128,
+        "lr": 1e-4,
+        "n_critic_steps": 5,
+        "max_epochs": 2000,
+    }
+    with pytest.raises(TypeError):
+        PAPER.model["lam"] = 3
+
+
+@pytest.mark.parametrize(
+    ("options", "critic"),
+    [
+        ({"independence": "vclub"}, GaussianCritic),
+        ({"independent_of": "own"}, SeparableCritic),
+        ({"independent_of": "own", "independence": "vclub"}, GaussianCritic),
+        ({"independence_weight": 0.0}, SeparableCritic),
+    ],
+    ids=["vclub", "IndiSeek0", "IndiSeek0 with vclub", "no independence"],
+)
+def test_variants_train_and_differ(mdata, trained, options, critic):
+    base = IndiSeekModel(mdata, **SMALL)
+    base.train(**FAST | {"max_epochs": 4})
+    model = IndiSeekModel(mdata, **SMALL | options)
+    model.train(**FAST | {"max_epochs": 4})
+    assert all(isinstance(net, critic) for net in model.module.objective("specific").critics)
+    ours, theirs = latents(model), latents(base)
+    np.testing.assert_array_equal(ours["joint"], theirs["joint"])
+    assert not np.allclose(ours["specific_rna"], theirs["specific_rna"])
+    terms = {key.split("/")[1] for key in model.history if key.startswith("specific/")}
+    assert any("independence" in term for term in terms) is (options.get("independence_weight") != 0)
+    assert any("critic" in term for term in terms) is (options.get("independence_weight") != 0)
+
+
+def test_critic_steps_are_a_setting_of_training(mdata):
+    codes = []
+    for n_critic_steps in (1, 5):
+        model = IndiSeekModel(mdata, **SMALL)
+        model.train(**FAST | {"max_epochs": 3}, n_critic_steps=n_critic_steps)
+        codes.append(latents(model)["specific_rna"])
+    assert not np.allclose(*codes)
+
+
+def test_frozen_shared_codes_are_those_of_the_first_stage(mdata):
+    # Training the second stage for longer leaves the shared codes where they are.
+    joint = []
+    for n in (1, 4):
+        model = IndiSeekModel(mdata, **SMALL)
+        model.train(**FAST | {"max_epochs": {"shared": 2, "specific": n}})
+        joint.append(latents(model)["joint"])
+    np.testing.assert_array_equal(*joint)
+
+
+def test_alignment_brings_the_modalities_together(mdata):
+    cosines = []
+    for alignment in (0.0, 30.0):
+        model = IndiSeekModel(mdata, **SMALL, alignment=alignment)
+        model.train(**FAST | {"max_epochs": {"shared": 20, "specific": 1}}, early_stopping=False)
+        codes = latents(model)
+        cosines.append((codes["shared_rna"] * codes["shared_prot"]).sum(axis=1)[model.train_indices].mean())
+    assert cosines[1] > cosines[0] + 0.05
+
+
+WRONG = [
+    ({"n_shared": 1}, ValueError, "expected n_shared of at least 2, got 1"),
+    ({"n_shared": 51}, ValueError, "expected n_shared of at most 50, the most features of a modality"),
+    ({"n_specific": 0}, ValueError, "expected n_specific of at least 1, got 0"),
+    ({"n_specific": 15}, ValueError, "expected n_specific of at most 1[34], .* 'prot' after its transform, got 15"),
+    ({"n_specific": {"rna": 3}}, KeyError, r"expected n_specific of the modalities \['rna', 'prot'\], got \['rna'\]"),
+    ({"n_specific": {"rna": 3, "x": 3}}, KeyError, r"expected n_specific of the modalities .*'x'"),
+    ({"lam": -1.0}, ValueError, "expected lam of at least 0, got -1.0"),
+    ({"lam": float("nan")}, ValueError, "expected lam of at least 0, got nan"),
+    ({"independence": "club"}, ValueError, r"expected independence to be one of \['nce-club', 'vclub'\], got 'club'"),
+    ({"independent_of": "both"}, ValueError, r"expected independent_of to be one of \['other', 'own'\], got 'both'"),
+    ({"independence_weight": -0.1}, ValueError, "expected independence_weight of at least 0, got -0.1"),
+    ({"alignment": -1}, ValueError, "expected alignment of at least 0, got -1"),
+    ({"activation": "tanh"}, ValueError, r"expected activation to be one of \['gelu', 'relu'\], got 'tanh'"),
+    ({"specific": "vae"}, ValueError, "expected specific to be one of .*'nce-club'.* got 'vae'"),
+    ({"n_context": -1}, ValueError, "expected n_context of at least 0, got -1"),
+    ({"hidden": (32, 0)}, ValueError, "expected widths in hidden and critic_hidden of at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), WRONG)
+def test_wrong_arguments_are_refused_before_training(mdata, options, error, message):
+    with pytest.raises(error, match=message):
+        IndiSeekModel(mdata, **SMALL | options)
+
+
+def test_wrong_learning_rate_of_the_critic_is_refused(mdata):
+    model = IndiSeekModel(mdata, **SMALL)
+    with pytest.raises(ValueError, match="expected critic_lr above 0, got 0"):
+        model.train(**FAST, critic_lr=0)
+    with pytest.raises(ValueError, match="expected n_critic_steps of at least 1, got 0"):
+        model.train(**FAST, n_critic_steps=0)
+    with pytest.raises(ValueError, match="expected weight_decay of at least 0, got -1"):
+        model.train(**FAST, weight_decay=-1)
+
+
+def test_facade_exports_the_model():
+    assert indiseek.IndiSeekModel is IndiSeekModel and indiseek.PAPER is PAPER
+
+
+def test_shared_training_learns_to_pair_real_cells(trained):
+    # Held-out InfoNCE falls from its first epoch, and paired held-out cells are nearer than mispaired ones.
+    model, mdata = trained
+    held_out = model.history["shared/validation_infonce"].to_numpy().ravel()
+    assert held_out.min() < held_out[0]
+    codes = latents(model)
+    rna, prot = (codes[f"shared_{name}"][model.test_indices] for name in ("rna", "prot"))
+    cosine = rna @ prot.T
+    assert np.trace(cosine) / len(cosine) > cosine.mean() + 0.1

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from indiseek.nn import CodeBridge
+
+
+def _codes(n: int = 400, d: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    code = F.normalize(torch.randn(n, d, generator=generator), dim=-1)
+    rotation = torch.linalg.qr(torch.randn(d, d, generator=generator))[0]
+    return code, code @ rotation
+
+
+def test_a_rotation_between_codes_is_found():
+    first, second = _codes()
+    bridge = CodeBridge(2, 4)
+    bridge.fit((first[:300], second[:300]))
+    torch.testing.assert_close(bridge(0, first[300:])[1], second[300:], atol=1e-3, rtol=0)
+    torch.testing.assert_close(bridge(1, second[300:])[0], first[300:], atol=1e-3, rtol=0)
+
+
+def test_the_given_code_is_kept_and_predictions_have_unit_length():
+    first, second = _codes()
+    bridge = CodeBridge(2, 4)
+    bridge.fit((first, second.roll(1, 0)))
+    own, other = bridge(0, first)
+    torch.testing.assert_close(own, first, rtol=0, atol=0)
+    torch.testing.assert_close(other.norm(dim=-1), torch.ones(400))
+
+
+def test_the_maps_are_part_of_the_state():
+    first, second = _codes()
+    bridge, copy = CodeBridge(2, 4), CodeBridge(2, 4)
+    bridge.fit((first, second))
+    copy.load_state_dict(bridge.state_dict())
+    torch.testing.assert_close(copy(0, first), bridge(0, first), rtol=0, atol=0)

@@ -1,0 +1,140 @@
+"""The models under contract, and what their tests have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import lightning.pytorch as lightning
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from indiseek.models import IndiSeekModel, MultimodalModel
+
+
+class Case(NamedTuple):
+    """A model and arguments that make it small."""
+
+    model: type[MultimodalModel]
+    arguments: dict[str, Any]
+    key: str
+
+    def new(self, mdata: MuData, **more: Any) -> Any:
+        return self.model(mdata, **self.arguments | more)
+
+
+_SMALL = {"n_shared": 4, "n_specific": 3, "hidden": (32,)}
+MODELS = [
+    pytest.param(Case(IndiSeekModel, _SMALL | {"specific": "nce-club", "critic_hidden": (16,)}, "indiseek"), id="nce"),
+    pytest.param(Case(IndiSeekModel, _SMALL | {"specific": "flow", "n_context": 5}, "indiseek"), id="flow"),
+]
+N_SHARED, N_SPECIFIC = 4, 3
+FAST = {"max_epochs": 1, "batch_size": 50, "accelerator": "cpu", "show_progress": False}
+
+
+def pair(**modalities: AnnData) -> MuData:
+    with mudata.set_options(pull_on_update=False):
+        return MuData(modalities)
+
+
+def copy_of(mdata: MuData, change: Mapping[str, Callable[[AnnData], AnnData]] | None = None) -> MuData:
+    change = change or {}
+    return pair(**{name: change.get(name, lambda a: a)(adata.copy()) for name, adata in mdata.mod.items()})
+
+
+def latents(model: Any, mdata: MuData | None = None, **options: Any) -> dict[str, np.ndarray]:
+    codes = {"joint": model.get_latent_representation(mdata, **options)}
+    for kind in ("shared", "specific"):
+        for name in model.modalities:
+            codes[f"{kind}_{name}"] = model.get_latent_representation(mdata, modality=name, kind=kind, **options)
+    return codes
+
+
+def assert_same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def assert_close(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], atol: float = 1e-5) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_allclose(a[key], b[key], rtol=0, atol=atol, err_msg=key)
+
+
+def weights(model: Any) -> dict[str, np.ndarray]:
+    return {key: value.cpu().numpy().copy() for key, value in model.module.state_dict().items()}
+
+
+def content(mdata: MuData) -> dict[str, Any]:
+    """Everything of a MuData, copied."""
+    found: dict[str, Any] = {"mod": list(mdata.mod), "shape": mdata.shape}
+    for name, part in {"": mdata, **mdata.mod}.items():
+        found[f"{name}/obs"], found[f"{name}/var"] = part.obs.copy(), part.var.copy()
+        found[f"{name}/uns"] = dict(part.uns)
+        for slot in ("obsm", "varm", "obsp", "varp"):
+            for key, value in getattr(part, slot).items():
+                found[f"{name}/{slot}/{key}"] = value.copy()
+        if name:
+            for key, value in {"X": part.X, **part.layers}.items():
+                found[f"{name}/{key}"] = value.toarray() if sparse.issparse(value) else np.array(value)
+                found[f"{name}/{key}/type"] = (type(value), value.dtype)
+    return found
+
+
+def assert_content(now: Mapping[str, Any], before: Mapping[str, Any], added: set[str] = frozenset()) -> None:
+    assert now.keys() - before.keys() == added
+    assert before.keys() <= now.keys()
+    for key, value in before.items():
+        if isinstance(value, pd.DataFrame):
+            pd.testing.assert_frame_equal(now[key], value)
+        elif isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(now[key], value)
+        else:
+            assert now[key] == value
+
+
+class At(lightning.Callback):
+    """Do something after a step of one stage."""
+
+    def __init__(self, stage: int, action: Callable[[lightning.LightningModule], None], *, epoch: int = 0) -> None:
+        self.stage, self.action, self.epoch = stage, action, epoch
+        self.n_fits = 0
+
+    def on_fit_start(self, *_: Any) -> None:
+        self.n_fits += 1
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
+        if self.n_fits - 1 == self.stage and trainer.current_epoch == self.epoch:
+            self.action(pl_module)
+
+
+def interrupt(_: lightning.LightningModule) -> None:
+    raise KeyboardInterrupt
+
+
+def diverge(pl_module: lightning.LightningModule) -> None:
+    with torch.no_grad():
+        next(pl_module.objective.encoder_parameters()).fill_(float("nan"))
+
+
+class Modes(lightning.Callback):
+    """Whether every training step of every stage ran in train mode."""
+
+    def __init__(self) -> None:
+        self.seen: list[bool] = []
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
+        self.seen += [module.training for module in pl_module.objective.modules()]
+
+
+def with_value(adata: AnnData, row: Any, column: Any, value: float) -> AnnData:
+    x = adata.X.toarray() if sparse.issparse(adata.X) else adata.X.copy()
+    x[row, column] = value
+    return AnnData(x, obs=adata.obs, var=adata.var)
