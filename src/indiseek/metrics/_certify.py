@@ -229,7 +229,7 @@ def _content(
     weights = per_feature["variance"]
     rows = []
     for code, array in codes.items():
-        row: dict[str, object] = {"modality": modality, "code": code}
+        row: dict[str, object] = {"modality": modality, "code": code, "predictable": np.nan}
         for name, result in leakages(array, parts, n_permutations=_N_PROBE_NULLS, seed=seed).items():
             row |= {name: result.r2, f"{name}_null": result.null, f"{name}_ceiling": ceilings[name].r2}
         r2 = feature_r2(array, x, probe="nonlinear", seed=seed) if code == "joint" else per_feature[code]
