@@ -17,17 +17,24 @@ def test_a_rotation_between_codes_is_found():
     first, second = _codes()
     bridge = CodeBridge(2, 4)
     bridge.fit((first[:300], second[:300]))
-    torch.testing.assert_close(bridge(0, first[300:])[1], second[300:], atol=1e-3, rtol=0)
-    torch.testing.assert_close(bridge(1, second[300:])[0], first[300:], atol=1e-3, rtol=0)
+    torch.testing.assert_close(bridge(0, first[300:])[1], second[300:], atol=1e-2, rtol=0)
+    torch.testing.assert_close(bridge(1, second[300:])[0], first[300:], atol=1e-2, rtol=0)
 
 
-def test_the_given_code_is_kept_and_predictions_have_unit_length():
+def test_the_given_code_is_kept():
     first, second = _codes()
     bridge = CodeBridge(2, 4)
-    bridge.fit((first, second.roll(1, 0)))
-    own, other = bridge(0, first)
-    torch.testing.assert_close(own, first, rtol=0, atol=0)
-    torch.testing.assert_close(other.norm(dim=-1), torch.ones(400))
+    bridge.fit((first, second))
+    for i, code in enumerate((first, second)):
+        torch.testing.assert_close(bridge(i, code)[i], code, rtol=0, atol=0)
+
+
+def test_a_code_that_cannot_be_predicted_is_given_its_mean():
+    first, _ = _codes()
+    second = F.normalize(torch.randn(400, 4, generator=torch.Generator().manual_seed(5)) + 1, dim=-1)
+    bridge = CodeBridge(2, 4)
+    bridge.fit((first, second))
+    torch.testing.assert_close(bridge(0, first)[1], second.mean(0).expand(400, 4), atol=0.2, rtol=0)
 
 
 def test_the_maps_are_part_of_the_state():

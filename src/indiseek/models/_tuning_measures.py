@@ -68,7 +68,6 @@ class HeldOut:
             parts.append(Parts(mean, x - mean))
         return parts
 
-    @torch.no_grad()
     def shared(self, objective: CLIPObjective, validation: Batch) -> dict[str, float]:
         """InfoNCE with its standard error, FOSCTTM, and content and excess of the joint code for each modality.
 
@@ -82,8 +81,9 @@ class HeldOut:
         cells = validation.take(self.rows)
         n_blocks = -(-self.n_cells // _INFONCE_CELLS)
         blocks = torch.arange(self.n_cells, device=self.rows.device).tensor_split(n_blocks)
-        losses = torch.cat([objective.infonce_of_cells(cells.take(block)) for block in blocks]).double()
-        codes = objective.latents(cells)
+        with torch.no_grad():
+            losses = torch.cat([objective.infonce_of_cells(cells.take(block)) for block in blocks]).double()
+            codes = objective.latents(cells)
         pairs = combinations([code.cpu().numpy() for code in codes], 2)
         joint = joint_code(codes).cpu().numpy()
         found = {
