@@ -240,7 +240,7 @@ def test_nothing_keeps_cells_or_model_alive(case, make_mdata):
     mdata = make_mdata(150)
     model = case.new(mdata)
     model.train(**FAST)
-    alive = weakref.ref(mdata), weakref.ref(model), weakref.ref(model.module)
+    alive = [weakref.ref(thing) for thing in (mdata, model, model.module, mdata["rna"].X, mdata["prot"].X)]
     del model, mdata
     gc.collect()
-    assert [reference() for reference in alive] == [None, None, None]
+    assert [reference() for reference in alive] == [None] * 5

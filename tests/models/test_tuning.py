@@ -96,6 +96,14 @@ def test_training_gives_the_shared_codes_that_were_measured(tuned, make_mdata):
     assert row["infonce"] == pytest.approx(loss.item(), abs=1e-4)
 
 
+@pytest.mark.parametrize("other", [{"seed": 4}, {"train_size": 0.6}])
+def test_training_on_another_split_than_that_of_tuning_is_refused(tuned, other):
+    model, _ = tuned
+    with pytest.raises(ValueError, match="expected the split on which the model was tuned, .* cells that the choice"):
+        model.train(**QUICK | other)
+    assert not model.is_trained
+
+
 def test_content_and_excess_are_what_the_metrics_say_of_the_joint_code(tuned, make_mdata):
     _, tuning = tuned
     model = IndiSeekModel(make_mdata(N_CELLS), **NCE | tuning.chosen)

@@ -156,6 +156,18 @@ def test_critics_and_encoders_have_steps_of_their_own():
     assert toy.critic.requires_grad
 
 
+def test_encoder_steps_compute_no_gradient_for_the_critics():
+    # The critic's own loss has the gradient -1; the encoders' loss would add 1 to it.
+    seen = []
+
+    class Watch(lightning.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+            seen.append(pl_module.objective.critic.grad.item())
+
+    _fit(Toy([1.0]), max_epochs=1, n_critic_steps=1, callbacks=[Watch()])
+    assert seen == [-1.0] * N_STEPS
+
+
 def test_without_critic_steps_critics_stand_still():
     toy = Toy([1.0])
     _fit(toy)

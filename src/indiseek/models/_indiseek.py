@@ -164,6 +164,7 @@ class IndiSeekModel(MultimodalModel):
             "activation": activation,
             "layer_norm": layer_norm,
         }
+        self._tuned_on: dict[str, Any] | None = None
         super().__init__(mdata, registry=registry, transforms=transforms)
         if mdata is not None:
             self._check_sizes()
@@ -260,9 +261,19 @@ class IndiSeekModel(MultimodalModel):
             n_critic_steps=n_critic_steps,
             given=given,
         )
+        split_arguments = {
+            "train_size": train_size,
+            "validation_size": validation_size,
+            "external_indexing": external_indexing,
+        }
+        if not self.is_trained and self._tuned_on not in (None, split_arguments | {"seed": seed}):
+            raise ValueError(
+                f"expected the split on which the model was tuned, {self._tuned_on}, got "
+                f"{split_arguments | {'seed': seed}}; other test cells would be cells that the choice has seen."
+            )
         self._fit(
             settings,
-            {"train_size": train_size, "validation_size": validation_size, "external_indexing": external_indexing},
+            split_arguments,
             batch_sizes=sizes,
             accelerator=accelerator,
             seed=seed,
@@ -292,8 +303,8 @@ class IndiSeekModel(MultimodalModel):
 
         Every candidate is trained on the training cells, as :meth:`train` does it, and judged on the validation
         cells; the test cells stay untouched for :meth:`certify`. The choice becomes the arguments of this model.
-        Call :meth:`train` next, with the same split arguments and seed: other ones would make test cells of cells
-        that the choice has seen.
+        Call :meth:`train` next, with the same split arguments and seed: with others it raises, because they would
+        make test cells of cells that the choice has seen.
 
         The shared space comes first. Of the candidates that hold all of the shared content, those are kept that
         hold next to nothing of what only one modality knows (their excess), and of these the narrowest is taken
@@ -386,6 +397,7 @@ class IndiSeekModel(MultimodalModel):
             show_progress=show_progress,
         )
         self._arguments = self._with(tuning.chosen)._arguments
+        self._tuned_on = split_arguments | {"seed": seed}
         logger.info(f"{tuning.headline}: {'; '.join(tuning.reasons)}. train() uses it, with the same split and seed.")
         return tuning
 
@@ -515,8 +527,8 @@ class IndiSeekModel(MultimodalModel):
         for name, limit in limits.items():
             if n_specific[name] > limit:
                 raise ValueError(
-                    f"expected n_specific of at most {limit}, the rank of the features of {name!r} after its transform, "
-                    f"got {n_specific[name]}; choose a smaller one."
+                    f"expected n_specific of at most {limit}, the rank of {name!r} after its transform, got "
+                    f"{n_specific[name]}; choose a smaller one."
                 )
         most = max(self._max_features().values())
         if self._arguments["n_shared"] > most:
