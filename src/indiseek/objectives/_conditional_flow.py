@@ -25,8 +25,11 @@ class ConditionalFlowObjective(Objective):
     .. math::
         \min_{T_i} \; -\tfrac{1}{d_i} E \log p(X_i \mid C_j)
         + \tau\, \tfrac{1}{d_i} E \lVert T_i(X_i; C_j) - (X_i - m(C_j)) \rVert^2
+        + \rho\, \tfrac{1}{d_i} E \lVert X_i - m(C_j) \rVert^2
 
-    The second, small term picks among the many optima one that stays close to the residual, so that each
+    The last term makes :math:`m`, the first thing that the map subtracts, the conditional mean: likelihood
+    alone lets it drift, because the later layers can make up for it on the training cells. The second,
+    small term picks among the many optima one that stays close to the residual, so that each
     dimension of :math:`Z_i` goes with one principal axis of :math:`X_i`; :math:`d_i` is their number.
 
     Parameters
@@ -42,6 +45,8 @@ class ConditionalFlowObjective(Objective):
         How many dimensions of the code to give out, by modality name: those that carry most of the modality.
     transport
         Weight :math:`\tau`.
+    regression
+        Weight :math:`\rho`.
     feature_noise
         Standard deviation of the noise on the features in training.
     n_layers, n_hidden, dropout, condition_noise
@@ -62,6 +67,7 @@ class ConditionalFlowObjective(Objective):
         n_specific: Mapping[str, int],
         *,
         transport: float = 0.1,
+        regression: float = 0.3,
         n_layers: int = 3,
         n_hidden: int = 256,
         dropout: float = 0.1,
@@ -71,6 +77,7 @@ class ConditionalFlowObjective(Objective):
         super().__init__()
         self.names = tuple(n_features)
         self.transport = transport
+        self.regression = regression
         self.feature_noise = feature_noise
         n_condition = n_shared * (len(n_features) - 1)
         self.flows = nn.ModuleList(
@@ -124,7 +131,7 @@ class ConditionalFlowObjective(Objective):
         return self.get_buffer(f"order_{modality}")
 
     def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
-        """Negative log-likelihood plus transport, each per axis, summed over modalities; `ramp` scales nothing."""
+        """Negative log-likelihood plus transport and regression, each per axis, summed over modalities; `ramp` scales nothing."""
         del ramp
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=batch.features[0].device)
@@ -135,7 +142,7 @@ class ConditionalFlowObjective(Objective):
             z, log_det, residual = flow.transform(x, _others(i, batch.shared))
             nll = -(flow.base_log_prob(z) + log_det).mean() / z.shape[1]
             transport = (z - residual).square().mean()
-            total = total + nll + self.transport * transport
+            total = total + nll + self.transport * transport + self.regression * residual.square().mean()
             terms |= {f"nll_{name}": nll.detach(), f"transport_{name}": transport.detach()}
         return ObjectiveOutput(total, terms)
 
