@@ -17,10 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from indiseek import datasets, metrics, pl
-from indiseek.models import IndiSeekModel
+from indiseek.models import IndiSeekModel, Kind
 
 DEMO_PROTEINS = ("CD3", "CD4", "CD8a", "CD14", "CD19", "CD56", "CD45RA", "CD45RO")
+_CODES: dict[str, Kind] = {"IndiSeek, shared codes": "shared", "IndiSeek, wide codes": "context"}
 _MOST_COLORS = 8
+_MOST_FEATURES = 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,16 +93,19 @@ def run(
     model.train(max_epochs, seed=seed, accelerator=accelerator)
     _print_training(model, console)
     _print_retrieval(model, console)
-    _print_spaces(model, console)
+    certificate = model.certify(seed=seed)
+    _print_certificate(certificate, model.modalities[1], console)
     with mudata.set_options(pull_on_update=False):
         mdata.write(out / "latents.h5mu")
     model.save(out / "model", overwrite=True)
     started = time.perf_counter()
     pl.training_curves(model.history).savefig(out / "training.png", dpi=150)
+    pl.certificate(certificate).savefig(out / "certificate.png", dpi=150)
+    (out / "certificate.json").write_text(certificate.to_json() + "\n")
     shown = list(colors) if colors else mdata.mod[model.modalities[1]].var_names[:_MOST_COLORS].tolist()
     pl.spaces(mdata, color=shown, seed=seed).savefig(out / "spaces.png", dpi=150)
     console.print(f"Maps drawn in {time.perf_counter() - started:.0f} s.")
-    console.print(f"Written to {out}: latents.h5mu, model, training.png, spaces.png")
+    console.print(f"Written to {out}: latents.h5mu, model, certificate.json and .png, training.png, spaces.png")
     return model
 
 
@@ -126,17 +131,17 @@ def _print_retrieval(model: IndiSeekModel, console: Console) -> None:
     )
     n_components = min(10, train_a.shape[1], train_b.shape[1])
     rows: dict[str, tuple[NDArray[Any], ...]] = {
-        "IndiSeek, shared codes": tuple(
-            model.get_latent_representation(modality=name, indices=test) for name in (first, second)
-        ),
-        f"CCA, {n_components} components": metrics.cca(train_a, train_b, test_a, test_b, n_components=n_components),
-        f"PLS-SVD, {n_components} components": metrics.pls_svd(
-            train_a, train_b, test_a, test_b, n_components=n_components
-        ),
+        title: tuple(
+            model.get_latent_representation(modality=name, kind=kind, indices=test) for name in (first, second)
+        )
+        for title, kind in _CODES.items()
+        if kind in model.stage_seconds
     }
-    console.print(
-        f"\n[bold]Matching {first} to {second} on {len(test)} test cells[/bold] (FOSCTTM: 0 perfect, 0.5 chance)"
-    )
+    for baseline, function in (("CCA", metrics.cca), ("PLS-SVD", metrics.pls_svd)):
+        codes = function(train_a, train_b, test_a, test_b, n_components=n_components)
+        rows[f"{baseline}, {n_components} components"] = codes
+    console.print(f"\n[bold]Matching {first} to {second} on {len(test)} test cells[/bold]")
+    console.print("FOSCTTM, the fraction of cells closer than the true partner: 0 perfect, 0.5 chance")
     table = Table()
     table.add_column("method")
     table.add_column("FOSCTTM", justify="right")
@@ -147,36 +152,19 @@ def _print_retrieval(model: IndiSeekModel, console: Console) -> None:
     console.print(table)
 
 
-def _print_spaces(model: IndiSeekModel, console: Console) -> None:
-    *_, test = _split(model)
-    specific = {
-        name: model.get_latent_representation(modality=name, kind="specific", indices=test) for name in model.modalities
-    }
-    shared = {name: model.get_latent_representation(modality=name, indices=test) for name in model.modalities}
-    console.print("\n[bold]What the specific codes know of the other modality's shared code[/bold]")
-    table = Table()
-    for column in ("specific space", "of", "R2", "null (cells permuted)"):
-        table.add_column(column, justify="right" if column.startswith(("R2", "null")) else "left")
-    for name, code in specific.items():
-        for other in model.modalities:
-            if other != name:
-                found = metrics.leakage(code, shared[other])
-                table.add_row(name, f"shared code of {other}", f"{found.r2:.3f}", f"{found.null:.3f}")
-    console.print(table)
-    name = model.modalities[1]
-    frame = metrics.completeness(
-        model.get_features(modality=name, indices=test),
-        shared[name],
-        specific[name],
-        feature_names=model.feature_names(name),
-    )
-    console.print(f"\n[bold]R2 of each feature of {name} on test cells[/bold]")
+def _print_certificate(certificate: metrics.Certificate, modality: str, console: Console) -> None:
+    console.print()
+    console.print(certificate.summary(), markup=False, highlight=False)
+    features = certificate.features
+    features = features[features["modality"] == modality].head(_MOST_FEATURES)
+    console.print(f"\n[bold]R2 of each feature of {modality} on test cells[/bold]")
     table = Table()
     table.add_column("feature")
-    for column in frame.columns:
-        table.add_column(str(column), justify="right")
-    for feature, row in frame.head(30).iterrows():
-        table.add_row(str(feature), *(f"{value:.2f}" for value in row))
+    columns = {"shared": "shared code", "specific": "specific code", "both": "both", "noise": "counting noise"}
+    for title in columns.values():
+        table.add_column(title, justify="right")
+    for _, row in features.iterrows():
+        table.add_row(str(row["feature"]), *(f"{row[column]:.2f}" for column in columns))
     console.print(table)
 
 

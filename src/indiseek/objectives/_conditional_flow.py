@@ -131,7 +131,7 @@ class ConditionalFlowObjective(Objective):
         return self.get_buffer(f"order_{modality}")
 
     def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
-        """Negative log-likelihood plus transport and regression, each per axis, summed over modalities; `ramp` scales nothing."""
+        """Sum over modalities of likelihood, transport and regression, each per axis; `ramp` scales nothing."""
         del ramp
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=batch.features[0].device)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -169,8 +170,10 @@ class StageModule(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Read the epoch's means, once."""
         n = self.validation_cells.n_cells
-        means = {name: sum(k * value for k, value in parts) / n for name, parts in self._held_out.items()}
-        self._raise_if_diverged()
+        means = {
+            name: torch.stack([k * value for k, value in parts]).sum() / n for name, parts in self._held_out.items()
+        }
+        self._raise_if_diverged(means)
         epoch = {f"train_{name}": float(total) / self._n_steps for name, total in self._sums.items()}
         epoch |= {f"validation_{name}": float(value) for name, value in means.items()}
         self.epochs.append(epoch)
@@ -192,11 +195,12 @@ class StageModule(lightning.LightningModule):
         for name, value in terms.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
-    def _raise_if_diverged(self) -> None:
-        broken = [name for name, total in self._sums.items() if not torch.isfinite(total)]
+    def _raise_if_diverged(self, held_out: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+        values = self._sums | {f"held-out {name}": value for name, value in held_out.items()}
+        broken = [name for name, value in values.items() if not torch.isfinite(value)]
         if broken:
             raise FloatingPointError(
-                f"expected finite losses, got {float(self._sums[broken[-1]])} in {broken} in epoch "
+                f"expected finite losses, got {float(values[broken[-1]])} in {broken} in epoch "
                 f"{self.current_epoch}; lower lr, or look for extreme values in the data."
             )
 
