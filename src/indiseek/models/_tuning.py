@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from indiseek.models._base import INFERENCE_BATCH
 from indiseek.models._module import StagedModule

@@ -16,9 +16,14 @@ if TYPE_CHECKING:
     class Certified(Protocol):
         """What is drawn of a certificate."""
 
-        leakage: pd.DataFrame
-        features: pd.DataFrame
-        thresholds: Any
+        @property
+        def leakage(self) -> pd.DataFrame: ...
+
+        @property
+        def features(self) -> pd.DataFrame: ...
+
+        @property
+        def thresholds(self) -> Any: ...
 
 
 _TARGETS = {

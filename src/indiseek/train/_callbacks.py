@@ -10,7 +10,7 @@ import copy
 
 import lightning.pytorch as lightning
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from indiseek.train._stage import StageModule
 
