@@ -72,6 +72,10 @@ def known_truth(seed: int, name: str, values: Values, **arguments: object) -> No
         values[name, "shared in C"].append(mlp_r2(shared, truth.shared[test], seed))
         values[name, "private in C"].append(mlp_r2(shared, own, seed))
         values[name, "shared in Z"].append(mlp_r2(specific, truth.shared[test], seed))
+        # Finds curved dependence that the perceptron misses on this many cells.
+        values[name, "shared in Z, kernel probe"].append(
+            metrics.probe_r2(specific, truth.shared[test], probe="nonlinear")
+        )
         values[name, "private in Z"].append(mlp_r2(specific, own, seed))
 
 
@@ -81,10 +85,8 @@ def quick(n_seeds: int) -> None:
     started = time.perf_counter()
     for seed in range(n_seeds):
         retrieval(seed, values)
-        known_truth(seed, "nce-club", values, specific="nce-club", n_specific=5)
-        known_truth(
-            seed, "nce-club, independence off", values, specific="nce-club", n_specific=5, independence_weight=0.0
-        )
+        known_truth(seed, "nce-club", values, specific="nce-club")
+        known_truth(seed, "nce-club, independence off", values, specific="nce-club", independence_weight=0.0)
         print(f"seed {seed} done after {time.perf_counter() - started:.0f} s", flush=True)
     write(
         "quality-quick",
@@ -95,7 +97,8 @@ def quick(n_seeds: int) -> None:
         {"seeds": list(range(n_seeds)), "values": {" | ".join(key): found for key, found in values.items()}},
         "First part: PBMC10k, 4,500 / 500 / 1,855 cells for training, validation and test. FOSCTTM: 0 perfect, 0.5 "
         "chance; lower is better. Other parts: simulated cells with 5 shared factors and 5 private ones a modality; "
-        "R2 of a fresh multilayer perceptron on test cells, both modalities.",
+        "R2 of a fresh multilayer perceptron on test cells, both modalities; codes of 6 shared and 8 specific "
+        "dimensions.",
     )
 
 

@@ -130,7 +130,7 @@ class IndiSeekModel(MultimodalModel):
         independence_weight: float = 1.0,
         alignment: float = 10.0,
         hidden: Sequence[int] = (256, 256),
-        critic_hidden: Sequence[int] = (64,),
+        critic_hidden: Sequence[int] = (256,),
         activation: Activation = "gelu",
         layer_norm: bool = True,
         transforms: Mapping[str, Transform] | None = None,
@@ -201,13 +201,13 @@ class IndiSeekModel(MultimodalModel):
         max_epochs
             Most epochs of every stage, or of each by name: ``"shared"``, ``"context"`` (the wide codes of
             stage 1, where there are any) and ``"specific"``. By default enough for 4,000 steps of
-            stage 1, 900 of ``"nce-club"`` or 800 of ``"flow"``.
+            stage 1, 2,000 of ``"nce-club"`` or 800 of ``"flow"``.
         batch_size
             Cells in a step, for every stage or for each by name; by default 512, and 256 for ``"flow"``.
             InfoNCE cannot show more than ``log(batch_size)`` nats.
         lr, critic_lr
-            Learning rates (AdamW): of encoders, decoders and flows, by default 1e-3 in stage 1 and 2e-3 in
-            stage 2; and of critics, by default 4e-3.
+            Learning rates (AdamW): of encoders and decoders, by default 1e-3, and of flows 2e-3; and of
+            critics, by default 4e-3.
         weight_decay
             Decoupled weight decay of the encoders; by default 0, and 1e-4 for ``"flow"``.
         n_critic_steps

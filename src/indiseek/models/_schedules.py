@@ -23,7 +23,7 @@ N_CRITIC_STEPS = 2
 # Stage 1 usually stops earlier.
 DEFAULTS = {
     "shared": StageDefaults(batch_size=512, n_steps=4000),
-    "nce-club": StageDefaults(batch_size=512, n_steps=900),
+    "nce-club": StageDefaults(batch_size=512, n_steps=2000),
     "flow": StageDefaults(batch_size=256, n_steps=800),
 }
 
@@ -62,7 +62,7 @@ def specific_settings(
     else:
         settings = replace(
             settings,
-            lr=2e-3,
+            lr=1e-3,
             critic_lr=4e-3,
             n_critic_steps=n_critic_steps,
             warmup_epochs=max_epochs // 40,
