@@ -55,6 +55,8 @@ numpydoc_xref_param_type = False
 
 # No inventories of other projects are fetched, so references to them cannot be resolved here.
 _elsewhere = "anndata|collections|lightning|matplotlib|mudata|np|numpy|pandas|pathlib|pd|scanpy|scipy|scvi|sklearn"
+# Protocols that say what a plot needs; private on purpose.
+nitpick_ignore = [("py:class", "Certified"), ("py:class", "TuningResult")]
 nitpick_ignore_regex = [
     ("py:.*", rf"({_elsewhere}|torch|types|zuko)\..*"),
     # The same, and aliases of private files, by the short names that signatures use.

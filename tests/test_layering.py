@@ -20,7 +20,7 @@ API_PAGES = ROOT / "docs" / "api"
 ARROWS: dict[str, set[str]] = {
     "cli": {"models", "metrics", "attribution", "pl", "datasets"},
     "report": {"models", "metrics", "attribution", "pl", "datasets"},
-    "models": {"train", "objectives", "data", "metrics"},
+    "models": {"train", "objectives", "data", "metrics", "nn"},
     "train": {"objectives", "data"},
     "objectives": {"estimators", "distributions", "nn"},
     "estimators": {"nn"},

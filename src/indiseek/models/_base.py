@@ -220,7 +220,7 @@ class MultimodalModel(BaseModelClass):
 
     @property
     def is_trained(self) -> bool:
-        """Whether :meth:`train` has finished or was interrupted after an epoch."""
+        """Whether ``train`` has finished or was interrupted after an epoch."""
         return self._fitted is not None
 
     @property

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from indiseek.data import Matrix, Transform
-from indiseek.objectives import Batch, CodeBridge, Objective
+from indiseek.nn import CodeBridge
+from indiseek.objectives import Batch, Objective
 
 # Stages that see features only; their codes, side by side, are what later stages see of the other modalities.
 _CONDITIONS = ("shared", "context")

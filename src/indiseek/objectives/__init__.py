@@ -1,6 +1,6 @@
 """Objectives: the networks and losses of one stage each."""
 
-from indiseek.nn import Activation, CodeBridge
+from indiseek.nn import Activation
 from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
 from indiseek.objectives._clip import CLIPObjective, clip_loss, joint_code
 from indiseek.objectives._conditional_flow import ConditionalFlowObjective
@@ -10,7 +10,6 @@ __all__ = [
     "Activation",
     "Batch",
     "CLIPObjective",
-    "CodeBridge",
     "ConditionalFlowObjective",
     "Independence",
     "IndependentOf",
