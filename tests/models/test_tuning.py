@@ -104,6 +104,17 @@ def test_training_on_another_split_than_that_of_tuning_is_refused(tuned, other):
     assert not model.is_trained
 
 
+def test_a_split_given_as_arrays_is_recognised_in_training(make_mdata):
+    model = IndiSeekModel(make_mdata(N_CELLS), **NCE)
+    parts = [np.arange(160), np.arange(160, 280)]
+    options = {"external_indexing": parts, "max_epochs": 1, "accelerator": "cpu", "show_progress": False}
+    model.tune(n_shared=[3], alignment=[5.0], lam=[1.0], **options)
+    with pytest.raises(ValueError, match="expected the split on which the model was tuned"):
+        model.train(**options | {"external_indexing": [parts[0][1:], parts[1]]})
+    model.train(**options | {"external_indexing": [part.copy() for part in parts]})
+    assert np.array_equal(model.train_indices, parts[0])
+
+
 def test_content_and_excess_are_what_the_metrics_say_of_the_joint_code(tuned, make_mdata):
     _, tuning = tuned
     model = IndiSeekModel(make_mdata(N_CELLS), **NCE | tuning.chosen)

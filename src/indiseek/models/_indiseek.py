@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from indiseek.data import Split, Transform
 from indiseek.models._arguments import candidates, check_choice, check_range
 from indiseek.models._base import INFERENCE_BATCH, MIN_HELD_OUT_CELLS, MultimodalModel
+from indiseek.models._io import plain
 from indiseek.models._schedules import N_CRITIC_STEPS, PATIENCE, schedule
 from indiseek.models._tuning import Grid, Trials, search
 from indiseek.models._tuning_record import Record, fingerprint_of_data
@@ -266,7 +267,7 @@ class IndiSeekModel(MultimodalModel):
             "validation_size": validation_size,
             "external_indexing": external_indexing,
         }
-        if not self.is_trained and self._tuned_on not in (None, split_arguments | {"seed": seed}):
+        if not self.is_trained and self._tuned_on not in (None, plain(split_arguments | {"seed": seed})):
             raise ValueError(
                 f"expected the split on which the model was tuned, {self._tuned_on}, got "
                 f"{split_arguments | {'seed': seed}}; other test cells would be cells that the choice has seen."
@@ -397,7 +398,7 @@ class IndiSeekModel(MultimodalModel):
             show_progress=show_progress,
         )
         self._arguments = self._with(tuning.chosen)._arguments
-        self._tuned_on = split_arguments | {"seed": seed}
+        self._tuned_on = plain(split_arguments | {"seed": seed})
         logger.info(f"{tuning.headline}: {'; '.join(tuning.reasons)}. train() uses it, with the same split and seed.")
         return tuning
 

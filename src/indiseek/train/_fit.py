@@ -155,7 +155,6 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", category=PossibleUserWarning)
             # Lightning's own use of a class that newer torch deprecates.
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-            warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
             yield
     finally:
         logger.setLevel(level)
