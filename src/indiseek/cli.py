@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from indiseek import datasets, metrics, pl
-from indiseek.models import IndiSeekModel, Kind
+from indiseek.models import IndiSeekModel
 
 DEMO_PROTEINS = ("CD3", "CD4", "CD8a", "CD14", "CD19", "CD56", "CD45RA", "CD45RO")
-_CODES: dict[str, Kind] = {"IndiSeek, shared codes": "shared", "IndiSeek, wide codes": "context"}
+_CODES = {"IndiSeek, shared codes": "shared", "IndiSeek, wide codes": "context"}
 _MOST_COLORS = 8
 _MOST_FEATURES = 30
 

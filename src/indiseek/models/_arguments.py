@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,3 +91,10 @@ def candidates(name: str, values: ArrayLike, *, low: float, whole: bool = False)
         if whole and number != round(number):
             raise ValueError(f"expected whole numbers for {name}, got {number}; round them.")
     return tuple(dict.fromkeys((numbers.astype(int) if whole else numbers.astype(float)).tolist()))
+
+
+def split_arguments(
+    train_size: float, validation_size: float, external_indexing: Sequence[ArrayLike] | None
+) -> dict[str, Any]:
+    """What a user asks of the split, by the names of the arguments of ``train``."""
+    return {"train_size": train_size, "validation_size": validation_size, "external_indexing": external_indexing}

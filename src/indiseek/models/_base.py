@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Self, cast
 from weakref import WeakKeyDictionary
 
 import mudata
@@ -34,15 +34,15 @@ from indiseek.data import (
     register,
 )
 from indiseek.metrics import Certificate, Thresholds, certify, thin_counts
+from indiseek.models._arguments import check_range, split_arguments
 from indiseek.models._fitted import Fitted, cells_digest, empty_transforms
 from indiseek.models._io import FORMAT, MDATA_NAME, plain, read_payload, write_payload
 from indiseek.models._module import StagedModule
-from indiseek.objectives import Batch, Objective, joint_code
+from indiseek.models._schedules import PATIENCE
+from indiseek.objectives import Batch, Objective
 from indiseek.train import StageSettings, fit_stage, resolve_device, seeded
 
 logger = logging.getLogger(__name__)
-
-Kind = Literal["shared", "specific", "context"]
 
 INFERENCE_BATCH = 8192
 # What train() takes when the user says nothing: a later call then keeps the split that there is.
@@ -168,6 +168,18 @@ class MultimodalModel(BaseModelClass):
     def _make_objectives(self, n_features: dict[str, int], ranks: dict[str, int]) -> dict[str, Objective]:
         """New objectives by stage, in the order of training, for features of these numbers and ranks."""
 
+    @abstractmethod
+    def _schedule(
+        self,
+        n_train: int,
+        *,
+        max_epochs: int | Mapping[str, int] | None,
+        batch_size: int | Mapping[str, int] | None,
+        patience: int | None,
+        given: Mapping[str, Any],
+    ) -> tuple[dict[str, StageSettings], dict[str, int]]:
+        """Settings and batch size of each stage: what the user has `given`, and for the rest the defaults."""
+
     def _describe(self) -> str:
         if self._adata is None:
             return f"{type(self).__name__} without data"
@@ -257,6 +269,131 @@ class MultimodalModel(BaseModelClass):
     def _values(self, name: str) -> Matrix:
         return cast(Matrix, self._adata_manager.adata.mod[name].X)
 
+    def train(
+        self,
+        max_epochs: int | Mapping[str, int] | None = None,
+        *,
+        batch_size: int | Mapping[str, int] | None = None,
+        lr: float | None = None,
+        weight_decay: float | None = None,
+        early_stopping: bool = True,
+        patience: int = PATIENCE,
+        train_size: float = 0.8,
+        validation_size: float = 0.1,
+        external_indexing: Sequence[ArrayLike] | None = None,
+        accelerator: str = "auto",
+        devices: int = 1,
+        seed: int = 0,
+        write_latents: bool = True,
+        show_progress: bool = True,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train all stages, with early stopping on held-out cells.
+
+        The cells are split once into training, validation and test cells; test cells are touched by no
+        fit, no early stopping and no transform. A second call continues from the weights that are there.
+        Ctrl-C ends the stage that runs and keeps its best weights.
+
+        Parameters
+        ----------
+        max_epochs
+            Most epochs of every stage, or of each by name; the defaults stand on the model's page.
+        batch_size
+            Cells in a step, for every stage or for each by name. InfoNCE cannot show more than
+            ``log(batch_size)`` nats.
+        lr, weight_decay
+            Learning rate and decoupled weight decay of AdamW.
+        early_stopping
+            Whether a stage stops when its held-out loss has not fallen for `patience` epochs. Without it
+            contrastive learning memorises the training pairs.
+        patience
+            See `early_stopping`.
+        train_size, validation_size
+            Fractions of the cells; the rest are test cells.
+        external_indexing
+            Positions of training, validation and (optionally) test cells, instead of a random split.
+        accelerator
+            ``"auto"``, ``"cpu"``, ``"gpu"``, ``"mps"``, as Lightning names them.
+        devices
+            Number of devices; only 1 is supported.
+        seed
+            Seed of split, weights and batches. The same seed on the same machine gives the same latents.
+            Global random states are left alone.
+        write_latents
+            Whether :meth:`write_latents` is called at the end.
+        show_progress
+            Whether progress bars are shown.
+        **trainer_kwargs
+            Further arguments of :class:`lightning.pytorch.Trainer`.
+
+        Raises
+        ------
+        RuntimeError
+            If the model was loaded without data.
+        ValueError
+            If an argument is out of range, or a later call asks for another split.
+        FloatingPointError
+            If a loss is not finite; the model is then as it was before the call.
+        """
+        self._train(
+            {"lr": lr, "weight_decay": weight_decay},
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            patience=patience,
+            early_stopping=early_stopping,
+            split=split_arguments(train_size, validation_size, external_indexing),
+            accelerator=accelerator,
+            devices=devices,
+            seed=seed,
+            write_latents=write_latents,
+            show_progress=show_progress,
+            trainer_kwargs=trainer_kwargs,
+        )
+
+    def _train(
+        self,
+        rates: Mapping[str, float | None],
+        *,
+        max_epochs: int | Mapping[str, int] | None,
+        batch_size: int | Mapping[str, int] | None,
+        patience: int,
+        early_stopping: bool,
+        split: dict[str, Any],
+        accelerator: str,
+        devices: int,
+        seed: int,
+        write_latents: bool,
+        show_progress: bool,
+        trainer_kwargs: dict[str, Any],
+        **schedule_options: Any,
+    ) -> None:
+        """Check the arguments of :meth:`train`, fit all stages and write the codes."""
+        if devices != 1:
+            raise ValueError(f"expected devices=1, got {devices!r}; training on several devices is not supported yet.")
+        check_range("patience", patience, low=1)
+        given = {name: value for name, value in rates.items() if value is not None}
+        for name, value in given.items():
+            check_range(name, value, **({"low": 0} if name == "weight_decay" else {"above": 0}))
+        settings, sizes = self._schedule(
+            self._n_train(split["train_size"], split["external_indexing"]),
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            patience=patience if early_stopping else None,
+            given=given,
+            **schedule_options,
+        )
+        self._fit(
+            settings,
+            split,
+            batch_sizes=sizes,
+            accelerator=accelerator,
+            seed=seed,
+            show_progress=show_progress,
+            trainer_kwargs=trainer_kwargs,
+        )
+        if write_latents:
+            self.write_latents()
+
     def _n_train(self, train_size: float, external_indexing: Sequence[ArrayLike] | None) -> int:
         """Number of training cells that these arguments will give."""
         if self._adata is None:
@@ -268,7 +405,7 @@ class MultimodalModel(BaseModelClass):
     def _fit(
         self,
         settings: Mapping[str, StageSettings],
-        split_arguments: dict[str, Any],
+        split: dict[str, Any],
         *,
         batch_sizes: Mapping[str, int],
         accelerator: str,
@@ -278,11 +415,11 @@ class MultimodalModel(BaseModelClass):
     ) -> None:
         """Train all stages on a copy of the state, and keep the copy if nothing fails."""
         device = resolve_device(accelerator)
-        fitted = self._to_fit(split_arguments, seed)
+        fitted = self._to_fit(split, seed)
         module = fitted.module.to(device)
-        split = cast(Split, fitted.split)
+        parts = cast(Split, fitted.split)
         cells = module.features([self._values(name) for name in self.modalities])
-        train, validation = (torch.as_tensor(rows, device=device) for rows in (split.train, split.validation))
+        train, validation = (torch.as_tensor(rows, device=device) for rows in (parts.train, parts.validation))
         n_fits = len(fitted.history)
         for number, stage in enumerate(module.objectives):
             seen = module.inputs(stage, cells, INFERENCE_BATCH)
@@ -299,7 +436,7 @@ class MultimodalModel(BaseModelClass):
             )
             if len(result.history):
                 fitted.record(stage, result)
-            if stage == module.conditions[-1]:
+            if stage in module.conditions[-1:]:
                 module.bridge.fit(module.inputs("specific", cells.take(train), INFERENCE_BATCH).shared)
             if result.interrupted:
                 if not fitted.trained_stages:
@@ -312,7 +449,7 @@ class MultimodalModel(BaseModelClass):
         self._fitted = fitted
         self._transforms = fitted.transforms
 
-    def _to_fit(self, split_arguments: dict[str, Any], seed: int) -> Fitted:
+    def _to_fit(self, wanted: dict[str, Any], seed: int) -> Fitted:
         """State to train: a copy of the present one, or a new one with split, fitted transforms and networks."""
         if self._fitted is not None:
             if self._fitted.split is None:
@@ -320,24 +457,24 @@ class MultimodalModel(BaseModelClass):
                     "expected the cells that the model was trained on, got others; "
                     "load the model with its own MuData to train it further."
                 )
-            if plain(split_arguments) not in (plain(self._fitted.split_arguments), _DEFAULT_SPLIT):
+            if plain(wanted) not in (plain(self._fitted.split_arguments), _DEFAULT_SPLIT):
                 raise ValueError(
-                    f"expected the split of the first training, {self._fitted.split_arguments}, got {split_arguments}; "
+                    f"expected the split of the first training, {self._fitted.split_arguments}, got {wanted}; "
                     "a test cell must stay one: leave these arguments out or make a new model."
                 )
             return copy.deepcopy(self._fitted)
         n_cells = self._adata.n_obs
-        if split_arguments["external_indexing"] is not None:
-            split = given_split(n_cells, split_arguments["external_indexing"])
+        if wanted["external_indexing"] is not None:
+            split = given_split(n_cells, wanted["external_indexing"])
         else:
-            sizes = {key: split_arguments[key] for key in ("train_size", "validation_size")}
+            sizes = {key: wanted[key] for key in ("train_size", "validation_size")}
             split = random_split(n_cells, seed=seed, **sizes)
         # One by one, so that a transform given for two modalities is fitted to each.
         transforms = {name: copy.deepcopy(transform) for name, transform in self._transforms.items()}
         for name, transform in transforms.items():
             transform.fit(self._values(name), split.train)
         return Fitted(
-            transforms, self._new_module(transforms, seed), split, split_arguments, cells_digest(self._adata.obs_names)
+            transforms, self._new_module(transforms, seed), split, wanted, cells_digest(self._adata.obs_names)
         )
 
     def _new_module(self, transforms: dict[str, Transform], seed: int) -> StagedModule:
@@ -352,7 +489,7 @@ class MultimodalModel(BaseModelClass):
         mdata: MuData | None = None,
         *,
         modality: str | None = None,
-        kind: Kind = "shared",
+        kind: str | None = None,
         indices: ArrayLike | None = None,
         batch_size: int | None = None,
     ) -> NDArray[np.float32]:
@@ -365,10 +502,12 @@ class MultimodalModel(BaseModelClass):
             modalities are taken too: their joint code is that modality's, and where the specific code is a
             map given the other modalities' codes, these are predicted, with a warning.
         modality
-            Modality whose code is wanted. None, for ``kind="shared"``, gives the joint code: the mean of
-            the modalities' unit codes, brought back to unit length.
+            Modality whose code is wanted. None, for the first kind, gives the joint code of all modalities;
+            of shared codes that is the mean of the modalities' unit codes, brought back to unit length.
         kind
-            ``"shared"``, ``"specific"``, or ``"context"`` for the wide codes that are the flow's condition.
+            Stage whose codes are wanted, by default the first. Of IndiSeekModel and DisentangledSSLModel
+            ``"shared"`` or ``"specific"``, and ``"context"`` for the wide codes that are the condition of
+            IndiSeek's flow; of CoMMModel ``"fused"``.
         indices
             Positions of the cells wanted, or a boolean mask; by default all, in order.
         batch_size
@@ -388,10 +527,11 @@ class MultimodalModel(BaseModelClass):
             If `modality` is unknown or not in `mdata`.
         """
         kinds = list(self.module.objectives)
+        kind = kinds[0] if kind is None else kind
         if kind not in kinds:
             raise ValueError(f"expected kind to be one of {kinds}, got {kind!r}; choose one of them.")
         self._check_stage(kind)
-        if modality is None and kind != "shared":
+        if modality is None and kind != kinds[0]:
             raise ValueError(f"expected a modality for kind={kind!r}, got None; choose one of {list(self.modalities)}.")
         if modality is not None:
             self._check_modality(modality)
@@ -402,8 +542,11 @@ class MultimodalModel(BaseModelClass):
         if only is not None:
             code = self._code_of_one(cast(MuData, mdata), only, modality, kind, indices, size)
         else:
-            codes = self.module.codes(kind, self._cells(mdata, indices), size)
-            code = joint_code(codes) if modality is None else codes[self.modalities.index(modality)]
+            cells = self._cells(mdata, indices)
+            if modality is None:
+                code = self.module.joint(kind, cells, size)
+            else:
+                code = self.module.codes(kind, cells, size)[self.modalities.index(modality)]
         return code.cpu().numpy()
 
     def _only_modality(self, mdata: MuData | None) -> str | None:
@@ -414,7 +557,7 @@ class MultimodalModel(BaseModelClass):
         return present[0] if len(present) == 1 else None
 
     def _code_of_one(
-        self, mdata: MuData, only: str, modality: str | None, kind: Kind, indices: ArrayLike | None, batch_size: int
+        self, mdata: MuData, only: str, modality: str | None, kind: str, indices: ArrayLike | None, batch_size: int
     ) -> torch.Tensor:
         if modality is not None and modality != only:
             raise KeyError(f"expected modality {only!r}, the only one that these cells have, got {modality!r}.")
@@ -526,20 +669,25 @@ class MultimodalModel(BaseModelClass):
         """
         target = self._adata if mdata is None else mdata
         cells = self._cells(mdata)
-        written: dict[str, NDArray[np.float32]] = {}
-        for kind in self.fitted.trained_stages:
-            codes = self.module.codes(kind, cells, INFERENCE_BATCH)
-            if kind == "shared":
-                written["shared"] = joint_code(codes).cpu().numpy()
-            elif kind == "specific":
-                written |= {name: code.cpu().numpy() for name, code in zip(self.modalities, codes, strict=True)}
+        whole, parts = self._obsm(cells)
         with mudata.set_options(pull_on_update=False):
-            for name, code in written.items():
-                target.obsm[f"X_{self._key}_{name}"] = code
-            for name in self.modalities:
-                target.mod[name].obsm[f"X_{self._key}_shared"] = written["shared"].copy()
-                if name in written:
-                    target.mod[name].obsm[f"X_{self._key}_specific"] = written[name].copy()
+            for key, code in whole.items():
+                target.obsm[key] = code
+            for name, codes in parts.items():
+                for key, code in codes.items():
+                    target.mod[name].obsm[key] = code
+
+    def _obsm(self, cells: Batch) -> tuple[dict[str, NDArray[np.float32]], dict[str, dict[str, NDArray[np.float32]]]]:
+        """Codes to write, by key: those of the MuData, and those of each modality."""
+        joint = self.module.joint("shared", cells, INFERENCE_BATCH).cpu().numpy()
+        whole = {f"X_{self._key}_shared": joint}
+        parts = {name: {f"X_{self._key}_shared": joint.copy()} for name in self.modalities}
+        if "specific" in self.fitted.trained_stages:
+            codes = self.module.codes("specific", cells, INFERENCE_BATCH)
+            for name, code in self._by_name(codes).items():
+                whole[f"X_{self._key}_{name}"] = code
+                parts[name][f"X_{self._key}_specific"] = code.copy()
+        return whole, parts
 
     def certify(
         self,
@@ -600,7 +748,7 @@ class MultimodalModel(BaseModelClass):
             self._by_name(cells.features),
             self._by_name(shared),
             self._by_name(specific),
-            joint=joint_code(shared).cpu().numpy(),
+            joint=module.joint("shared", cells, INFERENCE_BATCH).cpu().numpy(),
             reference=None if reference is None else self._by_name(reference.features),
             replicates=self._replicates(values, seed),
             feature_names={name: self.feature_names(name) for name in self.modalities},

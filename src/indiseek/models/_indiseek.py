@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, cast, final
 
 import numpy as np
@@ -16,7 +17,7 @@ from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
 from indiseek.data import Split, Transform
-from indiseek.models._arguments import candidates, check_choice, check_range
+from indiseek.models._arguments import candidates, check_choice, check_range, split_arguments
 from indiseek.models._base import INFERENCE_BATCH, MIN_HELD_OUT_CELLS, MultimodalModel
 from indiseek.models._io import plain
 from indiseek.models._schedules import N_CRITIC_STEPS, PATIENCE, schedule
@@ -246,43 +247,28 @@ class IndiSeekModel(MultimodalModel):
         FloatingPointError
             If a loss is not finite; the model is then as it was before the call.
         """
-        if devices != 1:
-            raise ValueError(f"expected devices=1, got {devices!r}; training on several devices is not supported yet.")
         check_range("n_critic_steps", n_critic_steps, low=1)
-        check_range("patience", patience, low=1)
-        changes = {"lr": lr, "critic_lr": critic_lr, "weight_decay": weight_decay}
-        given = {name: value for name, value in changes.items() if value is not None}
-        for name, value in given.items():
-            check_range(name, value, **({"low": 0} if name == "weight_decay" else {"above": 0}))
-        settings, sizes = self._schedule(
-            self._n_train(train_size, external_indexing),
+        split = split_arguments(train_size, validation_size, external_indexing)
+        if not self.is_trained and self._tuned_on not in (None, plain(split | {"seed": seed})):
+            raise ValueError(
+                f"expected the split on which the model was tuned, {self._tuned_on}, got {split | {'seed': seed}}; "
+                "other test cells would be cells that the choice has seen."
+            )
+        self._train(
+            {"lr": lr, "critic_lr": critic_lr, "weight_decay": weight_decay},
             max_epochs=max_epochs,
             batch_size=batch_size,
-            patience=patience if early_stopping else None,
-            n_critic_steps=n_critic_steps,
-            given=given,
-        )
-        split_arguments = {
-            "train_size": train_size,
-            "validation_size": validation_size,
-            "external_indexing": external_indexing,
-        }
-        if not self.is_trained and self._tuned_on not in (None, plain(split_arguments | {"seed": seed})):
-            raise ValueError(
-                f"expected the split on which the model was tuned, {self._tuned_on}, got "
-                f"{split_arguments | {'seed': seed}}; other test cells would be cells that the choice has seen."
-            )
-        self._fit(
-            settings,
-            split_arguments,
-            batch_sizes=sizes,
+            patience=patience,
+            early_stopping=early_stopping,
+            split=split,
             accelerator=accelerator,
+            devices=devices,
             seed=seed,
+            write_latents=write_latents,
             show_progress=show_progress,
             trainer_kwargs=trainer_kwargs,
+            n_critic_steps=n_critic_steps,
         )
-        if write_latents:
-            self.write_latents()
 
     def tune(
         self,
@@ -359,12 +345,8 @@ class IndiSeekModel(MultimodalModel):
         self._with({"n_shared": max(grid.n_shared)})._check_sizes()
         settings, sizes = self._schedule(n_train, max_epochs=max_epochs)
         device = resolve_device(accelerator)
-        split_arguments = {
-            "train_size": train_size,
-            "validation_size": validation_size,
-            "external_indexing": external_indexing,
-        }
-        fitted = self._to_fit(split_arguments, seed)
+        wanted = split_arguments(train_size, validation_size, external_indexing)
+        fitted = self._to_fit(wanted, seed)
         split = cast(Split, fitted.split)
         if len(split.validation) < MIN_HELD_OUT_CELLS:
             raise ValueError(
@@ -398,7 +380,7 @@ class IndiSeekModel(MultimodalModel):
             show_progress=show_progress,
         )
         self._arguments = self._with(tuning.chosen)._arguments
-        self._tuned_on = plain(split_arguments | {"seed": seed})
+        self._tuned_on = plain(wanted | {"seed": seed})
         logger.info(f"{tuning.headline}: {'; '.join(tuning.reasons)}. train() uses it, with the same split and seed.")
         return tuning
 
@@ -415,8 +397,8 @@ class IndiSeekModel(MultimodalModel):
         max_epochs: int | Mapping[str, int] | None = None,
         batch_size: int | Mapping[str, int] | None = None,
         patience: int | None = PATIENCE,
+        given: Mapping[str, Any] = MappingProxyType({}),
         n_critic_steps: int = N_CRITIC_STEPS,
-        given: Mapping[str, Any] | None = None,
     ) -> tuple[dict[str, StageSettings], dict[str, int]]:
         """Settings and batch size of each stage."""
         return schedule(
@@ -427,7 +409,7 @@ class IndiSeekModel(MultimodalModel):
             batch_size=batch_size,
             patience=patience,
             n_critic_steps=n_critic_steps if self._arguments["independence_weight"] > 0 else 0,
-            given=given or {},
+            given=given,
         )
 
     def counterfactual(

@@ -71,12 +71,19 @@ class StagedModule(nn.Module):
         return tuple(torch.cat(codes) for codes in zip(*parts, strict=True))
 
     @torch.no_grad()
+    def joint(self, stage: str, cells: Batch, batch_size: int) -> Tensor:
+        """Code of all modalities together, ``(n_cells, n_latent)``, batch by batch."""
+        seen = self.inputs(stage, cells, batch_size)
+        rows = torch.arange(seen.n_cells, device=seen.features[0].device)
+        return torch.cat([self.objective(stage).joint(seen.take(chunk)) for chunk in rows.split(batch_size)])
+
+    @torch.no_grad()
     def code_of_one(self, stage: str, modality: int, features: Tensor, batch_size: int) -> Tensor:
         """Code ``(n_cells, n_latent)`` of cells that have only one modality; the others' codes are predicted."""
         parts = []
         for x in features.split(batch_size):
             shared: tuple[Tensor, ...] = ()
-            if stage not in _CONDITIONS:
+            if self.conditions and stage not in _CONDITIONS:
                 codes = [self.objective(name).encode(modality, x, ()) for name in self.conditions]
                 shared = self.bridge(modality, torch.cat(codes, dim=-1))
             parts.append(self.objective(stage).encode(modality, x, shared))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -22,10 +23,15 @@ class Batch(NamedTuple):
     shared
         One ``(n_cells, n_shared)`` tensor of frozen shared codes for each modality; empty while the
         shared codes are still being learned.
+    views
+        One ``(n_cells, n_views, n_features)`` tensor of augmented features for each modality, made before
+        training, for objectives that compare views of a cell; empty where there are none. Takes ``4 * n_views``
+        bytes for each feature and cell.
     """
 
     features: tuple[Tensor, ...]
     shared: tuple[Tensor, ...] = ()
+    views: tuple[Tensor, ...] = ()
 
     @property
     def n_cells(self) -> int:
@@ -34,14 +40,26 @@ class Batch(NamedTuple):
 
     def take(self, rows: Tensor) -> Batch:
         """The same rows of every tensor."""
-        return Batch(
-            tuple(t.index_select(0, rows) for t in self.features),
-            tuple(t.index_select(0, rows) for t in self.shared),
-        )
+        return Batch(*(tuple(t.index_select(0, rows) for t in tensors) for tensors in self))
 
     def to(self, device: torch.device) -> Batch:
         """Every tensor on `device`."""
-        return Batch(tuple(t.to(device) for t in self.features), tuple(t.to(device) for t in self.shared))
+        return Batch(*(tuple(t.to(device) for t in tensors) for tensors in self))
+
+
+def joint_code(codes: Sequence[Tensor]) -> Tensor:
+    """Mean of the modalities' unit codes, brought back to unit length.
+
+    Parameters
+    ----------
+    codes
+        One ``(n_cells, n_shared)`` tensor for each modality.
+
+    Returns
+    -------
+    ``(n_cells, n_shared)``.
+    """
+    return F.normalize(torch.stack(tuple(codes)).mean(dim=0), dim=-1)
 
 
 @dataclass(frozen=True)
@@ -94,6 +112,10 @@ class Objective(nn.Module, ABC):
     def latents(self, batch: Batch) -> tuple[Tensor, ...]:
         """Codes of this stage, one ``(n_cells, n_latent)`` tensor for each modality."""
         return tuple(self.encode(i, x, batch.shared) for i, x in enumerate(batch.features))
+
+    def joint(self, batch: Batch) -> Tensor:
+        """Code of all modalities together, ``(n_cells, n_latent)``: here :func:`joint_code` of :meth:`latents`."""
+        return joint_code(self.latents(batch))
 
     @abstractmethod
     def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:

@@ -45,21 +45,6 @@ def clip_loss(codes_a: Tensor, codes_b: Tensor, logit_scale: Tensor | float) -> 
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
-def joint_code(codes: Sequence[Tensor]) -> Tensor:
-    """Mean of the modalities' unit codes, brought back to unit length.
-
-    Parameters
-    ----------
-    codes
-        One ``(n_cells, n_shared)`` tensor for each modality.
-
-    Returns
-    -------
-    ``(n_cells, n_shared)``.
-    """
-    return F.normalize(torch.stack(tuple(codes)).mean(dim=0), dim=-1)
-
-
 @final
 class CLIPObjective(Objective):
     r"""Shared codes :math:`C_i = f_i(X_i)` on the unit sphere, aligned over all pairs of modalities.
