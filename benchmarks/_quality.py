@@ -24,7 +24,7 @@ from pandas import DataFrame
 import indiseek
 
 CACHE = Path(__file__).parent / ".cache"
-_PEERS = ("mofapy2", "cca-zoo", "scvi-tools", "zuko")
+_PEERS = ("mofapy2", "cca-zoo", "scvi-tools")
 _SMOKE_EPOCHS = 2
 _SECONDS = "s"
 

@@ -58,7 +58,7 @@ _elsewhere = "anndata|collections|lightning|matplotlib|mudata|np|numpy|pandas|pa
 # Protocols that say what a plot needs; private on purpose.
 nitpick_ignore = [("py:class", "Certified"), ("py:class", "TuningResult")]
 nitpick_ignore_regex = [
-    ("py:.*", rf"({_elsewhere}|torch|types|zuko)\..*"),
+    ("py:.*", rf"({_elsewhere}|torch|types)\..*"),
     # The same, and aliases of private files, by the short names that signatures use.
     ("py:class", r"AnnData|Array|ArrayLike|Axes|Figure|Metric|Module|MuData|NDArray|Parameter|Probe|Tensor"),
     # Private classes have no page.

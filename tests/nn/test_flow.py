@@ -11,7 +11,7 @@ N_CELLS = 40
 def _flow(n_features: int = 5, n_axes: int = 5, n_condition: int = 3, *, scale: float = 0.3) -> ConditionalFlow:
     """A flow away from the identity, in inference mode and double precision."""
     torch.manual_seed(0)
-    flow = ConditionalFlow(n_features, n_axes, n_condition, n_hidden=16, n_base_hidden=16, n_mixed=4).double().eval()
+    flow = ConditionalFlow(n_features, n_axes, n_condition, n_hidden=16, n_mixed=4).double().eval()
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.add_(scale * torch.randn_like(parameter))
@@ -81,7 +81,7 @@ def test_base_density_does_not_see_the_condition():
     torch.testing.assert_close(flow.log_prob(x, c), flow.base_log_prob(z) + log_det)
 
 
-def test_noise_and_dropout_act_in_training_only():
+def test_noise_acts_in_training_only():
     flow, (x, c) = _flow(), _cells()
     torch.testing.assert_close(flow(x, c), flow(x, c), rtol=0, atol=0)
     flow.train()
@@ -94,7 +94,7 @@ def test_maximum_likelihood_takes_the_condition_out_of_the_code():
     noise = torch.randn(2000, 2, generator=generator)
     x = torch.stack([1.5 * c[:, 0] + noise[:, 0], c[:, 0] * c[:, 1] + 0.5 * noise[:, 1]], dim=1)
     torch.manual_seed(0)
-    flow = ConditionalFlow(2, 2, 2, n_hidden=32, n_base_hidden=16, n_mixed=2, dropout=0.0, condition_noise=0.0)
+    flow = ConditionalFlow(2, 2, 2, n_hidden=32, n_mixed=2, condition_noise=0.0)
     flow.fit_scales(x, c)
     optimizer = torch.optim.Adam(flow.parameters(), lr=5e-3)
     targets = torch.stack([c[:, 0], c[:, 0] * c[:, 1]], dim=1)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from zuko.flows import MaskedAutoregressiveTransform
-from zuko.transforms import MonotonicRQSTransform
 
+from indiseek.nn._autoregressive import AffineAutoregressive, AutoregressiveMixture, soft_clip
 from indiseek.nn._mlp import MLP
-
-_N_BINS = 8
 
 
 class ConditionalFlow(nn.Module):
@@ -23,7 +19,7 @@ class ConditionalFlow(nn.Module):
     The base density does not see :math:`c`: at the maximum likelihood :math:`z` is independent of
     :math:`c`, and because :math:`T` is invertible, :math:`(z, c)` holds all of :math:`x`.
 
-    The base is free (an unconditional autoregressive flow), so that clusters survive in :math:`z`. A free
+    The base is free (an autoregressive mixture of normals), so that clusters survive in :math:`z`. A free
     base tempts the condition to idle: it can model the marginal of :math:`x` alone. So :math:`T` begins
     with what a condition most needs, in closed form, before the autoregressive layers:
 
@@ -44,20 +40,17 @@ class ConditionalFlow(nn.Module):
     n_layers
         Conditional autoregressive layers.
     n_hidden
-        Width of their two hidden layers and of the network of :math:`m, s, a`.
+        Width of the two hidden layers of every network.
     n_mixed
         Number of matrices :math:`A_k`.
-    n_base_hidden
-        Width of the networks of the base density: an affine, a monotonic spline and an affine
-        autoregressive layer over the standard normal.
-    dropout
-        Dropout in every conditional network.
+    n_components
+        Normal components of each conditional density of the base.
     condition_noise
         Standard deviation of the noise on the condition in training, relative to its entries.
 
     References
     ----------
-    Papamakarios et al. (2017), arXiv 1705.07057; Durkan et al. (2019), arXiv 1906.04032 (splines).
+    Papamakarios et al. (2017), arXiv 1705.07057.
     """
 
     below: Tensor
@@ -72,12 +65,11 @@ class ConditionalFlow(nn.Module):
         n_axes: int,
         n_condition: int,
         *,
-        n_layers: int = 3,
-        n_hidden: int = 256,
+        n_layers: int = 2,
+        n_hidden: int = 128,
         n_mixed: int = 16,
-        n_base_hidden: int = 128,
-        dropout: float = 0.1,
-        condition_noise: float = 0.05,
+        n_components: int = 5,
+        condition_noise: float = 0.1,
     ) -> None:
         super().__init__()
         self.n_axes = n_axes
@@ -86,21 +78,18 @@ class ConditionalFlow(nn.Module):
         self.condition_noise = condition_noise
         self.register_buffer("condition_center", torch.zeros(n_condition))
         self.register_buffer("condition_scale", torch.ones(n_condition))
-        self.head = MLP(n_condition, 2 * n_axes + n_mixed, hidden=(n_hidden, n_hidden), dropout=dropout)
+        self.head = MLP(n_condition, 2 * n_axes + n_mixed, hidden=(n_hidden, n_hidden))
         last = cast(nn.Linear, self.head[-1])
         nn.init.normal_(last.weight, std=0.01)
         nn.init.zeros_(last.bias)
         self.mixed = nn.Parameter(0.02 * torch.randn(n_mixed, n_axes, n_axes))
         self.constant = nn.Parameter(torch.zeros(n_axes, n_axes))
         self.register_buffer("below", torch.ones(n_axes, n_axes).tril(-1), persistent=False)
+        hidden = (n_hidden, n_hidden)
         self.layers = nn.ModuleList(
-            _autoregressive(n_axes, n_condition, n_hidden, reverse=bool(i % 2), dropout=dropout)
-            for i in range(n_layers)
+            AffineAutoregressive(n_axes, n_condition, hidden=hidden, reverse=bool(i % 2)) for i in range(n_layers)
         )
-        self.base = nn.ModuleList(
-            _autoregressive(n_axes, 0, n_base_hidden, reverse=bool(i % 2), n_bins=_N_BINS if i == 1 else 0)
-            for i in range(3)
-        )
+        self.base = AutoregressiveMixture(n_axes, n_components=n_components, hidden=hidden)
         self.base_center = nn.Parameter(torch.zeros(n_axes))
         self.base_log_scale = nn.Parameter(torch.zeros(n_axes))
 
@@ -145,9 +134,12 @@ class ConditionalFlow(nn.Module):
         residual = (x - self.center) @ self.axes - mean
         u = residual - residual @ (self.constant * self.below).T
         mixed = (residual @ (self.mixed * self.below).flatten(0, 1).T).unflatten(-1, (-1, self.n_axes))
-        u = (u - (mixed * gate[..., None]).sum(dim=-2)) * torch.exp(-log_scale)
-        z, log_det = _through(self.layers, u, c)
-        return z, log_det - log_scale.sum(dim=-1), residual
+        z = (u - torch.bmm(gate[:, None], mixed)[:, 0]) * torch.exp(-log_scale)
+        log_det = -log_scale.sum(dim=-1)
+        for layer in self.layers:
+            z, change = layer(z, c)
+            log_det = log_det + change
+        return z, log_det, residual
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Code ``T(x; c)``, ``(n_cells, n_axes)``."""
@@ -159,7 +151,7 @@ class ConditionalFlow(nn.Module):
         mean, log_scale, gate = self._head(c)
         u = z
         for layer in reversed(self.layers):
-            u = layer(c).inv(u)
+            u = cast(AffineAutoregressive, layer).inverse(u, c)
         u = u * torch.exp(log_scale)
         mixed = torch.einsum("nk,kij->nij", gate, self.mixed * self.below)
         triangular = torch.eye(self.n_axes, device=z.device, dtype=z.dtype) - self.constant * self.below - mixed
@@ -168,9 +160,8 @@ class ConditionalFlow(nn.Module):
 
     def base_log_prob(self, z: Tensor) -> Tensor:
         """Log density of the codes under the base, ``(n_cells,)`` nats."""
-        u, log_det = _through(self.base, (z - self.base_center) * torch.exp(-self.base_log_scale), None)
-        normal = -0.5 * (u.square() + math.log(2.0 * math.pi)).sum(dim=-1)
-        return normal + log_det - self.base_log_scale.sum()
+        scaled = (z - self.base_center) * torch.exp(-self.base_log_scale)
+        return self.base.log_prob(scaled) - self.base_log_scale.sum()
 
     def log_prob(self, x: Tensor, c: Tensor) -> Tensor:
         """``log p(x | c)`` on the principal axes, ``(n_cells,)`` nats."""
@@ -183,39 +174,4 @@ class ConditionalFlow(nn.Module):
 
     def _head(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, log_scale, gate = self.head(c).split([self.n_axes, self.n_axes, len(self.mixed)], dim=-1)
-        # Bounded, so that one unlucky step cannot blow the likelihood up.
-        return mean, 1.5 * torch.tanh(log_scale / 1.5), gate
-
-
-def _autoregressive(
-    n_features: int, n_condition: int, n_hidden: int, *, reverse: bool, n_bins: int = 0, dropout: float = 0.0
-) -> MaskedAutoregressiveTransform:
-    """One layer, near the identity at first: affine, or a monotonic spline of `n_bins` bins."""
-    order = torch.arange(n_features)
-    spline = {"univariate": MonotonicRQSTransform, "shapes": [(n_bins,), (n_bins,), (n_bins - 1,)]} if n_bins else {}
-
-    def activation() -> nn.Module:
-        return nn.Sequential(nn.ELU(), nn.Dropout(dropout))
-
-    layer = MaskedAutoregressiveTransform(
-        n_features,
-        n_condition,
-        order=order.flip(0) if reverse else order,
-        hidden_features=(n_hidden, n_hidden),
-        activation=activation,
-        **spline,
-    )
-    with torch.no_grad():
-        last = cast(nn.Linear, layer.hyper[-1])
-        last.weight.mul_(0.1)
-        last.bias.mul_(0.1)
-    return layer
-
-
-def _through(layers: nn.ModuleList, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Output of layers in turn and the sum of their log-determinants."""
-    total = torch.zeros(len(x), device=x.device, dtype=x.dtype)
-    for layer in layers:
-        x, log_det = layer(condition).call_and_ladj(x)
-        total = total + log_det
-    return x, total
+        return mean, soft_clip(log_scale), gate

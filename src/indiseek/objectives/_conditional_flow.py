@@ -49,7 +49,7 @@ class ConditionalFlowObjective(Objective):
         Weight :math:`\rho`.
     feature_noise
         Standard deviation of the noise on the features in training.
-    n_layers, n_hidden, dropout, condition_noise
+    n_layers, n_hidden, condition_noise
         As in :class:`indiseek.nn.ConditionalFlow`.
 
     References
@@ -66,13 +66,12 @@ class ConditionalFlowObjective(Objective):
         n_shared: int,
         n_specific: Mapping[str, int],
         *,
-        transport: float = 0.1,
-        regression: float = 0.3,
-        n_layers: int = 3,
-        n_hidden: int = 256,
-        dropout: float = 0.1,
-        condition_noise: float = 0.05,
-        feature_noise: float = 0.1,
+        transport: float = 0.25,
+        regression: float = 2.0,
+        n_layers: int = 2,
+        n_hidden: int = 128,
+        condition_noise: float = 0.1,
+        feature_noise: float = 0.05,
     ) -> None:
         super().__init__()
         self.names = tuple(n_features)
@@ -82,13 +81,7 @@ class ConditionalFlowObjective(Objective):
         n_condition = n_shared * (len(n_features) - 1)
         self.flows = nn.ModuleList(
             ConditionalFlow(
-                n,
-                n_axes[name],
-                n_condition,
-                n_layers=n_layers,
-                n_hidden=n_hidden,
-                dropout=dropout,
-                condition_noise=condition_noise,
+                n, n_axes[name], n_condition, n_layers=n_layers, n_hidden=n_hidden, condition_noise=condition_noise
             )
             for name, n in n_features.items()
         )

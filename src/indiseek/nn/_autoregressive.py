@@ -1,0 +1,157 @@
+"""Networks whose outputs for one dimension see only the earlier dimensions, and a condition."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class AutoregressiveNet(nn.Module):
+    """Masked multilayer perceptron: `n_outputs` numbers for each dimension, from the dimensions before it.
+
+    Near zero at first, so that layers built on it start near the identity.
+
+    Parameters
+    ----------
+    n_axes
+        Number of dimensions.
+    n_condition
+        Dimension of a condition that every output may see; 0 for none.
+    n_outputs
+        Numbers given for each dimension.
+    hidden
+        Widths of the hidden layers.
+    reverse
+        Whether a dimension sees those after it instead.
+
+    References
+    ----------
+    Germain et al. (2015), arXiv 1502.03509, equations 12 and 13.
+    """
+
+    def __init__(
+        self,
+        n_axes: int,
+        n_condition: int,
+        n_outputs: int,
+        *,
+        hidden: tuple[int, ...],
+        reverse: bool = False,
+    ) -> None:
+        super().__init__()
+        self.n_outputs = n_outputs
+        self.n_axes = n_axes
+        rank = torch.arange(1, n_axes + 1)
+        rank = rank.flip(0) if reverse else rank
+        # A hidden unit of degree k sees the dimensions of rank 1 to k; of degree 0, the condition alone.
+        degrees = [
+            torch.cat([rank, torch.zeros(n_condition, dtype=torch.long)]),
+            *(torch.linspace(0 if n_condition else 1, max(1, n_axes - 1), n).round().long() for n in hidden),
+        ]
+        layers: list[nn.Module] = []
+        for lower, upper in itertools.pairwise(degrees):
+            layers += [_MaskedLinear(upper[:, None] >= lower), nn.ELU()]
+        last = _MaskedLinear((rank[:, None] > degrees[-1]).repeat(n_outputs, 1))
+        with torch.no_grad():
+            last.weight.mul_(0.1)
+            last.bias.mul_(0.1)
+        self.net = nn.Sequential(*layers, last)
+
+    def forward(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, ...]:
+        """`n_outputs` tensors ``(n_cells, n_axes)``."""
+        output = self.net(x if c is None else torch.cat([x, c], dim=-1))
+        return cast(tuple[Tensor, ...], output.split(self.n_axes, dim=-1))
+
+
+class AffineAutoregressive(nn.Module):
+    r"""Invertible layer :math:`z_d = (x_d - \mu_d(x_{<d}, c))\, e^{-s_d(x_{<d}, c)}`.
+
+    Parameters
+    ----------
+    n_axes, n_condition, hidden, reverse
+        As in :class:`AutoregressiveNet`.
+
+    References
+    ----------
+    Papamakarios et al. (2017), arXiv 1705.07057, equations 4 to 6.
+    """
+
+    def __init__(self, n_axes: int, n_condition: int, *, hidden: tuple[int, ...], reverse: bool = False) -> None:
+        super().__init__()
+        self.net = AutoregressiveNet(n_axes, n_condition, 2, hidden=hidden, reverse=reverse)
+
+    def forward(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Transformed ``(n_cells, n_axes)`` and ``log |det|`` ``(n_cells,)``."""
+        shift, log_scale = self._shift_and_log_scale(x, c)
+        return (x - shift) * torch.exp(-log_scale), -log_scale.sum(dim=-1)
+
+    def inverse(self, z: Tensor, c: Tensor | None) -> Tensor:
+        """Features ``(n_cells, n_axes)``: exact after as many passes as there are dimensions."""
+        x = torch.zeros_like(z)
+        for _ in range(z.shape[1]):
+            shift, log_scale = self._shift_and_log_scale(x, c)
+            x = z * torch.exp(log_scale) + shift
+        return x
+
+    def _shift_and_log_scale(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        shift, log_scale = self.net(x, c)
+        return shift, soft_clip(log_scale)
+
+
+class AutoregressiveMixture(nn.Module):
+    r"""Density :math:`p(z) = \prod_d \sum_k w_{dk} N(z_d; \mu_{dk}, s_{dk})`, all three functions of :math:`z_{<d}`.
+
+    Parameters
+    ----------
+    n_axes
+        Dimension of :math:`z`.
+    n_components
+        Normal components of each conditional density.
+    hidden
+        Widths of the network's hidden layers.
+
+    References
+    ----------
+    Uria et al. (2013), arXiv 1306.0186 (mixtures); Germain et al. (2015), arXiv 1502.03509 (masks).
+    """
+
+    def __init__(self, n_axes: int, *, n_components: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.net = AutoregressiveNet(n_axes, 0, 3 * n_components, hidden=hidden)
+        # Components that start at one place would stay together.
+        means = torch.linspace(-1.0, 1.0, n_components)
+        self.start = nn.Parameter(torch.stack([torch.zeros(n_components), means, torch.zeros(n_components)]).ravel())
+        self.n_components = n_components
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density ``(n_cells,)``, nats."""
+        parts = torch.stack(self.net(z, None), dim=1) + self.start[:, None]
+        logit, mean, log_scale = parts.split(self.n_components, dim=1)
+        log_scale = soft_clip(log_scale, 4.0)
+        log_weight = F.log_softmax(logit, dim=1)
+        normal = -0.5 * ((z[:, None] - mean) * torch.exp(-log_scale)).square() - log_scale
+        density = torch.logsumexp(log_weight + normal, dim=1)
+        return density.sum(dim=-1) - 0.5 * z.shape[1] * math.log(2.0 * math.pi)
+
+
+def soft_clip(log_scale: Tensor, bound: float = 1.5) -> Tensor:
+    """Bring log scales smoothly into ``(-bound, bound)``: one unlucky step cannot blow the likelihood up."""
+    return bound * torch.tanh(log_scale / bound)
+
+
+class _MaskedLinear(nn.Linear):
+    """Linear layer of which only the weights in `mask`, ``(n_outputs, n_inputs)``, exist."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask.float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.mask, self.bias)
