@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from indiseek.estimators import info_nce, nce_club
+from indiseek.estimators import info_nce, nce_club, vclub
 
-ESTIMATORS = [info_nce, nce_club]
+ESTIMATORS = [info_nce, nce_club, vclub]
 
 pytestmark = pytest.mark.parametrize("estimator", ESTIMATORS)
 

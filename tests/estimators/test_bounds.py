@@ -5,19 +5,20 @@ import math
 import pytest
 import torch
 
-from indiseek.estimators import gaussian_mutual_information, gaussian_nce_club, info_nce, nce_club
-from indiseek.nn import GaussianCritic
+from indiseek.estimators import gaussian_mutual_information, gaussian_nce_club, info_nce, nce_club, vclub
+from indiseek.nn import GaussianCritic, SeparableCritic
 
 
 def _exact_critic(rho: float, n_z: int, n_c: int) -> GaussianCritic:
-    """log p(z | c) where the first n_c dimensions of z correlate with c by rho and the others are noise."""
+    """log p(z | c) where the first dimensions of z and c correlate by rho, and what one has more of is noise."""
+    n = min(n_z, n_c)
     critic = GaussianCritic(n_z, n_c, hidden=()).double()
     linear = critic.net[0]
     with torch.no_grad():
         linear.weight.zero_()
         linear.bias.zero_()
-        linear.weight[:n_c] = rho * torch.eye(n_c)
-        linear.bias[n_z : n_z + n_c] = 4 * math.atanh(math.log(1 - rho**2) / 4)
+        linear.weight[:n, :n] = rho * torch.eye(n)
+        linear.bias[n_z : n_z + n] = 4 * math.atanh(math.log(1 - rho**2) / 4)
     return critic
 
 
@@ -25,7 +26,8 @@ def _pairs(rho: float, n_z: int, n_c: int, n: int, seed: int) -> tuple[torch.Ten
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(n, n_z, generator=generator, dtype=torch.double)
     c = torch.randn(n, n_c, generator=generator, dtype=torch.double)
-    z[:, :n_c] = rho * c + math.sqrt(1 - rho**2) * z[:, :n_c]
+    shared = min(n_z, n_c)
+    z[:, :shared] = rho * c[:, :shared] + math.sqrt(1 - rho**2) * z[:, :shared]
     return z, c
 
 
@@ -70,29 +72,74 @@ def test_nce_club_is_linear_in_the_scores():
     torch.testing.assert_close(nce_club(2 * a - 3 * b), 2 * nce_club(a) - 3 * nce_club(b))
 
 
-@pytest.mark.parametrize(("rho", "n_z", "n_c"), [(0.3, 1, 1), (0.6, 3, 2), (0.8, 4, 1)])
-def test_exact_critic_gives_the_closed_form_of_nce_club(rho, n_z, n_c):
-    values = []
-    for seed in range(6):
-        z, c = _pairs(rho, n_z, n_c, 1500, seed)
-        values.append(nce_club(_exact_critic(rho, n_z, n_c)(z, c)).item())
-    values = torch.tensor(values)
-    band = 4 * values.std() / math.sqrt(len(values))
-    truth = gaussian_nce_club(rho, n_c)
-    assert abs(values.mean() - truth) < band
-    assert band < 0.2 * truth
+SIZES = [(1, 1), (3, 2), (1, 4), (2, 2)]
 
 
-@pytest.mark.parametrize(("rho", "n_z", "n_c"), [(0.3, 1, 1), (0.6, 3, 2), (0.8, 4, 1)])
+def _mean_and_band(estimator, rho: float, n_z: int, n_c: int) -> tuple[float, float]:
+    """Mean over batches of the estimate with the exact critic, and four standard errors of it."""
+    critic = _exact_critic(rho, n_z, n_c)
+    values = torch.stack([estimator(critic(*_pairs(rho, n_z, n_c, 1500, seed))) for seed in range(8)])
+    return values.mean().item(), 4 * values.std().item() / math.sqrt(len(values))
+
+
+@pytest.mark.parametrize(("n_z", "n_c"), SIZES)
+@pytest.mark.parametrize("rho", [-0.5, 0.3, 0.6, 0.8, 0.9])
+@pytest.mark.parametrize("estimator", [nce_club, vclub])
+def test_exact_critic_gives_the_closed_form_of_the_upper_bounds(estimator, rho, n_z, n_c):
+    mean, band = _mean_and_band(estimator, rho, n_z, n_c)
+    truth = gaussian_nce_club(rho, min(n_z, n_c))
+    assert abs(mean - truth) < band
+    assert band < 0.25 * truth
+
+
+@pytest.mark.parametrize(("n_z", "n_c"), SIZES)
+@pytest.mark.parametrize("rho", [-0.5, 0.3, 0.6, 0.8, 0.9])
 def test_info_nce_of_the_exact_critic_is_below_the_information_and_near_it(rho, n_z, n_c):
-    values = []
-    for seed in range(6):
-        z, c = _pairs(rho, n_z, n_c, 1500, seed)
-        values.append(info_nce(_exact_critic(rho, n_z, n_c)(z, c)).item())
-    values = torch.tensor(values)
-    band = 4 * values.std() / math.sqrt(len(values))
-    truth = gaussian_mutual_information(rho, n_c)
-    assert truth - 0.1 * truth - band < values.mean() < truth + band
+    mean, band = _mean_and_band(info_nce, rho, n_z, n_c)
+    truth = gaussian_mutual_information(rho, min(n_z, n_c))
+    assert truth - 0.1 * truth - band < mean < truth + band
+
+
+@pytest.mark.parametrize("n_dims", [1, 5])
+def test_upper_bounds_run_away_from_the_information_as_dependence_grows(n_dims):
+    ratios = []
+    for rho in (0.3, 0.6, 0.9, 0.99):
+        mean, _ = _mean_and_band(vclub, rho, n_dims, n_dims)
+        ratios.append(mean / gaussian_mutual_information(rho, n_dims))
+    assert ratios == sorted(ratios)
+    assert ratios[0] < 3 and ratios[-1] > 20
+
+
+@pytest.mark.parametrize("n_dims", [5, 10, 20])
+def test_info_nce_stops_at_log_n_whatever_the_information(n_dims):
+    mean, _ = _mean_and_band(info_nce, 0.99, n_dims, n_dims)
+    assert gaussian_mutual_information(0.99, n_dims) > math.log(1500)
+    assert math.log(1500) - 0.2 < mean <= math.log(1500)
+
+
+@pytest.mark.parametrize(("n_z", "n_c"), [(1, 3), (3, 2)])
+def test_trained_critics_come_near_the_closed_forms(n_z, n_c):
+    rho, n_dims = 0.6, min(n_z, n_c)
+    torch.manual_seed(0)
+    separable = SeparableCritic(n_z, n_c, hidden=(64,), layer_norm=False).double()
+    gaussian = GaussianCritic(n_z, n_c, hidden=(64,), layer_norm=False).double()
+    optimizer = torch.optim.Adam([*separable.parameters(), *gaussian.parameters()], lr=5e-3)
+    for step in range(300):
+        z, c = _pairs(rho, n_z, n_c, 256, step)
+        optimizer.zero_grad()
+        (-info_nce(separable(z, c)) - gaussian(z, c).diagonal().mean()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        z, c = _pairs(rho, n_z, n_c, 3000, 10_000)
+        found = {
+            "info_nce": info_nce(separable(z, c)).item(),
+            "nce_club": nce_club(separable(z, c)).item(),
+            "vclub": vclub(gaussian(z, c)).item(),
+        }
+    information, jeffreys = gaussian_mutual_information(rho, n_dims), gaussian_nce_club(rho, n_dims)
+    assert found["info_nce"] == pytest.approx(information, rel=0.25)
+    assert found["nce_club"] == pytest.approx(jeffreys, rel=0.3)
+    assert found["vclub"] == pytest.approx(jeffreys, rel=0.3)
 
 
 def test_small_batches_cannot_show_strong_dependence_but_nce_club_can():

@@ -55,7 +55,7 @@ def nce_club(scores: Tensor) -> Tensor:
     At the optimal critic this is the Jeffreys divergence between the joint distribution and the
     product of its marginals: zero exactly at independence, and far above the mutual information
     when the dependence is strong. With a critic that is not optimal it bounds nothing.
-    With the scores ``log q(z_i | c_k)`` of a Gaussian critic the same expression is vCLUB.
+    For the scores of a conditional density see :func:`vclub`.
 
     Parameters
     ----------
@@ -76,6 +76,42 @@ def nce_club(scores: Tensor) -> Tensor:
     ----------
     Liang et al. (2023), arXiv 2306.05268; Cheng et al. (2020), arXiv 2006.12013.
     """
+    return _paired_minus_unpaired(scores)
+
+
+def vclub(scores: Tensor) -> Tensor:
+    r"""Variational contrastive upper bound with a density :math:`q` fitted by maximum likelihood.
+
+    .. math:: I_{vCLUB} = E_{p(z,c)} \log q(z \mid c) - E_{p(z)p(c)} \log q(z \mid c)
+
+    At ``q(z | c) = p(z | c)`` it is the Jeffreys divergence, as :func:`nce_club` at its optimal critic. With
+    ``q(z, c) = q(z | c) p(c)`` it is an upper bound as long as ``KL(p(z, c) || q) <= KL(p(z) p(c) || q)``; a `q` of the
+    wrong shape can break that, and then it bounds nothing.
+
+    Parameters
+    ----------
+    scores
+        ``(n_cells, n_cells)``; entry ``[i, k]`` is ``log q(z_i | c_k)`` in nats, as
+        :class:`indiseek.nn.GaussianCritic` gives it. The pairs off the diagonal stand for the product of the
+        marginals; the paper's mean over all pairs is smaller by the factor ``1 - 1 / n_cells``.
+
+    Returns
+    -------
+    Scalar in nats.
+
+    Raises
+    ------
+    ValueError
+        If `scores` is not square or has fewer than 2 cells.
+
+    References
+    ----------
+    Cheng et al. (2020), arXiv 2006.12013, section 3.2.
+    """
+    return _paired_minus_unpaired(scores)
+
+
+def _paired_minus_unpaired(scores: Tensor) -> Tensor:
     _check_scores(scores)
     n = scores.shape[0]
     positives = scores.diagonal()

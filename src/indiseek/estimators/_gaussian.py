@@ -38,7 +38,7 @@ def gaussian_mutual_information(rho: float, n_dims: int = 1) -> float:
 
 
 def gaussian_nce_club(rho: float, n_dims: int = 1) -> float:
-    r"""NCE-CLUB of the same Gaussian pairs at the optimal critic: their Jeffreys divergence.
+    r"""NCE-CLUB and vCLUB of the same Gaussian pairs at the optimal critic: their Jeffreys divergence.
 
     .. math:: J = d \, \rho^2 / (1 - \rho^2)
 

@@ -1,0 +1,119 @@
+"""Codes by contrastive learning on distances, the form for which content is known to be identifiable."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from indiseek.estimators import info_nce
+from indiseek.nn import MLP, Activation
+from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
+from indiseek.objectives._gather import gather
+
+
+def distance_info_nce_loss(codes_a: Tensor, codes_b: Tensor, temperature: float = 1.0) -> Tensor:
+    r"""Symmetric InfoNCE loss with the negative squared distance as similarity.
+
+    .. math::
+        L = -\frac{1}{2N} \sum_i \Big[ \log \frac{e^{-\lVert a_i - b_i \rVert^2 / \tau}}
+            {\sum_k e^{-\lVert a_i - b_k \rVert^2 / \tau}}
+            + \log \frac{e^{-\lVert a_i - b_i \rVert^2 / \tau}}{\sum_k e^{-\lVert a_k - b_i \rVert^2 / \tau}} \Big]
+
+    For many cells it tends, up to ``log(n_cells)``, to the alignment of the codes less their mean entropy.
+
+    Parameters
+    ----------
+    codes_a, codes_b
+        ``(n_cells, n_shared)`` each, of any length, the same cells in the same order.
+    temperature
+        :math:`\tau`.
+
+    Returns
+    -------
+    Scalar in nats; ``log(n_cells)`` at chance, lower is better.
+
+    References
+    ----------
+    Daunhawer et al. (2023), arXiv 2303.09166, equations 1 and 2.
+    """
+    squares = codes_a.square().sum(dim=1)[:, None] + codes_b.square().sum(dim=1)[None, :]
+    scores = (2.0 * codes_a @ codes_b.T - squares) / temperature
+    return math.log(len(scores)) - 0.5 * (info_nce(scores) + info_nce(scores.T))
+
+
+@final
+class DistanceInfoNCEObjective(Objective):
+    """Shared codes without normalisation, aligned by distance over all pairs of modalities.
+
+    With as many dimensions as there is content, infinite data and invertible features without noise, each
+    encoder finds the content up to an invertible function, and nothing modality-specific.
+
+    Parameters
+    ----------
+    n_features
+        Number of features by modality name; their order is that of ``Batch.features``.
+    n_shared
+        Dimension of the codes.
+    hidden
+        Widths of the encoders' hidden layers.
+    temperature
+        Squared distance that counts as one nat.
+    activation, layer_norm
+        Form of the encoders. Layers are not normalised by default: that removes the size of an input, which is content
+        like any other.
+
+    References
+    ----------
+    Daunhawer et al. (2023), arXiv 2303.09166, theorem 1.
+    """
+
+    monitor = "loss"
+
+    def __init__(
+        self,
+        n_features: Mapping[str, int],
+        n_shared: int,
+        *,
+        hidden: Sequence[int] = (256, 256),
+        temperature: float = 1.0,
+        activation: Activation = "gelu",
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.encoders = nn.ModuleList(
+            MLP(n, n_shared, hidden=hidden, activation=activation, layer_norm=layer_norm) for n in n_features.values()
+        )
+
+    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...] = ()) -> Tensor:
+        """Code ``(n_cells, n_shared)`` of one modality."""
+        code: Tensor = self.encoders[modality](features)
+        return code
+
+    def joint(self, batch: Batch) -> Tensor:
+        """Mean of the modalities' codes, ``(n_cells, n_shared)``; their length means something here."""
+        return torch.stack(self.latents(batch)).mean(dim=0)
+
+    def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
+        """Symmetric InfoNCE, the mean over pairs of modalities; `ramp` scales nothing here."""
+        del ramp
+        pairs = itertools.combinations(map(gather, self.latents(batch)), 2)
+        info = torch.stack([distance_info_nce_loss(a, b, self.temperature) for a, b in pairs]).mean()
+        return ObjectiveOutput(info, {"infonce": info.detach()})
+
+    def critic_loss(self, batch: Batch) -> None:
+        """No critic."""
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """Held-out ``loss``."""
+        return {"loss": self.loss(batch).loss}
+
+    def critic_parameters(self) -> Iterator[Parameter]:
+        """No critic."""
+        return iter(())
