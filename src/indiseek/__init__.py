@@ -3,15 +3,18 @@
 import logging
 from importlib.metadata import version
 
-from indiseek import data, datasets, estimators, metrics, models, objectives, pl, simulation
-from indiseek.models import PAPER, IndiSeekModel
+from indiseek import data, datasets, distributions, estimators, metrics, models, objectives, pl, simulation
+from indiseek.models import PAPER, CoMMModel, DisentangledSSLModel, IndiSeekModel
 
 __all__ = [
     "PAPER",
+    "CoMMModel",
+    "DisentangledSSLModel",
     "IndiSeekModel",
     "__version__",
     "data",
     "datasets",
+    "distributions",
     "estimators",
     "metrics",
     "models",

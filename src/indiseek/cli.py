@@ -1,4 +1,4 @@
-"""Command line: ``indiseek demo`` and ``indiseek train FILE.h5mu``."""
+"""Command line: ``indiseek demo``, ``train FILE``, ``convert FILE OUT.zarr`` and ``embed MODEL FILE``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from indiseek import datasets, metrics, pl
-from indiseek.models import IndiSeekModel
+from indiseek.data import convert, open_mudata
+from indiseek.models import IndiSeekModel, embed
 
 DEMO_PROTEINS = ("CD3", "CD4", "CD8a", "CD14", "CD19", "CD56", "CD45RA", "CD45RO")
 _CODES = {"IndiSeek, shared codes": "shared", "IndiSeek, wide codes": "context"}
@@ -40,26 +41,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = Console()
     try:
-        if options.command == "demo":
-            mdata = datasets.pbmc10k_cite()
-            colors = [f"{protein}_TotalSeqB" for protein in DEMO_PROTEINS]
+        if options.command == "convert":
+            convert(options.file, options.out, shuffle=options.shuffle, seed=options.seed, overwrite=options.overwrite)
+        elif options.command == "embed":
+            model = IndiSeekModel.load(options.model, accelerator=options.accelerator)
+            embed(model, open_mudata(options.file), options.out, overwrite=options.overwrite)
         else:
-            mdata = _read(options.file)
-            colors = options.color
-        run(
-            mdata,
-            options.out,
-            colors,
-            console,
-            seed=options.seed,
-            max_epochs=options.max_epochs,
-            accelerator=options.accelerator,
-        )
+            _train(options, console)
     except (OSError, ValueError, TypeError, KeyError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
         print(f"indiseek: {message}", file=sys.stderr)
         return 2
     return 0
+
+
+def _train(options: argparse.Namespace, console: Console) -> None:
+    on_disk = False
+    if options.command == "demo":
+        mdata = datasets.pbmc10k_cite()
+        colors = [f"{protein}_TotalSeqB" for protein in DEMO_PROTEINS]
+    else:
+        on_disk = options.backed or options.file.is_dir()
+        mdata = open_mudata(options.file) if on_disk else _read(options.file)
+        colors = options.color
+    run(
+        mdata,
+        options.out,
+        colors,
+        console,
+        on_disk=on_disk,
+        seed=options.seed,
+        max_epochs=options.max_epochs,
+        accelerator=options.accelerator,
+    )
 
 
 def run(
@@ -68,6 +82,7 @@ def run(
     colors: Sequence[str] | None,
     console: Console,
     *,
+    on_disk: bool = False,
     seed: int = 0,
     max_epochs: int | None = None,
     accelerator: str = "auto",
@@ -85,23 +100,29 @@ def run(
         second modality.
     console
         Where the summary goes.
+    on_disk
+        Whether the values of `mdata` stay on disk: then only the codes are written, and no maps are drawn.
     seed, max_epochs, accelerator
         As in :meth:`indiseek.IndiSeekModel.train`.
     """
     model = IndiSeekModel(mdata)
     out.mkdir(parents=True, exist_ok=True)
-    model.train(max_epochs, seed=seed, accelerator=accelerator)
+    model.train(max_epochs, seed=seed, accelerator=accelerator, write_latents=not on_disk)
     _print_training(model, console)
     _print_retrieval(model, console)
     certificate = model.certify(seed=seed)
     _print_certificate(certificate, model.modalities[1], console)
-    with mudata.set_options(pull_on_update=False):
-        mdata.write(out / "latents.h5mu")
     model.save(out / "model", overwrite=True)
-    started = time.perf_counter()
     pl.training_curves(model.history).savefig(out / "training.png", dpi=150)
     pl.certificate(certificate).savefig(out / "certificate.png", dpi=150)
     (out / "certificate.json").write_text(certificate.to_json() + "\n")
+    if on_disk:
+        embed(model, None, out / "latents.zarr", overwrite=True)
+        console.print(f"Written to {out}: latents.zarr, model, certificate.json and .png, training.png")
+        return model
+    with mudata.set_options(pull_on_update=False):
+        mdata.write(out / "latents.h5mu")
+    started = time.perf_counter()
     shown = list(colors) if colors else mdata.mod[model.modalities[1]].var_names[:_MOST_COLORS].tolist()
     pl.spaces(mdata, color=shown, seed=seed).savefig(out / "spaces.png", dpi=150)
     console.print(f"Maps drawn in {time.perf_counter() - started:.0f} s.")
@@ -186,11 +207,24 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="train on the PBMC sample that comes with the package")
     train = commands.add_parser("train", help="train on a MuData file with raw counts")
-    train.add_argument("file", type=Path, help="h5mu file with two paired modalities")
+    train.add_argument("file", type=Path, help="h5mu file or zarr directory with two paired modalities")
+    train.add_argument("--backed", action="store_true", help="leave the values of an h5mu on disk, as those of a zarr")
     train.add_argument("--color", nargs="+", help="features or obs columns that colour the maps")
     for command in (demo, train):
         command.add_argument("--out", type=Path, default=Path("indiseek-output"), help="output directory")
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--max-epochs", type=int, help="most epochs of each stage")
         command.add_argument("--accelerator", default="auto", help="auto, cpu, gpu or mps")
+    convert_ = commands.add_parser("convert", help="write an h5mu file as a zarr that is read in pieces")
+    convert_.add_argument("file", type=Path, help="h5mu file or zarr directory")
+    convert_.add_argument("out", type=Path, help="zarr directory to write")
+    convert_.add_argument("--shuffle", action="store_true", help="put the cells in random order")
+    convert_.add_argument("--seed", type=int, default=0, help="seed of that order")
+    embed_ = commands.add_parser("embed", help="write the codes of a file's cells, chunk by chunk")
+    embed_.add_argument("model", type=Path, help="directory of a saved model")
+    embed_.add_argument("file", type=Path, help="h5mu file or zarr directory with the model's features")
+    embed_.add_argument("--out", type=Path, default=Path("latents.zarr"), help="zarr directory to write")
+    embed_.add_argument("--accelerator", default="auto", help="auto, cpu, gpu or mps")
+    for command in (convert_, embed_):
+        command.add_argument("--overwrite", action="store_true", help="replace a zarr that is there")
     return parser

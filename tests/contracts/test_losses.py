@@ -1,4 +1,4 @@
-"""What every loss on two sets of unit codes must do. A new one adds a line to the list."""
+"""What every loss on two sets of codes must do. A new one adds a line to the list."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from indiseek.objectives import clip_loss
+from indiseek.objectives import clip_loss, distance_info_nce_loss, nt_xent
 
 LOSSES = [pytest.param(functools.partial(clip_loss, logit_scale=scale), id=f"clip-{scale}") for scale in (1.0, 20.0)]
+LOSSES += [
+    pytest.param(functools.partial(distance_info_nce_loss, temperature=tau), id=f"distance-{tau}") for tau in (1.0, 0.1)
+]
+LOSSES += [pytest.param(functools.partial(nt_xent, temperature=tau), id=f"nt-xent-{tau}") for tau in (1.0, 0.1)]
 
 pytestmark = pytest.mark.parametrize("loss", LOSSES)
 

@@ -20,6 +20,8 @@ from model_contract import (
 from mudata import MuData
 from scipy import sparse
 
+from indiseek.data import convert, open_mudata
+
 
 def _h5mu(mdata: MuData, tmp_path: Any, backed: str | None) -> MuData:
     with mudata.set_options(pull_on_update=False):
@@ -27,10 +29,17 @@ def _h5mu(mdata: MuData, tmp_path: Any, backed: str | None) -> MuData:
         return mudata.read_h5mu(tmp_path / "cells.h5mu", backed=backed)
 
 
-def _cast(convert: Callable[[np.ndarray], Any]) -> Callable[..., MuData]:
+def _zarr(mdata: MuData, tmp_path: Any) -> MuData:
+    with mudata.set_options(pull_on_update=False):
+        mdata.write(tmp_path / "cells.h5mu")
+    convert(tmp_path / "cells.h5mu", tmp_path / "cells.zarr", show_progress=False)
+    return open_mudata(tmp_path / "cells.zarr")
+
+
+def _cast(change_values: Callable[[np.ndarray], Any]) -> Callable[..., MuData]:
     def change(adata: AnnData) -> AnnData:
         x = adata.X.toarray() if sparse.issparse(adata.X) else adata.X
-        return AnnData(convert(x), obs=adata.obs, var=adata.var)
+        return AnnData(change_values(x), obs=adata.obs, var=adata.var)
 
     return lambda mdata, tmp_path: copy_of(mdata, dict.fromkeys(mdata.mod, change))
 
@@ -45,6 +54,7 @@ FORMS = {
     "float64": _cast(lambda x: x.astype(np.float64)),
     "from file": lambda mdata, tmp_path: _h5mu(mdata, tmp_path, None),
     "backed": lambda mdata, tmp_path: _h5mu(mdata, tmp_path, "r"),
+    "zarr": _zarr,
     "backed dense": lambda mdata, tmp_path: _h5mu(FORMS["dense"](mdata, tmp_path), tmp_path, "r"),
 }
 

@@ -7,8 +7,6 @@ import pytest
 from anndata import AnnData
 from model_contract import (
     FAST,
-    N_SHARED,
-    N_SPECIFIC,
     assert_close,
     assert_content,
     content,
@@ -23,19 +21,26 @@ def test_latents_have_their_shapes_and_lie_where_they_should(case, fitted):
     model, mdata = fitted
     codes = latents(model)
     for key, code in codes.items():
-        width = N_SPECIFIC if key.startswith("specific") else N_SHARED
-        assert code.shape == (mdata.n_obs, width) and code.dtype == np.float32 and np.isfinite(code).all()
-        if not key.startswith("specific"):
-            np.testing.assert_allclose(np.linalg.norm(code, axis=1), 1, rtol=1e-5)
-    mean = codes["shared_rna"] + codes["shared_prot"]
-    np.testing.assert_allclose(codes["joint"], mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-5)
+        stage = case.first if key == "joint" else key.rsplit("_", 1)[0]
+        assert code.shape == (mdata.n_obs, case.widths[stage])
+        assert code.dtype == np.float32 and np.isfinite(code).all()
+        on_sphere = np.allclose(np.linalg.norm(code, axis=1), 1, rtol=1e-5)
+        assert on_sphere is (stage in case.on_sphere)
+    mean = codes[f"{case.first}_rna"] + codes[f"{case.first}_prot"]
+    mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+    assert np.allclose(codes["joint"], mean, atol=1e-5) is (case.first in case.on_sphere)
 
 
 def test_sizes_may_differ_by_modality(case, mdata):
-    model = case.new(mdata, n_specific={"prot": 2, "rna": 6})
+    model = case.new(mdata, **case.by_modality)
     model.train(**FAST)
-    assert mdata.obsm[f"X_{case.key}_rna"].shape == (150, 6)
-    assert mdata.obsm[f"X_{case.key}_prot"].shape == (150, 2)
+    for name, width in case.own_widths.items():
+        assert mdata.obsm[case.key(name)].shape == (150, width)
+    (argument,) = case.by_modality
+    with pytest.raises(
+        KeyError, match=rf"expected {argument} of the modalities \['rna', 'prot'\], got \['rna'\]; name"
+    ):
+        case.new(mdata, **{argument: {"rna": 3}})
 
 
 def test_latents_are_written_for_scanpy_and_nothing_else_changes(case, make_mdata):
@@ -55,28 +60,27 @@ def test_latents_are_written_for_scanpy_and_nothing_else_changes(case, make_mdat
     latents(model)
     assert_content(content(mdata), before)
     model.write_latents()
-    key = f"X_{case.key}"
-    added = {f"/obsm/{key}_{name}" for name in ("shared", "rna", "prot")}
-    added |= {f"{name}/obsm/{key}_{kind}" for name in ("rna", "prot") for kind in ("shared", "specific")}
+    added = {f"/obsm/{key}" for key in (case.joint_key, case.key("rna"), case.key("prot"))}
+    added |= {f"{name}/obsm/{key}" for name in ("rna", "prot") for key in (case.joint_key, case.own_key)}
     assert_content(content(mdata), before, added)
     codes = latents(model)
     for name in ("rna", "prot"):
-        np.testing.assert_array_equal(mdata.obsm[f"{key}_{name}"], codes[f"specific_{name}"])
-        np.testing.assert_array_equal(mdata[name].obsm[f"{key}_specific"], codes[f"specific_{name}"])
-        np.testing.assert_array_equal(mdata[name].obsm[f"{key}_shared"], codes["joint"])
-    np.testing.assert_array_equal(mdata.obsm[f"{key}_shared"], codes["joint"])
+        np.testing.assert_array_equal(mdata.obsm[case.key(name)], codes[f"{case.last}_{name}"])
+        np.testing.assert_array_equal(mdata[name].obsm[case.own_key], codes[f"{case.last}_{name}"])
+        np.testing.assert_array_equal(mdata[name].obsm[case.joint_key], codes["joint"])
+    np.testing.assert_array_equal(mdata.obsm[case.joint_key], codes["joint"])
 
 
 def test_train_writes_latents_unless_told_not_to(case, mdata):
     case.new(mdata).train(**FAST)
-    assert f"X_{case.key}_shared" in mdata.obsm
+    assert case.joint_key in mdata.obsm
 
 
 def test_latents_are_written_into_other_cells_too(case, fitted, make_mdata):
     model, _ = fitted
     other = make_mdata(300)
     model.write_latents(other)
-    np.testing.assert_array_equal(other["prot"].obsm[f"X_{case.key}_specific"], latents(model, other)["specific_prot"])
+    np.testing.assert_array_equal(other["prot"].obsm[case.own_key], latents(model, other)[f"{case.last}_prot"])
 
 
 def test_indices_pick_cells_in_their_order(fitted):
@@ -155,24 +159,23 @@ def test_bad_values_of_other_cells_are_refused(fitted, make_mdata):
         latents(model, copy_of(make_mdata(200), {"prot": lambda a: a[::-1].copy()}))
 
 
-def test_cells_with_one_modality_get_its_codes(fitted, make_mdata):
+def test_cells_with_one_modality_get_its_codes(case, fitted, make_mdata):
     model, _ = fitted
     whole = latents(model)
     for name in ("rna", "prot"):
         alone = pair(**{name: make_mdata(200)[name].copy()})
         code = model.get_latent_representation(alone, modality=name)
-        np.testing.assert_allclose(code, whole[f"shared_{name}"], atol=1e-5)
+        np.testing.assert_allclose(code, whole[f"{case.first}_{name}"], atol=1e-5)
         np.testing.assert_allclose(model.get_latent_representation(alone), code, atol=0)
-        specific = model.get_latent_representation(alone, modality=name, kind="specific", indices=[4, 2])
-        assert specific.shape == (2, N_SPECIFIC) and np.isfinite(specific).all()
+        own = model.get_latent_representation(alone, modality=name, kind=case.last, indices=[4, 2])
+        assert own.shape == (2, case.widths[case.last]) and np.isfinite(own).all()
         (other,) = {"rna", "prot"} - {name}
         with pytest.raises(KeyError, match=f"expected modality '{name}'.*got '{other}'"):
             model.get_latent_representation(alone, modality=other)
 
 
 WRONG_LATENTS = [
-    ({"kind": "private", "modality": "rna"}, ValueError, "expected kind to be one of .*'shared'.* got 'private'"),
-    ({"kind": "specific"}, ValueError, r"expected a modality for kind='specific', got None; choose one of \['rna'"),
+    ({"kind": "private", "modality": "rna"}, ValueError, "expected kind to be one of .* got 'private'"),
     ({"modality": "atac"}, KeyError, r"expected modality to be one of \['rna', 'prot'\], got 'atac'"),
     ({"batch_size": 0}, ValueError, "expected batch_size of at least 1, got 0"),
     ({"indices": [200]}, IndexError, "200"),
@@ -185,11 +188,23 @@ def test_wrong_requests_say_what_was_expected(fitted, options, error, message):
         fitted[0].get_latent_representation(**options)
 
 
+def test_only_the_first_stage_has_a_joint_code(case, fitted):
+    model, _ = fitted
+    assert list(model.module.objectives) == list(case.widths)
+    joint = model.get_latent_representation(kind=case.first)
+    np.testing.assert_array_equal(joint, model.get_latent_representation())
+    for stage in list(case.widths)[1:]:
+        with pytest.raises(
+            ValueError, match=rf"expected a modality for kind='{stage}', got None; choose one of \['rna'"
+        ):
+            model.get_latent_representation(kind=stage)
+
+
 def test_before_training_every_use_says_to_train(case, mdata, tmp_path):
     model = case.new(mdata)
     for use in (
         model.get_latent_representation,
-        lambda: model.get_latent_representation(modality="rna", kind="specific"),
+        lambda: model.get_latent_representation(modality="rna", kind=case.last),
         model.write_latents,
         lambda: model.save(tmp_path / "model"),
         lambda: model.module,
@@ -198,4 +213,4 @@ def test_before_training_every_use_says_to_train(case, mdata, tmp_path):
             use()
     assert not (tmp_path / "model").exists()
     assert not model.is_trained and model.train_indices is None
-    assert f"X_{case.key}_shared" not in mdata.obsm
+    assert case.joint_key not in mdata.obsm

@@ -57,9 +57,8 @@ def test_other_names_work_when_there_are_two_or_they_are_chosen(case, mdata):
     case.model.setup_mudata(three, modalities=["first", "second", "third"])
     model = case.new(three)
     model.train(**FAST)
-    assert {key for key in three.obsm if key.startswith("X_")} == {
-        f"X_{case.key}_{name}" for name in ("shared", "first", "second", "third")
-    }
+    written = {case.joint_key, *(case.key(name) for name in ("first", "second", "third"))}
+    assert {key for key in three.obsm if key.startswith("X_")} == written
     for code in latents(model).values():
         assert code.shape[0] == 150 and np.isfinite(code).all()
 
@@ -105,7 +104,7 @@ def test_a_gene_and_a_protein_may_have_one_name(case, mdata):
         both = copy_of(mdata, {"prot": rename})
     # mudata has warned the user once; the model must work, and not warn again.
     case.new(both).train(**FAST)
-    assert f"X_{case.key}_shared" in both.obsm
+    assert case.joint_key in both.obsm
 
 
 BAD = {

@@ -102,7 +102,7 @@ def test_training_goes_on_after_loading_as_if_nothing_had_happened(case, mdata, 
     loaded.train(**FAST, callbacks=[modes])
     assert modes.seen and all(modes.seen)
     assert_same(weights(loaded), weights(model))
-    assert len(loaded.history["shared/train_loss"]) == 2
+    assert len(loaded.history[f"{case.first}/train_loss"]) == 2
     with pytest.raises(ValueError, match="expected the split of the first training"):
         loaded.train(**FAST, train_size=0.75)
 
@@ -120,12 +120,10 @@ def test_a_given_split_survives_saving(case, mdata, tmp_path):
 def test_everything_that_numpy_makes_of_numbers_can_be_saved(case, mdata, tmp_path):
     model = case.new(
         mdata,
-        n_shared=np.int64(4),
-        n_specific={"rna": np.int32(3), "prot": np.int64(2)},
-        hidden=np.array([16, 8]),
+        **case.from_numpy,
         transforms={"rna": LogNormalizePCA(n_components=np.int64(9), target_sum=np.float32(1e3)), "prot": CLR()},
     )
-    model.train(**FAST | {"max_epochs": {"shared": np.int64(1), "specific": 1}}, train_size=np.float64(0.8))
+    model.train(**FAST | {"max_epochs": {case.first: np.int64(1), case.last: 1}}, train_size=np.float64(0.8))
     model.save(tmp_path / "model")
     assert_same(latents(case.model.load(tmp_path / "model", mdata, accelerator="cpu")), latents(model))
 

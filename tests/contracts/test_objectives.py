@@ -9,7 +9,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from indiseek.objectives import Batch, CLIPObjective, ConditionalFlowObjective, NCEClubObjective, Objective
+from indiseek.objectives import (
+    Batch,
+    CLIPObjective,
+    CoMMObjective,
+    ConditionalFlowObjective,
+    DisentangledSharedObjective,
+    DisentangledSpecificObjective,
+    DistanceInfoNCEObjective,
+    NCEClubObjective,
+    Objective,
+)
 
 # Different sizes everywhere, so that exchanged dimensions cannot pass.
 FEATURES = {"rna": 9, "prot": 4, "atac": 6}
@@ -24,6 +34,10 @@ def _clip(features: dict[str, int], **options) -> Objective:
     return CLIPObjective(features, N_SHARED, hidden=(8,), **options)
 
 
+def _distance(features: dict[str, int], **options) -> Objective:
+    return DistanceInfoNCEObjective(features, N_SHARED, hidden=(8,), **options)
+
+
 def _nce_club(features: dict[str, int], **options) -> Objective:
     specific = {name: SPECIFIC[name] for name in features}
     return NCEClubObjective(features, N_SHARED, specific, hidden=(8,), critic_hidden=(6,), **options)
@@ -36,15 +50,36 @@ def _flow(features: dict[str, int], **options) -> Objective:
     return ConditionalFlowObjective(features, axes, N_SHARED, specific, n_hidden=16, **options)
 
 
+def _bottleneck(features: dict[str, int], **options) -> Objective:
+    return DisentangledSharedObjective(features, N_SHARED, hidden=(8,), **options)
+
+
+def _views(features: dict[str, int], **options) -> Objective:
+    specific = {name: SPECIFIC[name] for name in features}
+    return DisentangledSpecificObjective(features, N_SHARED, specific, hidden=(8,), **options)
+
+
+def _comm(features: dict[str, int], **options) -> Objective:
+    return CoMMObjective(features, 8, hidden=(8,), head_hidden=(6,), **options)
+
+
 OBJECTIVES = [
     pytest.param(_clip, id="clip"),
     pytest.param(partial(_clip, alignment=1.0), id="clip-aligned"),
+    pytest.param(partial(_distance, temperature=5.0), id="distance"),
     pytest.param(_nce_club, id="nce-club"),
     pytest.param(partial(_nce_club, independence="vclub"), id="vclub"),
     pytest.param(partial(_nce_club, independent_of="own"), id="indiseek0"),
     pytest.param(partial(_nce_club, independence_weight=0.0), id="reconstruction-only"),
+    pytest.param(_bottleneck, id="disentangled-shared"),
+    pytest.param(partial(_bottleneck, beta=2.0, bottleneck="cosine", kappa=5.0), id="disentangled-shared-published"),
+    pytest.param(_views, id="disentangled-specific"),
+    pytest.param(partial(_views, orthogonality="published"), id="disentangled-specific-published"),
+    pytest.param(_comm, id="comm"),
+    pytest.param(partial(_comm, form="code", negatives="both", n_layers=2, n_tokens=3), id="comm-code"),
+    pytest.param(partial(_comm, unimodal_weight=0.0), id="comm-joint"),
     pytest.param(_flow, id="flow"),
-    pytest.param(partial(_flow, transport=0.0, dropout=0.0, n_layers=1), id="flow-plain"),
+    pytest.param(partial(_flow, transport=0.0, n_layers=1), id="flow-plain"),
 ]
 
 pytestmark = [pytest.mark.parametrize("build", OBJECTIVES), pytest.mark.parametrize("k", [2, 3])]

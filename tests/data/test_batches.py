@@ -60,3 +60,28 @@ def test_held_out_rows_come_in_order_in_pieces_of_nearly_one_size(n_rows, batch_
     sizes = [len(piece) for piece in pieces]
     assert max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(("n_rows", "batch_size", "world_size"), [(30, 8, 2), (30, 10, 3), (31, 7, 2), (5, 8, 2)])
+def test_processes_have_equal_contiguous_shares_of_the_same_batches(n_rows, batch_size, world_size):
+    size = min(batch_size, n_rows) // world_size * world_size
+    whole = list(RowBatches(n_rows, batch_size=size, n_extra=1, seed=4))
+    shares = [
+        list(RowBatches(n_rows, batch_size=batch_size, n_extra=1, seed=4, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
+    assert all(len(share) == len(whole) for share in shares)
+    for batch, *parts in zip(whole, *shares, strict=True):
+        for which in range(2):
+            assert torch.equal(torch.cat([part[which] for part in parts]), batch[which])
+            assert {len(part[which]) for part in parts} == {size // world_size}
+
+
+def test_orders_go_on_from_a_state():
+    batches = RowBatches(30, batch_size=10, n_extra=1, seed=0)
+    list(batches)
+    state = batches.state
+    later = [torch.stack(rows) for _ in range(2) for rows in batches]
+    again = RowBatches(30, batch_size=10, n_extra=1, seed=5)
+    again.state = state
+    assert all(torch.equal(a, torch.stack(b)) for a, b in zip(later, [r for _ in range(2) for r in again], strict=True))

@@ -8,7 +8,14 @@ from anndata import AnnData
 from scipy import sparse
 
 from indiseek.data import Registration, Scale, checked_values, make_registration
-from indiseek.data._values import canonical_values, check_counts, check_finite, check_training_values
+from indiseek.data._values import (
+    canonical_values,
+    check_counts,
+    check_finite,
+    check_training_values,
+    n_not_finite,
+    summary_of,
+)
 
 DENSITIES = {"sparse": 0.2, "dense": 0.6}
 
@@ -90,7 +97,7 @@ def test_views_give_the_same_bits(form):
     _same(canonical_values(view, None, "rna"), canonical_values(AnnData(x[5:30:2, 3:].copy()), None, "rna"))
 
 
-@pytest.mark.parametrize("form", ["dense", "float64", "int32", "csr_matrix", "csc_matrix"])
+@pytest.mark.parametrize("form", ["dense", "float64", "int32", "csr_matrix"])
 def test_backed_files_give_the_same_bits(form, tmp_path):
     x = _counts(0.2)
     path = tmp_path / "pair.h5mu"
@@ -99,7 +106,7 @@ def test_backed_files_give_the_same_bits(form, tmp_path):
         mudata.MuData({"rna": AnnData(FORMS[form](x), var=names), "prot": AnnData(x[:, :4])}).write(path)
         backed = mudata.read_h5mu(path, backed="r")
     assert backed.isbacked
-    _same(canonical_values(backed["rna"], None, "rna"), canonical_values(AnnData(x), None, "rna"))
+    _same(canonical_values(backed["rna"], None, "rna")[:], canonical_values(AnnData(x), None, "rna"))
     backed.file.close()
 
 
@@ -153,7 +160,7 @@ def test_values_that_are_not_finite_are_counted(make, bad):
     x = _counts(0.2)
     x[3, 4] = x[7, 1] = bad
     with pytest.raises(ValueError, match="expected finite values in modality 'rna', got 2 that are NaN or infinite;"):
-        check_finite(make(x), "rna")
+        check_finite(n_not_finite(make(x)), "rna")
 
 
 @pytest.mark.parametrize("make", [np.asarray, sparse.csr_matrix], ids=["dense", "sparse"])
@@ -161,10 +168,10 @@ def test_what_is_no_count_is_refused_with_a_way_out(make):
     x = _counts(0.2)
     x[0, 0] = -3
     with pytest.raises(ValueError, match=r"counts of at least 0 in modality 'rna', got -3; .*'rna': indiseek.data.Sca"):
-        check_counts(make(x), "rna")
+        check_counts(summary_of(make(x)), "rna")
     x[0, 0] = 0.5
     with pytest.raises(ValueError, match="expected whole-number counts in modality 'rna', got fractions; name the la"):
-        check_counts(make(x), "rna")
+        check_counts(summary_of(make(x)), "rna")
 
 
 @pytest.mark.parametrize("make", [np.asarray, sparse.csr_matrix], ids=["dense", "sparse"])
@@ -172,7 +179,7 @@ def test_empty_cells_and_features_and_constant_features_are_named(make):
     cells, genes = pd.Index([f"cell{i}" for i in range(40)]), pd.Index([f"gene{j}" for j in range(15)])
 
     def check(x: np.ndarray, *, counts: bool = True) -> None:
-        check_training_values(make(x), cells, genes, "rna", counts=counts)
+        check_training_values(summary_of(make(x)), cells, genes, "rna", counts=counts)
 
     good = _counts(0.5)
     check(good)

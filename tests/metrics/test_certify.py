@@ -278,3 +278,28 @@ def test_conditional_mean_is_the_truth():
         conditional_mean(y, x, reference=(y, x[:, :2]))
     with pytest.raises(ValueError, match=r"got reference features 2999, reference given 3000"):
         conditional_mean(y, x, reference=(y[1:], x))
+
+
+@pytest.mark.parametrize("with_joint", [True, False])
+def test_without_specific_codes_the_rest_is_judged_alike(with_joint, short):
+    cells, _ = _cells()
+    joint = cells["shared"]["rna"] + cells["shared"]["prot"] if with_joint else None
+    whole = certify(**cells, joint=joint, n_permutations=0)
+    result = certify(**cells | {"specific": None}, joint=joint, n_permutations=0)
+    assert set(result.verdicts["check"]) == {"excess", "completeness", "retrieval"}
+    assert result.leakage.empty and "NOT passed" in result.summary()
+    shown = "joint" if with_joint else "shared"
+    assert set(result.content["code"]) == ({"shared", "joint"} if with_joint else {"shared"})
+    for code in ("private", "predictable", "features"):
+        ours, theirs = (table.content[table.content["code"] == shown][code].to_numpy() for table in (result, whole))
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(
+        result.verdicts.query("check == 'completeness'")["value"],
+        result.content[result.content["code"] == shown]["features"],
+    )
+    assert f"the {shown} code explains" in result.summary()
+    np.testing.assert_array_equal(result.features["shared"], whole.features["shared"])
+    assert result.features["specific"].isna().all()
+    assert len(result.to_frame()) and "leakage" in result.to_json() and "<table" in result._repr_html_()
+    with pytest.raises(ValueError, match="expected check to be one of 'excess', .*, got 'leakage'"):
+        result.passes("leakage")

@@ -15,26 +15,94 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from indiseek.models import IndiSeekModel, MultimodalModel
+from indiseek.models import CoMMModel, DisentangledSSLModel, IndiSeekModel, MultimodalModel
 
 
 class Case(NamedTuple):
-    """A model and arguments that make it small."""
+    """A model, arguments that make it small, and what it then gives."""
 
     model: type[MultimodalModel]
     arguments: dict[str, Any]
-    key: str
+    # Dimension of the codes of each stage, in the order of training, and the stages whose codes are unit vectors.
+    widths: dict[str, int]
+    on_sphere: tuple[str, ...]
+    # Keys in .obsm of the joint code of the first stage, and of each modality's code of the last in its own .obsm.
+    joint_key: str
+    own_key: str
+    # Arguments that may differ by modality, and the dimensions of the last stage's codes with them.
+    by_modality: dict[str, dict[str, Any]]
+    own_widths: dict[str, int]
+    # Arguments as numpy makes them.
+    from_numpy: dict[str, Any]
+
+    @property
+    def first(self) -> str:
+        return next(iter(self.widths))
+
+    @property
+    def last(self) -> str:
+        return list(self.widths)[-1]
+
+    def key(self, modality: str) -> str:
+        """Key in the MuData's .obsm of a modality's code of the last stage."""
+        return f"{self.joint_key.removesuffix('_shared')}_{modality}"
 
     def new(self, mdata: MuData, **more: Any) -> Any:
         return self.model(mdata, **self.arguments | more)
 
 
 _SMALL = {"n_shared": 4, "n_specific": 3, "hidden": (32,)}
+_SPECIFIC = {
+    "by_modality": {"n_specific": {"prot": 2, "rna": 6}},
+    "own_widths": {"prot": 2, "rna": 6},
+    "from_numpy": {
+        "n_shared": np.int64(4),
+        "n_specific": {"rna": np.int32(3), "prot": np.int64(2)},
+        "hidden": np.array([16, 8]),
+    },
+}
+_NCE_CLUB = Case(
+    IndiSeekModel,
+    _SMALL | {"specific": "nce-club", "critic_hidden": (16,)},
+    widths={"shared": 4, "specific": 3},
+    on_sphere=("shared",),
+    joint_key="X_indiseek_shared",
+    own_key="X_indiseek_specific",
+    **_SPECIFIC,
+)
+_FLOW = _NCE_CLUB._replace(
+    arguments=_SMALL | {"specific": "flow", "n_context": 5},
+    widths={"shared": 4, "context": 5, "specific": 3},
+    on_sphere=("shared", "context"),
+)
+_DISENTANGLED_SSL = _NCE_CLUB._replace(
+    model=DisentangledSSLModel,
+    arguments=_SMALL,
+    on_sphere=("shared", "specific"),
+    joint_key="X_disentangledssl_shared",
+    own_key="X_disentangledssl_specific",
+)
+_COMM = Case(
+    CoMMModel,
+    {"n_latent": 8, "hidden": (32,), "n_views": 2},
+    widths={"fused": 8},
+    on_sphere=(),
+    joint_key="X_comm",
+    own_key="X_comm_projection",
+    by_modality={"noise": {"prot": 0.1, "rna": 0.3}},
+    own_widths={"prot": 8, "rna": 8},
+    from_numpy={
+        "n_latent": np.int64(8),
+        "feature_dropout": {"rna": np.float32(0.2), "prot": np.float64(0.1)},
+        "hidden": np.array([16, 8]),
+    },
+)
 MODELS = [
-    pytest.param(Case(IndiSeekModel, _SMALL | {"specific": "nce-club", "critic_hidden": (16,)}, "indiseek"), id="nce"),
-    pytest.param(Case(IndiSeekModel, _SMALL | {"specific": "flow", "n_context": 5}, "indiseek"), id="flow"),
+    pytest.param(_NCE_CLUB, id="nce"),
+    pytest.param(_FLOW, id="flow"),
+    pytest.param(_DISENTANGLED_SSL, id="disentangledssl"),
+    pytest.param(_COMM, id="comm"),
 ]
-N_SHARED, N_SPECIFIC = 4, 3
 FAST = {"max_epochs": 1, "batch_size": 50, "accelerator": "cpu", "show_progress": False}
 
 
@@ -50,7 +118,7 @@ def copy_of(mdata: MuData, change: Mapping[str, Callable[[AnnData], AnnData]] | 
 
 def latents(model: Any, mdata: MuData | None = None, **options: Any) -> dict[str, np.ndarray]:
     codes = {"joint": model.get_latent_representation(mdata, **options)}
-    for kind in ("shared", "specific"):
+    for kind in model.module.objectives:
         for name in model.modalities:
             codes[f"{kind}_{name}"] = model.get_latent_representation(mdata, modality=name, kind=kind, **options)
     return codes

@@ -27,17 +27,39 @@ class RowBatches:
         Seed of the orders.
     device
         Where the row numbers are needed.
+    rank, world_size
+        Which of how many processes this is. Each has an equal, contiguous share of the same batches, whose size is
+        rounded down to a multiple of `world_size`.
     """
 
     def __init__(
-        self, n_rows: int, *, batch_size: int, n_extra: int = 0, seed: int, device: torch.device | str = "cpu"
+        self,
+        n_rows: int,
+        *,
+        batch_size: int,
+        n_extra: int = 0,
+        seed: int,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.n_rows = n_rows
-        self.batch_size = min(batch_size, n_rows)
+        self.batch_size = min(batch_size, n_rows) // world_size * world_size
         self.n_extra = n_extra
         self.device = device
+        self._n_own = self.batch_size // world_size
+        self._first_own = rank * self._n_own
         # On the CPU, so that one seed gives one order on every device.
         self._generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def state(self) -> Tensor:
+        """Random state from which the next epoch's orders come."""
+        return self._generator.get_state()
+
+    @state.setter
+    def state(self, state: Tensor) -> None:
+        self._generator.set_state(state)
 
     def __len__(self) -> int:
         return self.n_rows // self.batch_size
@@ -46,8 +68,8 @@ class RowBatches:
         orders = [
             torch.randperm(self.n_rows, generator=self._generator).to(self.device) for _ in range(1 + self.n_extra)
         ]
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield tuple(order[start : start + self.batch_size] for order in orders)
+        for start in range(self._first_own, len(self) * self.batch_size, self.batch_size):
+            yield tuple(order[start : start + self._n_own] for order in orders)
 
 
 class OrderedBatches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,21 +15,28 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.data.fields import MuDataLayerField
 
-from indiseek.data._transforms import CLR, LogNormalizePCA, Matrix, Scale, Transform
+from indiseek.data._disk import DiskMatrix, Values
+from indiseek.data._summary import Summary
+from indiseek.data._transforms import CLR, LogNormalizePCA, Scale, Transform
 from indiseek.data._values import (
     MIN_CELLS,
     canonical_values,
     check_counts,
     check_finite,
     check_training_values,
-    is_counts,
+    n_not_finite,
+    summary_of,
 )
+
+logger = logging.getLogger(__name__)
 
 _RNA_NAMES = ("rna", "gex")
 _PROTEIN_NAMES = ("prot", "protein", "adt", "ab")
 # Antibody panels have at most a few hundred features, transcriptomes and accessible regions thousands.
 _MANY_FEATURES = 500
 _RESERVED = "shared"
+# Only counts stay on disk; the features of all cells are held, and a copy of those of the training cells.
+_MANY_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,11 @@ class Registration:
 
 
 def make_registration(
-    mdata: MuData, modalities: Sequence[str] | None, layers: Mapping[str, str | None] | None
+    mdata: MuData,
+    modalities: Sequence[str] | None,
+    layers: Mapping[str, str | None] | None,
+    *,
+    at_least: int = 2,
 ) -> Registration:
     """Choose modalities and layers, and check that they can be used together.
 
@@ -60,6 +72,8 @@ def make_registration(
         Names in the order wanted; None to detect them.
     layers
         Layer by modality; ``X`` where none is named.
+    at_least
+        Fewest modalities that the model can use: 2, or 1.
 
     Raises
     ------
@@ -68,18 +82,17 @@ def make_registration(
     KeyError
         If a modality is not in `mdata`, or `layers` names one that is not used.
     ValueError
-        If the modalities cannot be detected, are fewer than two, or hold different cells.
+        If the modalities cannot be detected, are too few, or hold different cells.
     """
     if not isinstance(mdata, MuData):
         raise TypeError(
             f"expected a MuData with two modalities, got {type(mdata).__name__}; build one with "
             "mudata.MuData({'rna': rna, 'prot': protein})."
         )
-    names = tuple(modalities) if modalities is not None else _detect(mdata)
-    if isinstance(modalities, str) or len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(
-            f"expected at least two different modalities, got {modalities!r}; for example modalities=['rna', 'prot']."
-        )
+    names = tuple(modalities) if modalities is not None else _detect(mdata, at_least)
+    if isinstance(modalities, str) or len(names) < at_least or len(set(names)) < len(names):
+        number = "two different modalities" if at_least > 1 else "one modality, none twice"
+        raise ValueError(f"expected at least {number}, got {modalities!r}; for example modalities=['rna', 'prot'].")
     for name in names:
         if name not in mdata.mod:
             raise KeyError(f"expected modality {name!r}, got a MuData with {list(mdata.mod)}; name two of these.")
@@ -96,8 +109,10 @@ def make_registration(
     return registration
 
 
-def _detect(mdata: MuData) -> tuple[str, ...]:
+def _detect(mdata: MuData, at_least: int) -> tuple[str, ...]:
     names = list(mdata.mod)
+    if at_least == 1 and len(names) == 1:
+        return (names[0],)
     rna = [name for name in names if name.lower() in _RNA_NAMES]
     protein = [name for name in names if name.lower() in _PROTEIN_NAMES]
     if len(rna) == 1 and len(protein) == 1:
@@ -133,7 +148,7 @@ def _check_cells(mdata: MuData, registration: Registration) -> None:
             )
 
 
-def read_modality(mdata: MuData, name: str, layer: str | None, features: Sequence[str], *, as_sparse: bool) -> Matrix:
+def read_modality(mdata: MuData, name: str, layer: str | None, features: Sequence[str], *, as_sparse: bool) -> Values:
     """Read one modality of a MuData that the model was not trained on, with its features in the model's order.
 
     Parameters
@@ -169,10 +184,12 @@ def read_modality(mdata: MuData, name: str, layer: str | None, features: Sequenc
             f"{' and '.join(parts)}; select the model's features, in any order."
         )
     values = canonical_values(adata, layer, name, as_sparse=as_sparse)
-    check_finite(values, name)
+    check_finite(n_not_finite(values), name)
     order = adata.var_names.get_indexer(wanted)
     if np.array_equal(order, np.arange(len(order))):
         return values
+    if isinstance(values, DiskMatrix):
+        return values.ordered(order)
     values = values[:, order]
     if not isinstance(values, np.ndarray):
         # Sums over a cell run in this order: sorted, they are the model's to the last bit.
@@ -180,29 +197,29 @@ def read_modality(mdata: MuData, name: str, layer: str | None, features: Sequenc
     return values
 
 
-def choose_transform(name: str, values: Matrix) -> Transform:
+def choose_transform(name: str, summary: Summary) -> Transform:
     """Transform for a modality that the user has said nothing about.
 
     Parameters
     ----------
     name
         Name of the modality.
-    values
-        ``(n_cells, n_features)``.
+    summary
+        What is known of its values.
     """
-    if not is_counts(values):
+    if not summary.whole:
         return Scale()
-    check_counts(values, name)
+    check_counts(summary, name)
     if name.lower() in _PROTEIN_NAMES:
         return CLR()
-    if name.lower() in _RNA_NAMES or values.shape[1] > _MANY_FEATURES:
+    if name.lower() in _RNA_NAMES or len(summary.low) > _MANY_FEATURES:
         return LogNormalizePCA()
     return CLR()
 
 
 def checked_values(
-    mdata: MuData, registration: Registration, transforms: Mapping[str, Transform]
-) -> tuple[dict[str, Matrix], dict[str, Transform]]:
+    mdata: MuData, registration: Registration, transforms: Mapping[str, Transform], *, at_least: int = 2
+) -> tuple[dict[str, Values], dict[str, Transform]]:
     """Values in canonical form and a transform for each modality, or an error that says what to mend.
 
     Parameters
@@ -213,6 +230,8 @@ def checked_values(
         Modalities and layers.
     transforms
         The user's transforms by modality; the others are chosen.
+    at_least
+        As in :func:`make_registration`.
 
     Raises
     ------
@@ -221,27 +240,39 @@ def checked_values(
         or a cell or feature is empty or a feature constant.
     """
     # Again, because cells or modalities may have changed since they were registered.
-    make_registration(mdata, registration.modalities, registration.layers)
+    make_registration(mdata, registration.modalities, registration.layers, at_least=at_least)
     if mdata.n_obs < MIN_CELLS:
         raise ValueError(f"expected at least {MIN_CELLS} cells, got {mdata.n_obs}; a model cannot be fitted to fewer.")
-    values: dict[str, Matrix] = {}
+    values: dict[str, Values] = {}
     chosen: dict[str, Transform] = {}
     for name in registration.modalities:
         adata = mdata.mod[name]
         values[name] = canonical_values(adata, registration.layers[name], name)
-        check_finite(values[name], name)
-        chosen[name] = transforms[name] if name in transforms else choose_transform(name, values[name])
-        check_training_values(values[name], adata.obs_names, adata.var_names, name, counts=chosen[name].needs_counts)
+        summary = summary_of(values[name])
+        check_finite(summary.n_bad, name)
+        chosen[name] = transforms[name] if name in transforms else choose_transform(name, summary)
+        check_training_values(summary, adata.obs_names, adata.var_names, name, counts=chosen[name].needs_counts)
+        if isinstance(values[name], DiskMatrix):
+            _warn_of_features(name, mdata.n_obs * chosen[name].max_output(adata.n_vars) * 4)
     return values, chosen
 
 
+def _warn_of_features(name: str, n_bytes: int) -> None:
+    if n_bytes > _MANY_BYTES:
+        logger.warning(
+            f"the features that the model sees of {name!r} take {n_bytes / 2**30:.1f} GiB of memory (cells x features "
+            "x 4 bytes), and training copies of it; where that is too much, select fewer features, or for counts pass "
+            f"transforms={{{name!r}: indiseek.data.LogNormalizePCA()}}."
+        )
+
+
 def register(
-    values: Mapping[str, Matrix], cells: pd.Index, features: Mapping[str, Sequence[str]], setup_args: dict[str, Any]
+    values: Mapping[str, Values], cells: pd.Index, features: Mapping[str, Sequence[str]], setup_args: dict[str, Any]
 ) -> AnnDataManager:
     """Register values with scvi-tools, outside the user's object.
 
     scvi-tools writes keys into the object that it registers. It is given a MuData of our own that
-    shares the values, so that nothing of the user's changes.
+    shares the values, so that nothing of the user's changes. Values on disk are not in it.
 
     Parameters
     ----------
@@ -256,13 +287,14 @@ def register(
 
     Returns
     -------
-    The manager; its ``adata`` holds the values.
+    The manager; its ``adata`` holds the values that lie in memory.
     """
     # With the modality's name, because a gene and a protein may have one name.
     var = {name: pd.DataFrame(index=[f"{name}:{feature}" for feature in features[name]]) for name in values}
     with mudata.set_options(pull_on_update=False):
+        held = {name: None if isinstance(matrix, DiskMatrix) else matrix for name, matrix in values.items()}
         container = MuData(
-            {name: AnnData(X=matrix, obs=pd.DataFrame(index=cells), var=var[name]) for name, matrix in values.items()}
+            {name: AnnData(X=matrix, obs=pd.DataFrame(index=cells), var=var[name]) for name, matrix in held.items()}
         )
         fields = [
             MuDataLayerField(f"X_{name}", None, mod_key=name, is_count_data=False, mod_required=True) for name in values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, TypeAlias, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import scipy.linalg
@@ -14,19 +14,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
 
+from indiseek.data._disk import Matrix, Values, row_chunks
 from indiseek.data._highly_variable import highly_variable
-
-Matrix: TypeAlias = sparse.csr_matrix | NDArray[np.float32]
-"""Values of one modality, ``(n_cells, n_features)``: CSR or dense, float32."""
-
-_CHUNK_CELLS = 4096
-
-
-def row_chunks(values: Matrix, rows: NDArray[np.intp] | None = None, size: int = _CHUNK_CELLS) -> Iterator[Matrix]:
-    """Yield `values` (or some of its rows) in pieces of at most `size` cells."""
-    n = values.shape[0] if rows is None else len(rows)
-    for start in range(0, n, size):
-        yield values[start : start + size] if rows is None else values[rows[start : start + size]]
 
 
 class Transform(nn.Module, ABC):
@@ -60,7 +49,7 @@ class Transform(nn.Module, ABC):
         """Create empty buffers, so that a saved state can be loaded into them."""
 
     @abstractmethod
-    def fit(self, values: Matrix, rows: NDArray[np.intp]) -> None:
+    def fit(self, values: Values, rows: NDArray[np.intp]) -> None:
         """Fit on the training cells `rows` of `values`."""
 
     @abstractmethod
@@ -87,7 +76,7 @@ class Transform(nn.Module, ABC):
         return self.center.device
 
     @torch.inference_mode()
-    def apply_to(self, values: Matrix, rows: NDArray[np.intp] | None = None) -> Tensor:
+    def apply_to(self, values: Values, rows: NDArray[np.intp] | None = None) -> Tensor:
         """Transform cells chunk by chunk; the result, ``(n_cells, n_output)``, stays on the device."""
         n = values.shape[0] if rows is None else len(rows)
         result = torch.empty((n, self.n_output), device=self.device)
@@ -138,7 +127,7 @@ class Scale(Transform):
         """Buffers of shape ``(n_input,)``."""
         self._set_buffers(center=np.zeros(n_input), spread=np.ones(n_input))
 
-    def fit(self, values: Matrix, rows: NDArray[np.intp]) -> None:
+    def fit(self, values: Values, rows: NDArray[np.intp]) -> None:
         """Mean and standard deviation; a feature constant in the training cells is left unscaled."""
         mean, variance = _moments(_dense(chunk) for chunk in row_chunks(values, rows))
         self._set_buffers(center=mean, spread=np.sqrt(np.where(variance > 0, variance, 1.0)))
@@ -181,7 +170,7 @@ class CLR(Transform):
         """Buffers of shape ``(n_input,)``."""
         self._set_buffers(center=np.zeros(n_input), spread=np.ones(n_input))
 
-    def fit(self, values: Matrix, rows: NDArray[np.intp]) -> None:
+    def fit(self, values: Values, rows: NDArray[np.intp]) -> None:
         """Mean and standard deviation of the log-ratios; a constant feature is left unscaled."""
         ratios = (self._log_ratio(torch.from_numpy(_dense(chunk))).numpy() for chunk in row_chunks(values, rows))
         mean, variance = _moments(ratios)
@@ -251,7 +240,7 @@ class LogNormalizePCA(Transform):
         """Buffers ``loadings`` ``(n_input, n_output)`` and ``center`` ``(n_output,)``."""
         self._set_buffers(loadings=np.zeros((n_input, n_output)), center=np.zeros(n_output))
 
-    def fit(self, values: Matrix, rows: NDArray[np.intp]) -> None:
+    def fit(self, values: Values, rows: NDArray[np.intp]) -> None:
         """Two passes: moments for the highly variable features, then their covariance."""
         normalised = (self._normalise(chunk) for chunk in row_chunks(values, rows))
         picked = highly_variable(*_sparse_moments(normalised), self.n_top_features)

@@ -5,25 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
+import zarr
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from indiseek.data._transforms import Matrix
+from indiseek.data._disk import DiskMatrix, Values, mostly_zero, row_chunks
+from indiseek.data._summary import Summary, n_bad, summarise
 
 MIN_CELLS = 100
-_SPARSE_BELOW_DENSITY = 0.3
 _NAMES_SHOWN = 5
 
 
-def canonical_values(adata: AnnData, layer: str | None, where: str, *, as_sparse: bool | None = None) -> Matrix:
-    """Read ``X`` or a layer as float32, CSR where most values are zero and dense elsewhere.
+def canonical_values(adata: AnnData, layer: str | None, where: str, *, as_sparse: bool | None = None) -> Values:
+    """Take ``X`` or a layer as float32, CSR where most values are zero and dense elsewhere.
 
     The form depends on the values alone, so that CSR, CSC, dense, integer, double-precision and backed
     input give the same features to the last bit. Memory is shared with the input where it already
-    has this form.
+    has this form; what lies on disk stays there.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ def canonical_values(adata: AnnData, layer: str | None, where: str, *, as_sparse
     KeyError
         If the layer does not exist.
     TypeError
-        If the values are not a numeric matrix.
+        If the values are not a numeric matrix, or lie on disk as CSC.
     """
     if layer is not None and layer not in adata.layers:
         raise KeyError(
@@ -55,22 +57,28 @@ def canonical_values(adata: AnnData, layer: str | None, where: str, *, as_sparse
     values: Any = adata.X if layer is None else adata.layers[layer]
     if values is None:
         raise TypeError(f"expected values in modality {where!r}, got X = None; name a layer that holds them in layers.")
-    if isinstance(values, anndata.abc.CSRDataset | anndata.abc.CSCDataset):
-        values = values.to_memory()
-    elif not sparse.issparse(values) and not isinstance(values, np.ndarray):
-        values = values[:] if hasattr(values, "shape") and hasattr(values, "dtype") else np.asarray(values)
+    if isinstance(values, anndata.abc.CSCDataset):
+        raise TypeError(
+            f"expected CSR or dense values on disk in modality {where!r}, got CSC, of which no cell can be read "
+            "without reading all; write the file again with indiseek convert, or read it into memory."
+        )
+    on_disk = isinstance(values, anndata.abc.CSRDataset | h5py.Dataset | zarr.Array)
+    if not on_disk and not sparse.issparse(values):
+        values = np.asarray(values)
     if values.dtype.kind not in "biuf":
         raise TypeError(
             f"expected a numeric matrix in modality {where!r}, got {type(values).__name__} of dtype {values.dtype}; "
             "store counts as CSR or dense numbers."
         )
+    if on_disk:
+        return DiskMatrix(values, where, as_sparse=as_sparse)
     if sparse.issparse(values) and not _is_canonical(values):
         values = sparse.csr_matrix(values, dtype=np.float32, copy=True)
         values.sum_duplicates()
         values.eliminate_zeros()
     if as_sparse is None:
-        n_stored = values.nnz if sparse.issparse(values) else np.count_nonzero(values)
-        as_sparse = n_stored < _SPARSE_BELOW_DENSITY * max(1, np.prod(values.shape))
+        n_stored = int(values.nnz if sparse.issparse(values) else np.count_nonzero(values))
+        as_sparse = mostly_zero(n_stored, values.shape)
     if as_sparse:
         return values if sparse.issparse(values) else sparse.csr_matrix(values, dtype=np.float32)
     return np.ascontiguousarray(values.toarray() if sparse.issparse(values) else values, dtype=np.float32)
@@ -83,20 +91,18 @@ def _is_canonical(values: Any) -> bool:
     return exact and values.has_canonical_format and np.count_nonzero(values.data) == values.nnz
 
 
-def _entries(values: Matrix) -> NDArray[np.float32]:
-    return values if isinstance(values, np.ndarray) else values.data
+def summary_of(values: Values) -> Summary:
+    """What the checks need to know of values in canonical form."""
+    return values.summary if isinstance(values, DiskMatrix) else summarise(row_chunks(values), values.shape[1])
 
 
-def is_counts(values: Matrix) -> bool:
-    """Whether every value is a whole number; says nothing about signs."""
-    data = _entries(values)
-    return bool(np.array_equal(data, np.rint(data)))
+def n_not_finite(values: Values) -> int:
+    """How many values are NaN or infinite."""
+    return sum(n_bad(chunk) for chunk in row_chunks(values))
 
 
-def check_finite(values: Matrix, where: str) -> None:
-    """Raise ValueError if a value is NaN or infinite."""
-    data = _entries(values)
-    n_bad = int(np.size(data) - np.isfinite(data).sum())
+def check_finite(n_bad: int, where: str) -> None:
+    """Raise ValueError if one or more values are NaN or infinite."""
     if n_bad:
         raise ValueError(
             f"expected finite values in modality {where!r}, got {n_bad} that are NaN or infinite; "
@@ -104,13 +110,13 @@ def check_finite(values: Matrix, where: str) -> None:
         )
 
 
-def check_training_values(values: Matrix, cells: pd.Index, features: pd.Index, where: str, *, counts: bool) -> None:
+def check_training_values(summary: Summary, cells: pd.Index, features: pd.Index, where: str, *, counts: bool) -> None:
     """Raise ValueError if a model cannot be trained on these values.
 
     Parameters
     ----------
-    values
-        ``(n_cells, n_features)``.
+    summary
+        What is known of the values.
     cells, features
         Names, for messages.
     where
@@ -118,23 +124,21 @@ def check_training_values(values: Matrix, cells: pd.Index, features: pd.Index, w
     counts
         Whether the modality's transform takes counts.
     """
-    check_finite(values, where)
-    low, high = _column_extremes(values)
+    check_finite(summary.n_bad, where)
     if counts:
-        check_counts(values, where)
-        empty_cells = np.asarray(values.sum(axis=1)).ravel() == 0
-        if empty_cells.any():
+        check_counts(summary, where)
+        if summary.empty.any():
             raise ValueError(
-                f"expected counts in every cell, got only zeros in modality {where!r} in {_some(cells, empty_cells)}; "
-                "filter these cells out of every modality first."
+                f"expected counts in every cell, got only zeros in modality {where!r} in {_some(cells, summary.empty)}"
+                "; filter these cells out of every modality first."
             )
-    empty = (low == 0) & (high == 0)
+    empty = (summary.low == 0) & (summary.high == 0)
     if empty.any():
         raise ValueError(
             f"expected every feature of modality {where!r} in at least one cell, got only zeros in "
             f"{_some(features, empty)}; filter them out first, for example with scanpy.pp.filter_genes(min_cells=1)."
         )
-    constant = low == high
+    constant = summary.low == summary.high
     if constant.any():
         raise ValueError(
             f"expected features that vary in modality {where!r}, got the same value in every cell in "
@@ -142,25 +146,18 @@ def check_training_values(values: Matrix, cells: pd.Index, features: pd.Index, w
         )
 
 
-def check_counts(values: Matrix, where: str) -> None:
+def check_counts(summary: Summary, where: str) -> None:
     """Raise ValueError if the values are not counts, that is whole numbers that are not negative."""
-    data = _entries(values)
-    if data.size and data.min() < 0:
+    if summary.lowest < 0:
         raise ValueError(
-            f"expected counts of at least 0 in modality {where!r}, got {data.min():g}; name the layer of raw counts, "
-            f"or pass transforms={{{where!r}: indiseek.data.Scale()}} for values that are not counts."
+            f"expected counts of at least 0 in modality {where!r}, got {summary.lowest:g}; name the layer of raw "
+            f"counts, or pass transforms={{{where!r}: indiseek.data.Scale()}} for values that are not counts."
         )
-    if not is_counts(values):
+    if not summary.whole:
         raise ValueError(
             f"expected whole-number counts in modality {where!r}, got fractions; name the layer of raw counts, "
             f"or pass transforms={{{where!r}: indiseek.data.Scale()}} for values that are not counts."
         )
-
-
-def _column_extremes(values: Matrix) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    if sparse.issparse(values):
-        return values.min(axis=0).toarray().ravel(), values.max(axis=0).toarray().ravel()
-    return values.min(axis=0), values.max(axis=0)
 
 
 def _some(names: pd.Index, mask: NDArray[np.bool_]) -> str:

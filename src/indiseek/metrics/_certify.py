@@ -33,7 +33,7 @@ _DEPENDENCE_CELLS = 2000
 def certify(
     features: Mapping[str, ArrayLike],
     shared: Mapping[str, ArrayLike],
-    specific: Mapping[str, ArrayLike],
+    specific: Mapping[str, ArrayLike] | None,
     *,
     joint: ArrayLike | None = None,
     reference: Mapping[str, ArrayLike] | None = None,
@@ -55,7 +55,8 @@ def certify(
     features
         Transformed features of held-out cells for two or more modalities, each ``(n_cells, n_features)``.
     shared, specific
-        Shared and specific codes of the same cells for the same modalities, each ``(n_cells, n_latent)``.
+        Shared and specific codes of the same cells for the same modalities, each ``(n_cells, n_latent)``. None for
+        ``specific`` leaves out its leakage; completeness is then that of the joint code, or of the modality's own.
     joint
         Joint shared code of the same cells, ``(n_cells, n_latent)``. If given, its excess is judged, not that of each
         modality's own shared code.
@@ -106,10 +107,11 @@ def certify(
         conditional = {other: _conditional(cells, modality, [other], seed) for other in cells.others(modality)}
         others = cells.others(modality)
         predictable = conditional[others[0]] if len(others) == 1 else _conditional(cells, modality, others, seed)
-        leakage += _leakage(cells, modality, conditional, n_permutations, seed)
+        if cells.specific:
+            leakage += _leakage(cells, modality, conditional, n_permutations, seed)
         per_feature = _features(cells, modality, predictable, seed)
         content += _content(cells, modality, predictable, per_feature, seed)
-        table.append(per_feature.drop(columns=["variance", "own", "cross"]))
+        table.append(per_feature.drop(columns=["variance", "own", "cross", "joint"], errors="ignore"))
     tables = pd.DataFrame(leakage), pd.DataFrame(content), pd.concat(table, ignore_index=True), retrieval
     return Certificate(
         judge(*tables, limits),
@@ -178,20 +180,22 @@ def _leakage(
 
 
 def _features(cells: Cells, modality: str, predictable: Array, seed: int) -> pd.DataFrame:
-    x, c, z = cells.features[modality], cells.shared[modality], cells.specific[modality]
+    x, c = cells.features[modality], cells.shared[modality]
     given = np.hstack([cells.features[other] for other in cells.others(modality)])
-    others_shared = np.hstack([cells.shared[other] for other in cells.others(modality)])
-    r2 = {
-        name: feature_r2(codes, x, probe="nonlinear", seed=seed)
-        for name, codes in (
-            ("shared", c),
-            ("specific", z),
-            ("own", np.hstack([c, z])),
-            ("cross", np.hstack([others_shared, z])),
-        )
-    }
-    both = np.maximum(r2["own"], r2["cross"])
-    specific_share = np.maximum(both - np.maximum(r2["shared"], 0.0), 0.0)
+    codes = {"shared": c}
+    if cells.joint is not None:
+        codes["joint"] = cells.joint
+    if cells.specific:
+        z = cells.specific[modality]
+        others_shared = np.hstack([cells.shared[other] for other in cells.others(modality)])
+        codes |= {"specific": z, "own": np.hstack([c, z]), "cross": np.hstack([others_shared, z])}
+    r2 = {name: feature_r2(array, x, probe="nonlinear", seed=seed) for name, array in codes.items()}
+    if cells.specific:
+        both = np.maximum(r2["own"], r2["cross"])
+        specific_share = np.maximum(both - np.maximum(r2["shared"], 0.0), 0.0)
+    else:
+        both = r2.get("joint", r2["shared"])
+        specific_share = r2["specific"] = np.full(x.shape[1], np.nan)
     known = np.clip(column_r2(x, predictable), 0.0, 1.0)
     noise = np.full(x.shape[1], np.nan)
     if modality in cells.replicates:
@@ -209,11 +213,9 @@ def _features(cells: Cells, modality: str, predictable: Array, seed: int) -> pd.
             "private": 1.0 - known - noise,
             "noise": noise,
             "specific_above_noise": np.maximum(specific_share - noise, 0.0),
-            "own": r2["own"],
-            "cross": r2["cross"],
             "variance": x.var(axis=0),
         }
-    )
+    ).assign(**{name: r2[name] for name in ("own", "cross", "joint") if name in r2})
 
 
 def _content(
@@ -223,7 +225,9 @@ def _content(
     parts = {"predictable": predictable, "private": x - predictable}
     parts = {name: part for name, part in parts.items() if varying(part).any()}
     ceilings = leakages(x, parts, n_permutations=0, seed=seed)
-    codes = {"specific": cells.specific[modality], "shared": cells.shared[modality]}
+    codes = {"shared": cells.shared[modality]}
+    if cells.specific:
+        codes = {"specific": cells.specific[modality]} | codes
     if cells.joint is not None:
         codes["joint"] = cells.joint
     weights = per_feature["variance"]
@@ -232,10 +236,10 @@ def _content(
         row: dict[str, object] = {"modality": modality, "code": code, "predictable": np.nan}
         for name, result in leakages(array, parts, n_permutations=_N_PROBE_NULLS, seed=seed).items():
             row |= {name: result.r2, f"{name}_null": result.null, f"{name}_ceiling": ceilings[name].r2}
-        r2 = feature_r2(array, x, probe="nonlinear", seed=seed) if code == "joint" else per_feature[code]
-        rows.append(row | {"features": _weighted(r2, weights)})
+        rows.append(row | {"features": _weighted(per_feature[code], weights)})
     for code, column in (("shared+specific", "own"), ("others' shared+specific", "cross")):
-        rows.append({"modality": modality, "code": code, "features": _weighted(per_feature[column], weights)})
+        if column in per_feature:
+            rows.append({"modality": modality, "code": code, "features": _weighted(per_feature[column], weights)})
     return rows
 
 

@@ -59,7 +59,7 @@ class Cells:
 def check_inputs(
     features: Mapping[str, ArrayLike],
     shared: Mapping[str, ArrayLike],
-    specific: Mapping[str, ArrayLike],
+    specific: Mapping[str, ArrayLike] | None,
     *,
     joint: ArrayLike | None,
     reference: Mapping[str, ArrayLike] | None,
@@ -80,7 +80,7 @@ def check_inputs(
     cells = Cells(
         features=_matrices("features", features, modalities),
         shared=_matrices("shared", shared, modalities),
-        specific=_matrices("specific", specific, modalities),
+        specific={} if specific is None else _matrices("specific", specific, modalities),
         joint=None if joint is None else as_cells(joint, "joint", min_cells=_MIN_CELLS),
         reference=None if reference is None else _matrices("reference", reference, modalities),
         replicates={

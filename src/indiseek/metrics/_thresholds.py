@@ -61,10 +61,10 @@ def judge(
     Where a joint shared code is given its excess is judged and that of the modalities' own codes only reported: the
     joint code is the space that is shown.
     """
-    modalities = list(dict.fromkeys(leakage["modality"]))
+    modalities = list(dict.fromkeys(content["modality"]))
     shown = "joint" if (content["code"] == "joint").any() else "shared"
     verdicts: list[Verdict] = []
-    for modality in modalities:
+    for modality in modalities if len(leakage) else ():
         targets = leakage[leakage["modality"] == modality]
         verdicts += [_leakage(modality, targets, thresholds.leakage)]
         verdicts += [_information(modality, targets, thresholds.information)]
@@ -75,7 +75,7 @@ def judge(
     for modality in modalities:
         own = content[content["modality"] == modality].set_index("code")
         noise = features.loc[features["modality"] == modality, "noise"].mean()
-        verdicts += [_completeness(modality, own, float(noise), thresholds.completeness)]
+        verdicts += [_completeness(modality, shown, own, float(noise), thresholds.completeness)]
     verdicts += [_retrieval(pair, thresholds.foscttm) for _, pair in retrieval.iterrows()]
     return pd.DataFrame(verdicts, columns=list(Verdict._fields))
 
@@ -133,13 +133,22 @@ def _excess(modality: str, others: list[str], code: str, row: pd.Series, limit: 
     return Verdict("excess", modality, value, limit, passed, words)
 
 
-def _completeness(modality: str, own: pd.DataFrame, noise: float, limit: float) -> Verdict:
+def _completeness(modality: str, code: str, own: pd.DataFrame, noise: float, limit: float) -> Verdict:
     shared = own.loc["shared", "features"]
-    both = own.loc[["shared+specific", "others' shared+specific"], "features"].max()
+    if "specific" in own.index:
+        both = own.loc[["shared+specific", "others' shared+specific"], "features"].max()
+        subject, parts = (
+            "the codes explain",
+            f"shared {shared:.2f}, specific adds {_signless(max(0.0, both - shared))}, ",
+        )
+        ending = " together"
+    else:
+        both = own.loc[code, "features"]
+        subject, parts, ending = f"the {code} code explains", "", ""
     passed = bool(both >= limit)
     words = (
-        f"{modality}: the codes {'explain' if passed else 'explain ONLY'} {both:.2f} of its variance (shared "
-        f"{shared:.2f}, specific adds {_signless(max(0.0, both - shared))}, limit {limit:.2f} together)"
+        f"{modality}: {subject}{'' if passed else ' ONLY'} {both:.2f} of its variance "
+        f"({parts}limit {limit:.2f}{ending})"
     )
     if not math.isnan(noise):
         words += f"; counting noise is {noise:.2f} of a feature on average"

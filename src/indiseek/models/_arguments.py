@@ -27,6 +27,18 @@ def check_range(
         raise ValueError(f"expected {name} below {below}, got {value}; choose a smaller one.")
 
 
+def check_processes(devices: int, num_nodes: int, strategy: Any) -> None:
+    """Raise ValueError if `devices` or `num_nodes` is no number of processes, or they cannot train together."""
+    for name, value in {"devices": devices, "num_nodes": num_nodes}.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"expected {name} to be a whole number of at least 1, got {value!r}; give their number.")
+    if devices * num_nodes > 1 and strategy not in ("auto", "ddp"):
+        raise ValueError(
+            f"expected strategy='ddp' for several devices, got {strategy!r}; leave it out: the networks are small, and "
+            "every device holds them whole."
+        )
+
+
 def by_stage(
     name: str, value: int | Mapping[str, int] | None, default: Mapping[str, int], *, low: int
 ) -> dict[str, int]:

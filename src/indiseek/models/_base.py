@@ -6,6 +6,7 @@ import copy
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -26,21 +27,24 @@ from indiseek.data import (
     Registration,
     Split,
     Transform,
+    Values,
     checked_values,
     given_split,
+    is_sparse,
     make_registration,
     random_split,
     read_modality,
     register,
 )
 from indiseek.metrics import Certificate, Thresholds, certify, thin_counts
-from indiseek.models._arguments import check_range, split_arguments
+from indiseek.models._arguments import check_processes, check_range, split_arguments
+from indiseek.models._checkpoint import Checkpoint
 from indiseek.models._fitted import Fitted, cells_digest, empty_transforms
 from indiseek.models._io import FORMAT, MDATA_NAME, plain, read_payload, write_payload
 from indiseek.models._module import StagedModule
 from indiseek.models._schedules import PATIENCE
-from indiseek.objectives import Batch, Objective
-from indiseek.train import StageSettings, fit_stage, resolve_device, seeded
+from indiseek.objectives import Batch, Objective, gather_objects, rank
+from indiseek.train import StageSettings, StageState, fit_stage, resolve_device, resolve_place, seeded
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +68,7 @@ class MultimodalModel(BaseModelClass):
     """
 
     _key: ClassVar[str]
+    _least_modalities: ClassVar[int] = 2
     _setups: ClassVar[WeakKeyDictionary[MuData, tuple[Registration, dict[str, Any]]]] = WeakKeyDictionary()
     _adata: Any
 
@@ -85,9 +90,12 @@ class MultimodalModel(BaseModelClass):
         mdata = cast(MuData, mdata)
         self._registration, setup_args = self._setups[mdata]
         self._check_transforms()
-        values, self._transforms = checked_values(mdata, self._registration, self._transforms)
+        values, self._transforms = checked_values(
+            mdata, self._registration, self._transforms, at_least=self._least_modalities
+        )
         self._var_names = {name: mdata.mod[name].var_names.tolist() for name in self.modalities}
-        self._sparse = {name: not isinstance(matrix, np.ndarray) for name, matrix in values.items()}
+        self._matrices = values
+        self._sparse = {name: is_sparse(matrix) for name, matrix in values.items()}
         manager = register(values, mdata.obs_names, self._var_names, setup_args)
         self.register_manager(manager)
         super().__init__(manager.adata)
@@ -136,7 +144,7 @@ class MultimodalModel(BaseModelClass):
                 f"expected batch_key=None, got {batch_key!r}: no model corrects for batches yet; "
                 "train on one batch, or integrate the latents afterwards."
             )
-        registration = make_registration(mdata, modalities, layers)
+        registration = make_registration(mdata, modalities, layers, at_least=cls._least_modalities)
         setup_args = cls._get_setup_method_args(
             cls=cls, mdata=mdata, modalities=list(registration.modalities), layers=registration.layers, batch_key=None
         )
@@ -179,6 +187,11 @@ class MultimodalModel(BaseModelClass):
         given: Mapping[str, Any],
     ) -> tuple[dict[str, StageSettings], dict[str, int]]:
         """Settings and batch size of each stage: what the user has `given`, and for the rest the defaults."""
+
+    def _views(self, fitted: Fitted, rows: NDArray[np.intp], seed: int) -> tuple[torch.Tensor, ...]:
+        """Augmented features of cells, ``(n_cells, n_views, n_features)`` by modality, for objectives that want any."""
+        del fitted, rows, seed
+        return ()
 
     def _describe(self) -> str:
         if self._adata is None:
@@ -266,8 +279,8 @@ class MultimodalModel(BaseModelClass):
         part: NDArray[np.intp] = getattr(self._fitted.split, name)
         return part
 
-    def _values(self, name: str) -> Matrix:
-        return cast(Matrix, self._adata_manager.adata.mod[name].X)
+    def _values(self, name: str) -> Values:
+        return self._matrices[name]
 
     def train(
         self,
@@ -283,7 +296,9 @@ class MultimodalModel(BaseModelClass):
         external_indexing: Sequence[ArrayLike] | None = None,
         accelerator: str = "auto",
         devices: int = 1,
+        num_nodes: int = 1,
         seed: int = 0,
+        checkpoint_dir: str | Path | None = None,
         write_latents: bool = True,
         show_progress: bool = True,
         **trainer_kwargs: Any,
@@ -314,11 +329,15 @@ class MultimodalModel(BaseModelClass):
             Positions of training, validation and (optionally) test cells, instead of a random split.
         accelerator
             ``"auto"``, ``"cpu"``, ``"gpu"``, ``"mps"``, as Lightning names them.
-        devices
-            Number of devices; only 1 is supported.
+        devices, num_nodes
+            Number of devices of each machine, and of machines. Each device has a process of its own, which takes its
+            share of every batch; `batch_size` counts the cells of all of them.
         seed
             Seed of split, weights and batches. The same seed on the same machine gives the same latents.
             Global random states are left alone.
+        checkpoint_dir
+            Where the state is kept after every epoch. The same call in a new process, after the first one was
+            killed, goes on from there to the same result. The state is deleted when training is complete.
         write_latents
             Whether :meth:`write_latents` is called at the end.
         show_progress
@@ -331,9 +350,12 @@ class MultimodalModel(BaseModelClass):
         RuntimeError
             If the model was loaded without data.
         ValueError
-            If an argument is out of range, or a later call asks for another split.
+            If an argument is out of range, a later call asks for another split, `checkpoint_dir` holds the state of
+            another fit or is in use by one, or the processes do not have the same cells.
         FloatingPointError
             If a loss is not finite; the model is then as it was before the call.
+        MemoryError
+            If a step does not fit into memory; likewise. Names a batch size to try.
         """
         self._train(
             {"lr": lr, "weight_decay": weight_decay},
@@ -344,7 +366,9 @@ class MultimodalModel(BaseModelClass):
             split=split_arguments(train_size, validation_size, external_indexing),
             accelerator=accelerator,
             devices=devices,
+            num_nodes=num_nodes,
             seed=seed,
+            checkpoint_dir=checkpoint_dir,
             write_latents=write_latents,
             show_progress=show_progress,
             trainer_kwargs=trainer_kwargs,
@@ -361,15 +385,16 @@ class MultimodalModel(BaseModelClass):
         split: dict[str, Any],
         accelerator: str,
         devices: int,
+        num_nodes: int,
         seed: int,
+        checkpoint_dir: str | Path | None,
         write_latents: bool,
         show_progress: bool,
         trainer_kwargs: dict[str, Any],
         **schedule_options: Any,
     ) -> None:
         """Check the arguments of :meth:`train`, fit all stages and write the codes."""
-        if devices != 1:
-            raise ValueError(f"expected devices=1, got {devices!r}; training on several devices is not supported yet.")
+        check_processes(devices, num_nodes, trainer_kwargs.get("strategy", "auto"))
         check_range("patience", patience, low=1)
         given = {name: value for name, value in rates.items() if value is not None}
         for name, value in given.items():
@@ -387,7 +412,10 @@ class MultimodalModel(BaseModelClass):
             split,
             batch_sizes=sizes,
             accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
             seed=seed,
+            checkpoint_dir=checkpoint_dir,
             show_progress=show_progress,
             trainer_kwargs=trainer_kwargs,
         )
@@ -409,45 +437,113 @@ class MultimodalModel(BaseModelClass):
         *,
         batch_sizes: Mapping[str, int],
         accelerator: str,
+        devices: int,
+        num_nodes: int,
         seed: int,
+        checkpoint_dir: str | Path | None,
         show_progress: bool,
         trainer_kwargs: dict[str, Any],
     ) -> None:
         """Train all stages on a copy of the state, and keep the copy if nothing fails."""
-        device = resolve_device(accelerator)
-        fitted = self._to_fit(split, seed)
-        module = fitted.module.to(device)
-        parts = cast(Split, fitted.split)
-        cells = module.features([self._values(name) for name in self.modalities])
-        train, validation = (torch.as_tensor(rows, device=device) for rows in (parts.train, parts.validation))
-        n_fits = len(fitted.history)
-        for number, stage in enumerate(module.objectives):
-            seen = module.inputs(stage, cells, INFERENCE_BATCH)
-            result = fit_stage(
-                module.objective(stage),
-                (seen.take(train), seen.take(validation)),
-                settings[stage],
-                name=stage,
-                batch_size=batch_sizes[stage],
-                accelerator=accelerator,
-                seed=seed + number + n_fits,
-                show_progress=show_progress,
-                trainer_kwargs=trainer_kwargs,
-            )
-            if len(result.history):
-                fitted.record(stage, result)
-            if stage in module.conditions[-1:]:
-                module.bridge.fit(module.inputs("specific", cells.take(train), INFERENCE_BATCH).shared)
-            if result.interrupted:
-                if not fitted.trained_stages:
-                    raise KeyboardInterrupt
-                logger.warning(
-                    f"training interrupted in stage {stage!r} after {len(result.history)} epochs; the best weights so "
-                    "far are kept, train() goes on from them."
+        place = resolve_place(accelerator, devices=devices, num_nodes=num_nodes)
+        for stage, size in batch_sizes.items():
+            if size < place.world_size:
+                raise ValueError(
+                    f"expected batch_size of at least {place.world_size}, a cell for each process, got {size} for "
+                    f"stage {stage!r}; take a larger one or fewer devices."
                 )
-                break
+        indexing = split["external_indexing"]
+        digests = None if indexing is None else [cells_digest(pd.Index(np.asarray(part))) for part in indexing]
+        # What the result depends on: a checkpoint of anything else is refused.
+        what = {
+            **self._description(),
+            "split": split | {"external_indexing": digests},
+            "stages": {name: asdict(setting) for name, setting in settings.items()},
+            "batch_size": batch_sizes,
+            "accelerator": accelerator,
+            "devices": devices,
+            "num_nodes": num_nodes,
+            "seed": seed,
+            "trainer": {key: value for key, value in trainer_kwargs.items() if isinstance(value, str | int | float)},
+        }
+        with Checkpoint(checkpoint_dir, what, writes=place.rank == 0) as checkpoint:
+            saved = checkpoint.read()
+            fitted = self._to_fit(split, seed)
+            if saved is not None:
+                fitted = Fitted.from_payload(saved["fitted"], fitted.module, fitted.transforms)
+            module = fitted.module.to(place.device)
+            parts = cast(Split, fitted.split)
+            cells = module.features([self._values(name) for name in self.modalities])
+            lengths = [float(torch.linalg.vector_norm(x)) for x in cells.features]
+            # Machines may round in their own ways.
+            if saved is not None and not np.allclose(saved["lengths"], lengths, rtol=1e-3):
+                raise ValueError(
+                    f"expected the values of the cells with which the fit in {checkpoint_dir} began, got others; "
+                    "repeat that call to go on with it, or delete the directory to train from the start."
+                )
+            train, validation = (torch.as_tensor(rows, device=place.device) for rows in (parts.train, parts.validation))
+            views = [self._views(fitted, rows, seed + i) for i, rows in enumerate((parts.train, parts.validation))]
+            n_fits = len(fitted.history) if saved is None else saved["n_fits"]
+            stages = list(module.objectives)
+            first = 0 if saved is None else stages.index(saved["stage"])
+            for number, stage in list(enumerate(stages))[first:]:
+
+                def save(state: StageState, stage: str = stage) -> None:
+                    progress = {"stage": stage, "state": state, "n_fits": n_fits, "lengths": lengths}
+                    checkpoint.write({"fitted": fitted.payload(), **progress})
+
+                # Codes of these cells only: those of all would be the largest tensors that there are.
+                seen = [
+                    module.inputs(stage, cells.take(rows), INFERENCE_BATCH)._replace(views=view)
+                    for rows, view in zip((train, validation), views, strict=True)
+                ]
+                result = fit_stage(
+                    module.objective(stage),
+                    (seen[0], seen[1]),
+                    settings[stage],
+                    name=stage,
+                    batch_size=batch_sizes[stage],
+                    accelerator=accelerator,
+                    devices=devices,
+                    num_nodes=num_nodes,
+                    seed=seed + number + n_fits,
+                    show_progress=show_progress,
+                    save=None if checkpoint_dir is None else save,
+                    resume=saved["state"] if saved is not None and number == first else None,
+                    trainer_kwargs=trainer_kwargs,
+                )
+                del seen
+                if len(result.history):
+                    fitted.record(stage, result)
+                if stage in module.conditions[-1:]:
+                    module.bridge.fit(module.inputs("specific", cells.take(train), INFERENCE_BATCH).shared)
+                if result.interrupted:
+                    if not fitted.trained_stages:
+                        raise KeyboardInterrupt
+                    logger.warning(
+                        f"training interrupted in stage {stage!r} after {len(result.history)} epochs; the best weights "
+                        "so far are kept, train() goes on from them."
+                    )
+                    break
+            else:
+                checkpoint.remove()
+                if place.world_size > 1:
+                    # A next call must not find in one process what another is about to delete.
+                    gather_objects(None)
         self._fitted = fitted
         self._transforms = fitted.transforms
+
+    def _description(self) -> dict[str, Any]:
+        """Plain values that tell this model and its cells from others."""
+        return {
+            "version": version("indiseek"),
+            "model": type(self).__name__,
+            "init": self._init_arguments(),
+            "modalities": self.modalities,
+            "layers": self._registration.layers,
+            "var_names": {name: cells_digest(pd.Index(names)) for name, names in self._var_names.items()},
+            "obs_names": cells_digest(self._adata.obs_names),
+        }
 
     def _to_fit(self, wanted: dict[str, Any], seed: int) -> Fitted:
         """State to train: a copy of the present one, or a new one with split, fitted transforms and networks."""
@@ -563,9 +659,8 @@ class MultimodalModel(BaseModelClass):
             raise KeyError(f"expected modality {only!r}, the only one that these cells have, got {modality!r}.")
         position = self.modalities.index(only)
         values = self._read_one(mdata, only)
-        if indices is not None:
-            values = values[np.arange(values.shape[0])[np.asarray(indices)]]
-        features = self.fitted.transforms[only].apply_to(values)
+        rows = None if indices is None else np.arange(values.shape[0])[np.asarray(indices)]
+        features = self.fitted.transforms[only].apply_to(values, rows)
         if kind == "specific":
             logger.warning(
                 f"the cells have no modality but {only!r}: what their specific code should be independent of is "
@@ -629,23 +724,24 @@ class MultimodalModel(BaseModelClass):
 
     def _cells(self, mdata: MuData | None, indices: ArrayLike | None = None) -> Batch:
         module = self.module
+        values = self._values_of(mdata)
+        rows = None if indices is None else np.arange(values[0].shape[0])[np.asarray(indices)]
+        return module.features(values, rows)
+
+    def _values_of(self, mdata: MuData | None) -> list[Values]:
+        """Values of cells, by default those of training, in the model's order of modalities and features."""
         if mdata is None and self._adata is None:
             raise RuntimeError("expected a MuData, got none from a model loaded without data; pass mdata.")
         if mdata is None or mdata is self._adata:
-            values = [self._values(name) for name in self.modalities]
-        else:
-            values = list(self._read(mdata).values())
-        if indices is not None:
-            rows = np.arange(values[0].shape[0])[np.asarray(indices)]
-            values = [matrix[rows] for matrix in values]
-        return module.features(values)
+            return [self._values(name) for name in self.modalities]
+        return list(self._read(mdata).values())
 
-    def _read(self, mdata: MuData) -> dict[str, Matrix]:
+    def _read(self, mdata: MuData) -> dict[str, Values]:
         """Values of cells that the model was not registered with, features in the model's order."""
-        make_registration(mdata, self.modalities, self._registration.layers)
+        make_registration(mdata, self.modalities, self._registration.layers, at_least=self._least_modalities)
         return {name: self._read_one(mdata, name) for name in self.modalities}
 
-    def _read_one(self, mdata: MuData, name: str) -> Matrix:
+    def _read_one(self, mdata: MuData, name: str) -> Values:
         layer = self._registration.layers[name]
         return read_modality(mdata, name, layer, self._var_names[name], as_sparse=self._sparse[name])
 
@@ -655,7 +751,8 @@ class MultimodalModel(BaseModelClass):
         For a model of modalities rna and prot, ``mdata.obsm`` gets the joint shared code and each
         modality's specific one (for IndiSeekModel ``X_indiseek_shared``, ``X_indiseek_rna``,
         ``X_indiseek_prot``); each modality's own ``.obsm`` gets the joint shared code and its specific
-        code (``X_indiseek_specific``). Nothing else changes.
+        code (``X_indiseek_specific``). CoMMModel gives the fused code (``X_comm``) and each modality's projection
+        (``X_comm_rna``, ``X_comm_prot``, in the modality ``X_comm_projection``). Nothing else changes.
 
         Parameters
         ----------
@@ -701,7 +798,9 @@ class MultimodalModel(BaseModelClass):
 
         Uses the test cells, and nothing of the model but its codes: see :func:`indiseek.metrics.certify`. What one
         modality knows of another is fitted on the training cells' features. The counts of the test cells,
-        thinned into halves, give the counting noise where the transform takes counts.
+        thinned into halves, give the counting noise where the transform takes counts. Of a model without specific
+        codes (CoMMModel) the projections are judged as shared codes, and the fused code, which is meant to hold what
+        only one modality knows, as the joint one.
 
         Parameters
         ----------
@@ -725,15 +824,17 @@ class MultimodalModel(BaseModelClass):
         ValueError
             If there are fewer than 100 cells to measure on.
         """
-        self._check_stage("specific")
+        stages = list(self.module.objectives)
+        first, last = stages[0], stages[-1]
+        self._check_stage(last)
         if self._adata is None:
             raise RuntimeError("expected a model with data, got one loaded without; call load(path, mdata).")
         split = self.fitted.split
         if mdata is None and split is None:
             raise RuntimeError("expected the cells of training, got others; pass held-out cells as mdata.")
-        values = {name: self._values(name) for name in self.modalities} if mdata is None else self._read(mdata)
-        if mdata is None:
-            values = {name: matrix[cast(Split, split).test] for name, matrix in values.items()}
+        found = {name: self._values(name) for name in self.modalities} if mdata is None else self._read(mdata)
+        rows = cast(Split, split).test if mdata is None else slice(None)
+        values = {name: matrix[rows] for name, matrix in found.items()}
         n_cells = next(iter(values.values())).shape[0]
         if n_cells < MIN_HELD_OUT_CELLS:
             raise ValueError(
@@ -742,13 +843,14 @@ class MultimodalModel(BaseModelClass):
             )
         module = self.module
         cells = module.features(list(values.values()))
-        shared, specific = (module.codes(kind, cells, INFERENCE_BATCH) for kind in ("shared", "specific"))
+        shared = module.codes(first, cells, INFERENCE_BATCH)
+        specific = self._by_name(module.codes(last, cells, INFERENCE_BATCH)) if last != first else None
         reference = None if split is None else self._cells(None, split.train)
         return certify(
             self._by_name(cells.features),
             self._by_name(shared),
-            self._by_name(specific),
-            joint=module.joint("shared", cells, INFERENCE_BATCH).cpu().numpy(),
+            specific,
+            joint=module.joint(first, cells, INFERENCE_BATCH).cpu().numpy(),
             reference=None if reference is None else self._by_name(reference.features),
             replicates=self._replicates(values, seed),
             feature_names={name: self.feature_names(name) for name in self.modalities},
@@ -770,7 +872,7 @@ class MultimodalModel(BaseModelClass):
         return {name: tensor.cpu().numpy() for name, tensor in zip(self.modalities, tensors, strict=True)}
 
     def save(self, dir_path: str | Path, *, overwrite: bool = False, save_mdata: bool = False) -> None:
-        """Save the model; never its code.
+        """Save the model; never its code. Of several processes that train together, the first one writes.
 
         Parameters
         ----------
@@ -789,6 +891,8 @@ class MultimodalModel(BaseModelClass):
             If the directory exists and `overwrite` is False.
         """
         fitted = self.fitted
+        if rank() > 0:
+            return
         if save_mdata and self._adata is None:
             raise RuntimeError("expected a model with data, got one loaded without; leave save_mdata out.")
         directory = Path(dir_path)
@@ -813,6 +917,9 @@ class MultimodalModel(BaseModelClass):
         if save_mdata:
             with mudata.set_options(pull_on_update=False):
                 self._adata.write(directory / MDATA_NAME)
+            if self._adata.isbacked:
+                # mudata closes the file that it was backed by and goes on with the new one.
+                self._matrices = self._read(self._adata)
 
     @classmethod
     def load(cls, dir_path: str | Path, mdata: MuData | None = None, *, accelerator: str = "auto") -> Self:
@@ -855,7 +962,8 @@ class MultimodalModel(BaseModelClass):
     def _attach(self, mdata: MuData) -> None:
         """Register data with a loaded model."""
         setup_args = {key: self.registry_[key] for key in ("model_name", "setup_method_name", "setup_args")}
-        self._adata_manager = register(self._read(mdata), mdata.obs_names, self._var_names, setup_args)
+        self._matrices = self._read(mdata)
+        self._adata_manager = register(self._matrices, mdata.obs_names, self._var_names, setup_args)
         self._adata = mdata
         if self.fitted.cells != cells_digest(mdata.obs_names):
             self.fitted.split = None

@@ -187,7 +187,9 @@ class IndiSeekModel(MultimodalModel):
         external_indexing: Sequence[ArrayLike] | None = None,
         accelerator: str = "auto",
         devices: int = 1,
+        num_nodes: int = 1,
         seed: int = 0,
+        checkpoint_dir: str | Path | None = None,
         write_latents: bool = True,
         show_progress: bool = True,
         **trainer_kwargs: Any,
@@ -203,12 +205,12 @@ class IndiSeekModel(MultimodalModel):
         max_epochs
             Most epochs of every stage, or of each by name: ``"shared"``, ``"context"`` (the wide codes of
             stage 1, where there are any) and ``"specific"``. By default enough for 4,000 steps of
-            stage 1, 2,000 of ``"nce-club"`` or 800 of ``"flow"``.
+            stage 1, 2,000 of ``"nce-club"`` or 600 of ``"flow"``.
         batch_size
-            Cells in a step, for every stage or for each by name; by default 512, and 256 for ``"flow"``.
+            Cells in a step, for every stage or for each by name; by default 512.
             InfoNCE cannot show more than ``log(batch_size)`` nats.
         lr, critic_lr
-            Learning rates (AdamW): of encoders and decoders, by default 1e-3, and of flows 2e-3; and of
+            Learning rates (AdamW): of encoders and decoders, by default 1e-3, and of flows 3e-3; and of
             critics, by default 4e-3.
         weight_decay
             Decoupled weight decay of the encoders; by default 0, and 1e-4 for ``"flow"``.
@@ -226,11 +228,15 @@ class IndiSeekModel(MultimodalModel):
             Positions of training, validation and (optionally) test cells, instead of a random split.
         accelerator
             ``"auto"``, ``"cpu"``, ``"gpu"``, ``"mps"``, as Lightning names them.
-        devices
-            Number of devices; only 1 is supported.
+        devices, num_nodes
+            Number of devices of each machine, and of machines. Each device has a process of its own, which takes its
+            share of every batch; `batch_size` counts the cells of all of them.
         seed
             Seed of split, weights and batches. The same seed on the same machine gives the same latents.
             Global random states are left alone.
+        checkpoint_dir
+            Where the state is kept after every epoch. The same call in a new process, after the first one was
+            killed, goes on from there to the same result. The state is deleted when training is complete.
         write_latents
             Whether :meth:`write_latents` is called at the end.
         show_progress
@@ -243,9 +249,12 @@ class IndiSeekModel(MultimodalModel):
         RuntimeError
             If the model was loaded without data.
         ValueError
-            If an argument is out of range, or a later call asks for another split.
+            If an argument is out of range, a later call asks for another split, `checkpoint_dir` holds the state of
+            another fit or is in use by one, or the processes do not have the same cells.
         FloatingPointError
             If a loss is not finite; the model is then as it was before the call.
+        MemoryError
+            If a step does not fit into memory; likewise. Names a batch size to try.
         """
         check_range("n_critic_steps", n_critic_steps, low=1)
         split = split_arguments(train_size, validation_size, external_indexing)
@@ -263,7 +272,9 @@ class IndiSeekModel(MultimodalModel):
             split=split,
             accelerator=accelerator,
             devices=devices,
+            num_nodes=num_nodes,
             seed=seed,
+            checkpoint_dir=checkpoint_dir,
             write_latents=write_latents,
             show_progress=show_progress,
             trainer_kwargs=trainer_kwargs,
@@ -332,6 +343,11 @@ class IndiSeekModel(MultimodalModel):
             of other data or settings.
         KeyboardInterrupt
             If it was stopped. The model is then as it was before the call, as after any failure.
+
+        References
+        ----------
+        Daunhawer et al. (2023), arXiv 2303.09166, theorem 1: a code of exactly the content's dimension finds it all and
+        nothing else, a larger one takes in what agrees less well (``docs/dimension.md`` shows it).
         """
         if self.is_trained:
             raise RuntimeError("expected an untrained model, got a trained one; make a new model to tune it.")
@@ -367,8 +383,8 @@ class IndiSeekModel(MultimodalModel):
             Trials(
                 new_module=lambda changes: self._with(changes)._new_module(fitted.transforms, seed).to(device),
                 names=self.modalities,
-                train=module.features([matrix[split.train] for matrix in values.values()]),
-                validation=module.features([matrix[split.validation] for matrix in values.values()]),
+                train=module.features(list(values.values()), split.train),
+                validation=module.features(list(values.values()), split.validation),
                 settings=settings,
                 batch_sizes=sizes,
                 accelerator=accelerator,

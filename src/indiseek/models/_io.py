@@ -23,14 +23,14 @@ def plain(value: Any) -> Any:
         return {plain(k): plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray | pd.Index):
         return plain(value.tolist())
-    if isinstance(value, list | tuple | set):
+    if isinstance(value, list | tuple | set | range):
         return [plain(v) for v in value]
     if isinstance(value, np.generic):
         return value.item()
     return value
 
 
-def write_payload(payload: dict[str, Any], directory: Path) -> None:
+def write_payload(payload: dict[str, Any], directory: Path, name: str = FILE_NAME) -> None:
     """Write a saved model so that an earlier one survives a failure half way.
 
     Parameters
@@ -39,16 +39,27 @@ def write_payload(payload: dict[str, Any], directory: Path) -> None:
         Tensors and plain values.
     directory
         Existing directory.
+    name
+        Name of the file.
     """
     # Not tempfile, whose files only their owner may read.
-    temporary = directory / f"{FILE_NAME}.{os.getpid()}.tmp"
+    temporary = directory / f"{name}.{os.getpid()}.tmp"
     try:
         with temporary.open("wb") as file:
             torch.save(payload, file)
-        temporary.replace(directory / FILE_NAME)
+            # Else a machine that goes down may keep the new name and lose what it stands for.
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(directory / name)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_archive(path: Path) -> bool:
+    """Whether this is a file of today's torch. What is not is an old pickle at best: not even looked into."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def read_payload(directory: Path, model: str) -> dict[str, Any]:
@@ -71,10 +82,7 @@ def read_payload(directory: Path, model: str) -> dict[str, Any]:
     path = directory / FILE_NAME
     if not path.is_file():
         raise FileNotFoundError(f"expected a saved model at {path}, got no such file; give the directory of save().")
-    with path.open("rb") as file:
-        is_archive = file.read(4) == b"PK\x03\x04"
-    # What is no archive is an old pickle at best: not even looked into.
-    if not is_archive:
+    if not is_archive(path):
         raise ValueError(f"expected a complete file at {path}, got a damaged one or something else; save again.")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
@@ -83,7 +91,7 @@ def read_payload(directory: Path, model: str) -> dict[str, Any]:
             f"expected only tensors and plain values in {path}, got a file that carries code or is no saved model; "
             "load only files that indiseek has written."
         ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"expected a complete file at {path}, got a damaged one; save the model again.") from error
     if not isinstance(payload, dict) or "format" not in payload:
         raise ValueError(f"expected a model saved by indiseek at {path}, got something else; give save()'s directory.")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from indiseek.data import Matrix, Transform
+from indiseek.data import Transform, Values
 from indiseek.nn import CodeBridge
 from indiseek.objectives import Batch, Objective
 
@@ -45,10 +47,10 @@ class StagedModule(nn.Module):
         """Objective of a stage."""
         return cast(Objective, self.objectives[stage])
 
-    def features(self, values: Sequence[Matrix]) -> Batch:
-        """Transformed features of all cells, on the device."""
+    def features(self, values: Sequence[Values], rows: NDArray[np.intp] | None = None) -> Batch:
+        """Transformed features of all cells, or of those at `rows`, on the device."""
         pairs = zip(self.transforms, values, strict=True)
-        return Batch(tuple(cast(Transform, transform).apply_to(matrix) for transform, matrix in pairs))
+        return Batch(tuple(cast(Transform, transform).apply_to(matrix, rows) for transform, matrix in pairs))
 
     @property
     def conditions(self) -> list[str]:
@@ -60,22 +62,18 @@ class StagedModule(nn.Module):
         if stage in _CONDITIONS:
             return cells
         codes = [self.codes(name, cells, batch_size) for name in self.conditions]
-        return Batch(cells.features, tuple(torch.cat(parts, dim=-1) for parts in zip(*codes, strict=True)))
+        return cells._replace(shared=tuple(torch.cat(parts, dim=-1) for parts in zip(*codes, strict=True)))
 
     @torch.no_grad()
     def codes(self, stage: str, cells: Batch, batch_size: int) -> tuple[Tensor, ...]:
         """Codes of one stage, one ``(n_cells, n_latent)`` tensor for each modality, batch by batch."""
-        seen = self.inputs(stage, cells, batch_size)
-        rows = torch.arange(seen.n_cells, device=seen.features[0].device)
-        parts = [self.objective(stage).latents(seen.take(chunk)) for chunk in rows.split(batch_size)]
-        return tuple(torch.cat(codes) for codes in zip(*parts, strict=True))
+        return _by_batch(self.objective(stage).latents, self.inputs(stage, cells, batch_size), batch_size)
 
     @torch.no_grad()
     def joint(self, stage: str, cells: Batch, batch_size: int) -> Tensor:
         """Code of all modalities together, ``(n_cells, n_latent)``, batch by batch."""
         seen = self.inputs(stage, cells, batch_size)
-        rows = torch.arange(seen.n_cells, device=seen.features[0].device)
-        return torch.cat([self.objective(stage).joint(seen.take(chunk)) for chunk in rows.split(batch_size)])
+        return _by_batch(lambda batch: (self.objective(stage).joint(batch),), seen, batch_size)[0]
 
     @torch.no_grad()
     def code_of_one(self, stage: str, modality: int, features: Tensor, batch_size: int) -> Tensor:
@@ -88,3 +86,18 @@ class StagedModule(nn.Module):
                 shared = self.bridge(modality, torch.cat(codes, dim=-1))
             parts.append(self.objective(stage).encode(modality, x, shared))
         return torch.cat(parts)
+
+
+def _by_batch(function: Callable[[Batch], tuple[Tensor, ...]], cells: Batch, batch_size: int) -> tuple[Tensor, ...]:
+    """What `function` gives for all cells, written batch by batch into one tensor each.
+
+    Batches' results kept until the end would lie scattered between what each batch needs for a moment, and keep
+    the memory around them from being used again.
+    """
+    results: tuple[Tensor, ...] = ()
+    for rows in torch.arange(cells.n_cells, device=cells.features[0].device).split(batch_size):
+        found = function(cells.take(rows))
+        results = results or tuple(x.new_empty((cells.n_cells, *x.shape[1:])) for x in found)
+        for result, x in zip(results, found, strict=True):
+            result[rows] = x
+    return results

@@ -24,7 +24,7 @@ N_CRITIC_STEPS = 2
 DEFAULTS = {
     "shared": StageDefaults(batch_size=512, n_steps=4000),
     "nce-club": StageDefaults(batch_size=512, n_steps=2000),
-    "flow": StageDefaults(batch_size=512, n_steps=300),
+    "flow": StageDefaults(batch_size=512, n_steps=600),
 }
 
 

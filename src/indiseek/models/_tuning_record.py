@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from indiseek.data import Matrix, Split
+from indiseek.data import Split, Values, row_chunks
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class Record:
 
 
 def fingerprint_of_data(
-    values: Mapping[str, Matrix], var_names: Mapping[str, list[str]], split: Split
+    values: Mapping[str, Values], var_names: Mapping[str, list[str]], split: Split
 ) -> dict[str, Any]:
     """What identifies the data of a search; the test cells' values are not read.
 
@@ -139,7 +139,8 @@ def fingerprint_of_data(
         "n_cells": next(iter(values.values())).shape[0],
         "features": {name: [len(names), checksum(names)] for name, names in var_names.items()},
         "values": {
-            name: checksum(matrix[rows] for rows in (split.train, split.validation)) for name, matrix in values.items()
+            name: checksum(chunk for rows in (split.train, split.validation) for chunk in row_chunks(matrix, rows))
+            for name, matrix in values.items()
         },
         "split": [[len(part), checksum([part])] for part in split],
     }

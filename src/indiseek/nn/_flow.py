@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from indiseek.nn._autoregressive import AffineAutoregressive, AutoregressiveMixture, soft_clip
 from indiseek.nn._mlp import MLP
 
+_PIECE_CELLS = 8192
+
 
 class ConditionalFlow(nn.Module):
     r"""Invertible map :math:`z = T(x; c)` with a density of :math:`x` given :math:`c`.
@@ -105,8 +107,11 @@ class ConditionalFlow(nn.Module):
             Their condition, ``(n_cells, n_condition)``.
         """
         center = x.mean(dim=0)
-        centred = (x - center).double()
-        axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, : self.n_axes]
+        scatter = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
+        for piece in x.split(_PIECE_CELLS):
+            centred = (piece - center).double()
+            scatter += centred.T @ centred
+        axes = torch.linalg.eigh(scatter).eigenvectors.flip(1)[:, : self.n_axes]
         # The sign of an eigenvector is arbitrary; fixed, a second fit finds the same axes.
         axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
         self.center.copy_(center)

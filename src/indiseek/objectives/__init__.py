@@ -3,19 +3,58 @@
 from indiseek.nn import Activation
 from indiseek.objectives._base import Batch, Objective, ObjectiveOutput, joint_code
 from indiseek.objectives._clip import CLIPObjective, clip_loss
+from indiseek.objectives._comm import CoMMObjective, Form, Negatives, nt_xent
 from indiseek.objectives._conditional_flow import ConditionalFlowObjective
+from indiseek.objectives._disentangled_shared import Bottleneck, DisentangledSharedObjective
+from indiseek.objectives._disentangled_specific import (
+    DisentangledSpecificObjective,
+    Orthogonality,
+    augmented_view,
+    n_masked_features,
+    orthogonality_loss,
+)
+from indiseek.objectives._distance_info_nce import DistanceInfoNCEObjective, distance_info_nce_loss
+from indiseek.objectives._gather import (
+    across_processes,
+    gather,
+    gather_objects,
+    gathered_sum,
+    own_share,
+    rank,
+    world_size,
+)
 from indiseek.objectives._nce_club import Independence, IndependentOf, NCEClubObjective
 
 __all__ = [
     "Activation",
     "Batch",
+    "Bottleneck",
     "CLIPObjective",
+    "CoMMObjective",
     "ConditionalFlowObjective",
+    "DisentangledSharedObjective",
+    "DisentangledSpecificObjective",
+    "DistanceInfoNCEObjective",
+    "Form",
     "Independence",
     "IndependentOf",
     "NCEClubObjective",
+    "Negatives",
     "Objective",
     "ObjectiveOutput",
+    "Orthogonality",
+    "across_processes",
+    "augmented_view",
     "clip_loss",
+    "distance_info_nce_loss",
+    "gather",
+    "gather_objects",
+    "gathered_sum",
     "joint_code",
+    "n_masked_features",
+    "nt_xent",
+    "orthogonality_loss",
+    "own_share",
+    "rank",
+    "world_size",
 ]

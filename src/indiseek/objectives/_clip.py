@@ -14,6 +14,7 @@ from torch.nn import Parameter
 
 from indiseek.nn import MLP, Activation
 from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
+from indiseek.objectives._gather import gather
 
 _MAX_LOGIT_SCALE: Final = 100.0
 
@@ -101,7 +102,7 @@ class CLIPObjective(Objective):
         """Symmetric InfoNCE plus the alignment term; `ramp` scales nothing here."""
         del ramp
         scale = self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
-        pairs = list(itertools.combinations(self.latents(batch), 2))
+        pairs = list(itertools.combinations(map(gather, self.latents(batch)), 2))
         info = torch.stack([clip_loss(a, b, scale) for a, b in pairs]).mean()
         misalignment = torch.stack([1.0 - (a * b).sum(dim=-1).mean() for a, b in pairs]).mean()
         terms = {"infonce": info.detach(), "misalignment": misalignment.detach()}

@@ -12,6 +12,8 @@ from torch.nn import Parameter
 from indiseek.nn import ConditionalFlow
 from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
 
+_PIECE_CELLS = 8192
+
 
 @final
 class ConditionalFlowObjective(Objective):
@@ -66,7 +68,7 @@ class ConditionalFlowObjective(Objective):
         n_shared: int,
         n_specific: Mapping[str, int],
         *,
-        transport: float = 0.25,
+        transport: float = 0.2,
         regression: float = 2.0,
         n_layers: int = 2,
         n_hidden: int = 128,
@@ -111,11 +113,21 @@ class ConditionalFlowObjective(Objective):
 
     def finish(self, batch: Batch) -> None:
         """Order the dimensions by how much of the modality's residual variance each carries."""
-        for i, x in enumerate(batch.features):
-            z, _, residual = self._flow(i).transform(x, _others(i, batch.shared))
-            z, residual = z - z.mean(dim=0), residual - residual.mean(dim=0)
-            carried = ((z.T @ residual).square() / z.square().sum(dim=0)[:, None]).sum(dim=1)
-            self._order(i).copy_(carried.argsort(descending=True))
+        for i in range(len(self.names)):
+            self._order(i).copy_(self._carried(i, batch).argsort(descending=True))
+
+    def _carried(self, modality: int, batch: Batch) -> Tensor:
+        """Residual variance that each dimension carries, ``(n_axes,)``; in pieces, as the map is wide."""
+        n_axes = len(self._order(modality))
+        moments = torch.zeros(2 * n_axes + 1, 2 * n_axes + 1, dtype=torch.float64, device=batch.features[0].device)
+        for rows in torch.arange(batch.n_cells, device=moments.device).split(_PIECE_CELLS):
+            piece = batch.take(rows)
+            z, _, residual = self._flow(modality).transform(piece.features[modality], _others(modality, piece.shared))
+            joined = torch.cat([z, residual, torch.ones_like(z[:, :1])], dim=1).double()
+            moments += joined.T @ joined
+        covariance = moments - torch.outer(moments[:, -1], moments[-1]) / batch.n_cells
+        variance = covariance.diagonal()[:n_axes]
+        return (covariance[:n_axes, n_axes:-1].square() / variance[:, None]).sum(dim=1)
 
     def _flow(self, modality: int) -> ConditionalFlow:
         return cast(ConditionalFlow, self.flows[modality])

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from indiseek.estimators import info_nce, nce_club
+from indiseek.estimators import info_nce, nce_club, vclub
 from indiseek.nn import MLP, Activation, GaussianCritic, SeparableCritic
 from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
+from indiseek.objectives._gather import gather, gathered_sum, own_share
 
 Independence = Literal["nce-club", "vclub"]
 IndependentOf = Literal["other", "own"]
@@ -100,30 +101,35 @@ class NCEClubObjective(Objective):
 
     def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...] = ()) -> Tensor:
         """Standardised specific code ``(n_cells, n_specific)``, a function of the modality alone."""
-        code: Tensor = self.standardise[modality](self.encoders[modality](features))
-        return code
+        # Mean and variance are those of the whole batch, wherever its cells are.
+        return own_share(self.standardise[modality](gather(self.encoders[modality](features))))
 
     def _against(self, modality: int, shared: tuple[Tensor, ...]) -> Tensor:
         if self.independent_of == "own":
             return shared[modality]
         return torch.cat([c for j, c in enumerate(shared) if j != modality], dim=-1)
 
+    def _scores(self, modality: int, code: Tensor, batch: Batch) -> Tensor:
+        scores: Tensor = self.critics[modality](gather(code), gather(self._against(modality, batch.shared)))
+        return scores
+
     def _reconstruction(self, modality: int, code: Tensor, batch: Batch) -> Tensor:
         x = batch.features[modality]
         decoded = self.decoders[modality](torch.cat([code, batch.shared[modality]], dim=-1))
-        return (decoded - x).square().sum() / x.square().sum()
+        return gathered_sum((decoded - x).square().sum()) / gathered_sum(x.square().sum())
 
     def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
         """Sum over modalities of ``ramp * independence + lam / 2 * reconstruction``."""
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=batch.features[0].device)
         weight = ramp * self.independence_weight
+        bound = nce_club if self.independence == "nce-club" else vclub
         for i, code in enumerate(self.latents(batch)):
             reconstruction = self._reconstruction(i, code, batch)
             total = total + 0.5 * self.lam * reconstruction
             terms[f"reconstruction_{self.names[i]}"] = reconstruction.detach()
             if weight > 0:
-                dependence = nce_club(self.critics[i](code, self._against(i, batch.shared)))
+                dependence = bound(self._scores(i, code, batch))
                 total = total + weight * dependence
                 terms[f"independence_{self.names[i]}"] = dependence.detach()
         return ObjectiveOutput(total, terms)
@@ -136,7 +142,7 @@ class NCEClubObjective(Objective):
             codes = self.latents(batch)
         total = torch.zeros((), device=batch.features[0].device)
         for i, code in enumerate(codes):
-            scores = self.critics[i](code, self._against(i, batch.shared))
+            scores = self._scores(i, code, batch)
             total = total - (info_nce(scores) if self.independence == "nce-club" else scores.diagonal().mean())
         return total
 

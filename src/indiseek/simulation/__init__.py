@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from ._content_style import ContentStyleProcess, simulate_content_style
+from ._disentangled import simulate_disentangled
 from ._factors import simulate_factors
 from ._gaussian import simulate_gaussian
 from ._simulation import Simulation
+from ._trifeature import simulate_trifeature
 
-__all__ = ["Simulation", "simulate_factors", "simulate_gaussian"]
+__all__ = [
+    "ContentStyleProcess",
+    "Simulation",
+    "simulate_content_style",
+    "simulate_disentangled",
+    "simulate_factors",
+    "simulate_gaussian",
+    "simulate_trifeature",
+]

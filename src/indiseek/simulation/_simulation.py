@@ -27,6 +27,11 @@ class Simulation:
     clusters
         For each modality with a discrete private state the state of every cell, shape ``(n_cells,)``, integers from 0.
         Empty when there are none.
+    labels
+        Answers to named questions for every cell, shape ``(n_cells,)`` each, integers from 0. Empty where none.
+    style
+        For each modality what it has in common with the other up to a random change, shape ``(n_cells, n_style)``,
+        float64. Empty when there is none.
     mutual_information
         I(X_1; X_2) between the features of the two modalities in nats where a closed form exists, else None.
         None means unknown, not zero.
@@ -36,6 +41,8 @@ class Simulation:
     shared: np.ndarray
     specific: Mapping[str, np.ndarray]
     clusters: Mapping[str, np.ndarray] = field(default_factory=dict)
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+    style: Mapping[str, np.ndarray] = field(default_factory=dict)
     mutual_information: float | None = None
 
     def to_mudata(self) -> mudata.MuData:
@@ -45,8 +52,9 @@ class Simulation:
         -------
         mudata.MuData
             For each modality ``.X`` holds the features as float32, ``.obsm["true_shared"]`` and
-            ``.obsm["true_specific"]`` the true latents, and ``.obs["true_cluster"]`` the private state where there is
-            one. Cells are called ``cell_0``, features ``<modality>_0``. All arrays are copies.
+            ``.obsm["true_specific"]`` the true latents, ``.obsm["true_style"]`` the style and ``.obs["true_cluster"]``
+            the private state where there is one; the MuData's own ``.obs`` holds the labels as ``true_<label>``. Cells
+            are called ``cell_0``, features ``<modality>_0``. All arrays are copies.
         """
         cells = pd.Index([f"cell_{i}" for i in range(len(self.shared))])
         modalities = {}
@@ -57,9 +65,14 @@ class Simulation:
                 var=pd.DataFrame(index=pd.Index([f"{name}_{j}" for j in range(x.shape[1])])),
                 obsm={"true_shared": self.shared.copy(), "true_specific": self.specific[name].copy()},
             )
+            if name in self.style:
+                adata.obsm["true_style"] = self.style[name].copy()
             if name in self.clusters:
                 adata.obs["true_cluster"] = pd.Categorical([str(state) for state in self.clusters[name]])
             modalities[name] = adata
         # mudata 0.3 warns of its coming default unless it is chosen; scoped, so that the user's own option stays.
         with mudata.set_options(pull_on_update=False):
-            return mudata.MuData(modalities)
+            mdata = mudata.MuData(modalities)
+            for label, answers in self.labels.items():
+                mdata.obs[f"true_{label}"] = pd.Categorical([str(answer) for answer in answers])
+            return mdata

@@ -1,18 +1,24 @@
-"""Callbacks: keep the best weights, show progress.
+"""Callbacks: keep the best weights, hand out the state of each epoch, show progress.
 
 Lightning calls ``on_validation_epoch_end`` of callbacks before that of the module, which reads the epoch's value;
-``on_validation_end`` comes after both.
+``on_validation_end`` comes after both, and ``on_train_epoch_end`` last.
 """
 
 from __future__ import annotations
 
 import copy
+import time
+from collections.abc import Callable
+from typing import Any, cast
 
 import lightning.pytorch as lightning
 from torch import Tensor
 from tqdm import tqdm
 
-from indiseek.train._stage import StageModule
+from indiseek.data import RowBatches
+from indiseek.objectives import gather_objects
+from indiseek.train._seed import random_states, set_random_states
+from indiseek.train._stage import StageModule, StageState
 
 
 class KeepBest(lightning.Callback):
@@ -36,14 +42,70 @@ class KeepBest(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Compare the monitored value with the best so far."""
-        epoch = trainer.current_epoch
-        if not isinstance(pl_module, StageModule) or epoch < self.first_epoch:
+        if not isinstance(pl_module, StageModule) or pl_module.epoch < self.first_epoch:
             return
         if pl_module.monitored < self.best:
-            self.best, self.best_epoch = pl_module.monitored, epoch
+            self.best, self.best_epoch = pl_module.monitored, pl_module.epoch
             self.state = copy.deepcopy(pl_module.objective.state_dict())
-        elif epoch - self.best_epoch >= self.patience:
+        elif pl_module.epoch - self.best_epoch >= self.patience:
             trainer.should_stop = True
+
+    def found(self) -> dict[str, Any]:
+        """What :meth:`restore` takes."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "state": self.state}
+
+    def restore(self, found: dict[str, Any]) -> None:
+        """Go on from an earlier state."""
+        self.best, self.best_epoch, self.state = found["best"], found["best_epoch"], found["state"]
+
+
+class EveryEpoch(lightning.Callback):
+    """Hand out the state after each epoch, and take up the random state of an earlier one.
+
+    Parameters
+    ----------
+    save
+        Called with the state, in the first process only; None where nobody wants it.
+    keep_best
+        Callback of early stopping, if there is one.
+    resume
+        State to go on from.
+    """
+
+    def __init__(
+        self,
+        save: Callable[[StageState], None] | None,
+        keep_best: KeepBest | None,
+        resume: StageState | None,
+    ) -> None:
+        self.save, self.keep_best, self.resume = save, keep_best, resume
+        self.start = time.perf_counter() - (0.0 if resume is None else resume["seconds"])
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Draw what an uninterrupted training would draw."""
+        if self.resume is not None and trainer.current_epoch == 0:
+            set_random_states(self.resume["random"][trainer.global_rank], pl_module.device)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Hand out the state."""
+        if self.save is None:
+            return
+        module = cast(StageModule, pl_module)
+        own = random_states(module.device)
+        random = gather_objects(own) if module.shares_work else [own]
+        if trainer.is_global_zero:
+            self.save(
+                StageState(
+                    objective=module.objective.state_dict(),
+                    optimizers=[optimizer.state_dict() for optimizer in trainer.optimizers],
+                    epochs=module.epochs,
+                    best=None if self.keep_best is None else self.keep_best.found(),
+                    rows=cast(RowBatches, trainer.train_dataloader).state,
+                    random=random,
+                    seconds=time.perf_counter() - self.start,
+                    done=trainer.should_stop or module.epoch + 1 == module.settings.max_epochs,
+                )
+            )
 
 
 class Progress(lightning.Callback):
@@ -60,7 +122,14 @@ class Progress(lightning.Callback):
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Open the bar."""
-        self.bar = tqdm(total=trainer.max_epochs, desc=f"stage {self.stage}", unit="epoch")
+        module = cast(StageModule, pl_module)
+        self.bar = tqdm(
+            total=module.settings.max_epochs,
+            initial=module.first_epoch,
+            desc=f"stage {self.stage}",
+            unit="epoch",
+            disable=not trainer.is_global_zero,
+        )
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Move it, with the held-out value beside it."""

@@ -7,21 +7,23 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as lightning
 import pandas as pd
 import torch
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
 from indiseek.data import OrderedBatches, RowBatches
-from indiseek.objectives import Batch, Objective
-from indiseek.train._callbacks import KeepBest, Progress
+from indiseek.objectives import Batch, Objective, gather_objects
+from indiseek.train._callbacks import EveryEpoch, KeepBest, Progress
 from indiseek.train._seed import seeded
-from indiseek.train._stage import StageModule, StageSettings
+from indiseek.train._stage import StageModule, StageSettings, StageState
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,55 @@ class StageResult:
     interrupted: bool
 
 
+class Place(NamedTuple):
+    """Where a process trains.
+
+    Attributes
+    ----------
+    device
+        Its device.
+    rank
+        Its number; the first one writes files.
+    world_size
+        How many processes train together.
+    """
+
+    device: torch.device
+    rank: int
+    world_size: int
+
+
+def resolve_place(accelerator: str, *, devices: int = 1, num_nodes: int = 1) -> Place:
+    """Where Lightning puts this process.
+
+    Parameters
+    ----------
+    accelerator
+        ``"auto"``, ``"cpu"``, ``"gpu"``, ``"mps"``, ... as Lightning names them.
+    devices
+        Number of devices of each machine.
+    num_nodes
+        Number of machines.
+    """
+    with _quiet():
+        trainer = lightning.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            **{**_NO_FILES, **_strategy(devices * num_nodes, has_critics=False)},
+        )
+    return Place(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
+
+
 def resolve_device(accelerator: str) -> torch.device:
     """Device that Lightning picks for `accelerator`.
 
     Parameters
     ----------
     accelerator
-        ``"auto"``, ``"cpu"``, ``"gpu"``, ``"mps"``, ... as Lightning names them.
+        As in :func:`resolve_place`.
     """
-    with _quiet():
-        trainer = lightning.Trainer(accelerator=accelerator, devices=1, **_NO_FILES)
-    return trainer.strategy.root_device
+    return resolve_place(accelerator).device
 
 
 def fit_stage(
@@ -67,8 +107,12 @@ def fit_stage(
     name: str,
     batch_size: int,
     accelerator: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
     seed: int = 0,
     show_progress: bool = True,
+    save: Callable[[StageState], None] | None = None,
+    resume: StageState | None = None,
     trainer_kwargs: Mapping[str, Any] | None = None,
 ) -> StageResult:
     """Train `objective` in place and leave it with the weights of its best epoch, in eval mode.
@@ -84,13 +128,20 @@ def fit_stage(
     name
         Name of the stage, for the progress bar and messages.
     batch_size
-        Cells in a step.
+        Cells in a step, those of all processes together.
     accelerator
         As Lightning names them.
+    devices, num_nodes
+        Number of devices of each machine, and of machines; each device has a process of its own. In each of them
+        this function is called with the same arguments, and leaves the same weights.
     seed
         Seed of the batches and of whatever the objective draws; the user's random state is left alone.
     show_progress
         Whether a progress bar is shown.
+    save
+        Called with the state after each epoch, in the first process only.
+    resume
+        Such a state, to go on from; the result is that of an uninterrupted fit.
     trainer_kwargs
         Further arguments of :class:`lightning.pytorch.Trainer`.
 
@@ -98,6 +149,12 @@ def fit_stage(
     ------
     FloatingPointError
         If a loss is not finite; names the terms.
+    MemoryError
+        If a step does not fit into memory; names a batch size to try.
+    KeyboardInterrupt
+        If the user stopped one of several processes.
+    ValueError
+        If the processes do not have the same cells.
     """
     train, validation = cells
     callbacks: list[lightning.Callback] = list((trainer_kwargs or {}).get("callbacks", ()))
@@ -107,34 +164,77 @@ def fit_stage(
         callbacks.append(keep_best)
     if show_progress:
         callbacks.append(Progress(name))
-    module = StageModule(objective, train, validation, settings)
-    options = {**_NO_FILES, **(trainer_kwargs or {}), "callbacks": callbacks}
+    callbacks.append(EveryEpoch(save, keep_best, resume))
+    module = StageModule(objective, train, validation, settings, resume)
+    has_critics = any(True for _ in objective.critic_parameters())
+    strategy = _strategy(devices * num_nodes, has_critics=has_critics)
+    options = {**_NO_FILES, **(trainer_kwargs or {}), **strategy, "callbacks": callbacks}
     start = time.perf_counter()
-    with torch.no_grad():
-        objective.to(train.features[0].device).start(train)
+    objective.to(train.features[0].device)
+    if resume is None:
+        with torch.no_grad():
+            objective.start(train)
+    else:
+        objective.load_state_dict(resume["objective"])
+        if keep_best is not None and resume["best"] is not None:
+            keep_best.restore(resume["best"])
+        start -= resume["seconds"]
     objective.train()
     with _quiet(), seeded(seed), _sigint_kept():
-        trainer = lightning.Trainer(max_epochs=settings.max_epochs, accelerator=accelerator, devices=1, **options)
-        device = trainer.strategy.root_device
-        rows = RowBatches(
-            train.n_cells, batch_size=batch_size, n_extra=settings.n_critic_steps, seed=seed, device=device
+        trainer = lightning.Trainer(
+            max_epochs=settings.max_epochs - module.first_epoch,
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            **options,
         )
-        held_out = OrderedBatches(validation.n_cells, batch_size=batch_size, device=device)
+        place = Place(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
+        if place.rank:
+            # Each process draws noise of its own for its share of the cells.
+            torch.manual_seed(seed + _RANK_STRIDE * place.rank)
+        rows = RowBatches(
+            train.n_cells,
+            batch_size=batch_size,
+            n_extra=settings.n_critic_steps,
+            seed=seed,
+            device=place.device,
+            rank=place.rank,
+            world_size=place.world_size,
+        )
+        if resume is not None:
+            rows.state = resume["rows"]
+        held_out = OrderedBatches(validation.n_cells, batch_size=batch_size, device=place.device)
         try:
-            trainer.fit(module, rows, held_out)
-        except SystemExit:
+            if resume is None or not resume["done"]:
+                trainer.fit(module, rows, held_out)
+        except SIGTERMException:
+            raise
+        except SystemExit as error:
             if not trainer.interrupted:
                 raise
+            if place.world_size > 1:
+                # The others may be anywhere by now.
+                raise KeyboardInterrupt from error
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise MemoryError(_out_of_memory_message(name, rows.batch_size, place)) from error
     if keep_best is not None and keep_best.state is not None:
         objective.load_state_dict(keep_best.state)
-    objective.to(device).eval()
+    objective.to(place.device).eval()
     with torch.no_grad():
-        objective.finish(train.to(device))
+        objective.finish(train.to(place.device))
+    if place.world_size > 1:
+        objective.load_state_dict(gather_objects({k: v.cpu() for k, v in objective.state_dict().items()})[0])
+    # Lightning's objects refer to each other in circles and would hold the cells until they are collected.
+    del module.train_cells, module.validation_cells
     history = pd.DataFrame(module.epochs).rename_axis("epoch")
     best_epoch = len(history) - 1 if keep_best is None or keep_best.state is None else keep_best.best_epoch
     return StageResult(history, best_epoch, time.perf_counter() - start, trainer.interrupted)
 
 
+# Far from the seeds of neighbouring stages and fits.
+_RANK_STRIDE = 1_000_003
 _NO_FILES: dict[str, Any] = {
     "logger": False,
     "enable_checkpointing": False,
@@ -142,6 +242,27 @@ _NO_FILES: dict[str, Any] = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
 }
+
+
+def _strategy(world_size: int, *, has_critics: bool) -> dict[str, Any]:
+    """Argument of the Trainer for several processes; none for one."""
+    if world_size == 1:
+        return {}
+    # Critic steps give the encoders no gradient, and encoder steps the critics none. Buffers are the same everywhere.
+    return {"strategy": DDPStrategy(find_unused_parameters=has_critics, broadcast_buffers=False)}
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU torch has no error of its own for it.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _out_of_memory_message(stage: str, batch_size: int, place: Place) -> str:
+    smaller = max(2, batch_size // 2)
+    return (
+        f"expected batches of {batch_size} cells of stage {stage!r} to fit into the memory of {place.device}, got out "
+        f"of memory; try train(batch_size={{{stage!r}: {smaller}}}), or accelerator='cpu'. The model is as it was."
+    )
 
 
 @contextmanager
@@ -155,6 +276,8 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", category=PossibleUserWarning)
             # Lightning's own use of a class that newer torch deprecates.
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            # Its new name does not exist in older torch.
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
             yield
     finally:
         logger.setLevel(level)

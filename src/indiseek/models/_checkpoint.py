@@ -1,0 +1,168 @@
+"""State of an unfinished fit in a directory, from which a later process goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import socket
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import torch
+
+from indiseek.models._io import is_archive, plain, write_payload
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_NAME = "checkpoint.pt"
+LOCK_NAME = "checkpoint.lock"
+# Far behind the text, because Windows lets nobody read what is locked.
+_LOCK_BYTE = 1 << 20
+
+
+class Checkpoint:
+    """Where one fit keeps its state; as a context it keeps other fits out.
+
+    Parameters
+    ----------
+    directory
+        Made if it does not exist; None to keep nothing.
+    settings
+        Plain values on which the result depends.
+    writes
+        Whether this process writes, the first of those that train together.
+    """
+
+    def __init__(self, directory: str | Path | None, settings: dict[str, Any], *, writes: bool) -> None:
+        self.directory = None if directory is None else Path(directory)
+        self.settings: dict[str, Any] = _flat(plain(settings))
+        self.writes = writes
+        self._lock: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        """Lock the directory.
+
+        Raises
+        ------
+        ValueError
+            If another fit has locked it.
+        """
+        if self.directory is not None and self.writes:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            # The file stays when the fit is over: deleting it would let two processes lock two files of one name.
+            file = (self.directory / LOCK_NAME).open("a+b")
+            file.seek(0)
+            holder = file.read().decode().strip()
+            if not _try_lock(file):
+                file.close()
+                raise ValueError(
+                    f"expected a checkpoint_dir that no other fit uses, got {self.directory}, in use by {holder}; wait "
+                    "for it, end it, or give another directory."
+                )
+            if holder:
+                logger.warning(f"{holder} did not finish its fit in {self.directory}; this one takes over.")
+            _write_holder(file, f"process {os.getpid()} on {socket.gethostname()}")
+            self._lock = file
+            # What a process left that was killed while it wrote.
+            for half in self.directory.glob(f"{CHECKPOINT_NAME}.*.tmp"):
+                half.unlink()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Unlock it."""
+        if self._lock is not None:
+            _write_holder(self._lock, "")
+            # Closing gives the lock back, as the end of the process does.
+            self._lock.close()
+            self._lock = None
+
+    def read(self) -> dict[str, Any] | None:
+        """What :meth:`write` wrote last; None where there is nothing.
+
+        Raises
+        ------
+        ValueError
+            If it belongs to a fit with other settings, or is damaged.
+        """
+        if self.directory is None or not (path := self.directory / CHECKPOINT_NAME).is_file():
+            return None
+        payload = _load(path)
+        saved = payload["settings"]
+        names = [name for name in {**saved, **self.settings} if saved.get(name) != self.settings.get(name)]
+        if names:
+            changes = ", ".join(f"{name}={_short(self.settings.get(name))}" for name in names)
+            before = ", ".join(f"{name}={_short(saved.get(name))}" for name in names)
+            raise ValueError(
+                f"expected the data and arguments of the fit that {path} belongs to, {before}, got {changes}; "
+                "repeat that call to go on with it, or delete the file to train from the start."
+            )
+        logger.info(f"going on from {path}, written in stage {payload['stage']!r}.")
+        return payload
+
+    def write(self, payload: dict[str, Any]) -> None:
+        """Replace what there is, at once, so that a process killed half way leaves the earlier state."""
+        if self.directory is not None:
+            write_payload(plain({"settings": self.settings, **payload}), self.directory, CHECKPOINT_NAME)
+
+    def remove(self) -> None:
+        """Delete the state of a fit that is complete."""
+        if self.directory is not None and self.writes:
+            (self.directory / CHECKPOINT_NAME).unlink(missing_ok=True)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    damage = ValueError(
+        f"expected a complete checkpoint at {path}, got a damaged one or something else; delete it to train from the "
+        "start."
+    )
+    if not is_archive(path):
+        raise damage
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise damage from error
+    if not isinstance(payload, dict) or "settings" not in payload:
+        raise damage
+    return payload
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _try_lock(file: BinaryIO) -> bool:
+    try:
+        if sys.platform == "win32":
+            file.seek(_LOCK_BYTE)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        logger.warning(f"{file.name} cannot be locked ({error}): see to it that no other fit uses this directory.")
+    return True
+
+
+def _write_holder(file: BinaryIO, holder: str) -> None:
+    file.truncate(0)
+    file.write(holder.encode())
+    file.flush()

@@ -1,0 +1,76 @@
+"""Codes of many cells, written chunk by chunk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import zarr
+from anndata import AnnData
+from anndata.io import write_elem
+from mudata import MuData
+from tqdm import tqdm
+
+from indiseek.data import checked_array, new_zarr
+from indiseek.models._base import INFERENCE_BATCH, MultimodalModel
+
+# Whole batches and whole chunks of the transforms, so that the codes are those of write_latents to the last bit.
+_CHUNK_CELLS = 4 * INFERENCE_BATCH
+
+
+def embed(
+    model: MultimodalModel,
+    mdata: MuData | None,
+    target: str | Path,
+    *,
+    overwrite: bool = False,
+    show_progress: bool = True,
+) -> None:
+    """Write the codes of cells to a zarr, chunk by chunk: neither the counts nor the codes of all are held.
+
+    :func:`anndata.read_zarr` reads the result: the cells with the MuData's ``.obs``, and in ``.obsm`` what
+    :meth:`MultimodalModel.write_latents` would write into the MuData's own.
+
+    Parameters
+    ----------
+    model
+        Trained model.
+    mdata
+        Cells, as :func:`indiseek.data.open_mudata` opens them or in memory; None for those of training.
+    target
+        Directory to write, ``.zarr``.
+    overwrite
+        Whether a zarr at `target` is replaced, once the new one is complete.
+    show_progress
+        Whether a progress bar is shown.
+
+    Raises
+    ------
+    RuntimeError
+        Before training.
+    FileExistsError
+        If `target` exists, or another process writes it.
+    OSError
+        If the disk is full or the cells' file damaged; nothing new is left then, and an earlier `target` stays.
+    """
+    module = model.module
+    values = model._values_of(mdata)
+    cells = model.adata if mdata is None else mdata
+    n_cells = cells.n_obs
+    with (
+        new_zarr(target, overwrite=overwrite) as path,
+        tqdm(total=n_cells, desc="embed", unit="cell", disable=not show_progress) as bar,
+    ):
+        root = zarr.open_group(path, mode="w", zarr_format=3)
+        write_elem(root, "/", AnnData(obs=cells.obs), dataset_kwargs={"shards": None})
+        arrays: dict[str, zarr.Array] = {}
+        for start in range(0, n_cells, _CHUNK_CELLS):
+            rows = np.arange(start, min(start + _CHUNK_CELLS, n_cells))
+            codes, _ = model._obsm(module.features(values, rows))
+            for key, code in codes.items():
+                if key not in arrays:
+                    shape = (n_cells, code.shape[1])
+                    arrays[key] = checked_array(root, f"obsm/{key}", shape, code.dtype, n_chunk=_CHUNK_CELLS)
+                    arrays[key].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+                arrays[key][start : start + len(code)] = code
+            bar.update(len(rows))

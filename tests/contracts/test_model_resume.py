@@ -1,0 +1,180 @@
+"""Training of every model that is killed and goes on, or cannot go on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import lightning.pytorch as lightning
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from model_contract import FAST, At, assert_content, assert_same, content, interrupt, latents
+
+TRAIN = FAST | {"max_epochs": 3}
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches the end of a process."""
+
+
+def kill(_: lightning.LightningModule) -> None:
+    raise Killed
+
+
+def out_of_memory(_: lightning.LightningModule) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(case, make_mdata):
+    model = case.new(make_mdata(150))
+    model.train(**TRAIN)
+    return model
+
+
+def _kill(case, mdata, directory: Path, stage: int) -> None:
+    with pytest.raises(Killed):
+        case.new(mdata).train(**TRAIN, checkpoint_dir=directory, callbacks=[At(stage, kill, epoch=1)])
+
+
+def test_killed_in_any_stage_a_new_process_goes_on_to_the_same_result(case, make_mdata, uninterrupted, tmp_path, log):
+    for number, stage in enumerate(case.widths):
+        directory = tmp_path / stage
+        _kill(case, make_mdata(150), directory, number)
+        assert sorted(path.name for path in directory.iterdir()) == ["checkpoint.lock", "checkpoint.pt"]
+        model = case.new(make_mdata(150))
+        model.train(**TRAIN, checkpoint_dir=directory)
+        assert f"going on from {directory / 'checkpoint.pt'}, written in stage {stage!r}" in log.text
+        assert_same(latents(model), latents(uninterrupted))
+        assert model.history.keys() == uninterrupted.history.keys()
+        for key, table in uninterrupted.history.items():
+            pd.testing.assert_frame_equal(model.history[key], table)
+        assert list(model.stage_seconds) == list(case.widths)
+        assert [path.name for path in directory.iterdir()] == ["checkpoint.lock"]
+
+
+def test_checkpoints_change_nothing(case, mdata, uninterrupted, tmp_path):
+    model = case.new(mdata)
+    model.train(**TRAIN, checkpoint_dir=str(tmp_path / "new" / "directory"))
+    assert_same(latents(model), latents(uninterrupted))
+
+
+def test_a_second_training_goes_on_too(case, make_mdata, tmp_path):
+    whole = case.new(make_mdata(150))
+    whole.train(**FAST)
+    whole.save(tmp_path / "model")
+    whole.train(**TRAIN)
+    killed, resumed = (case.model.load(tmp_path / "model", make_mdata(150), accelerator="cpu") for _ in range(2))
+    with pytest.raises(Killed):
+        killed.train(**TRAIN, checkpoint_dir=tmp_path, callbacks=[At(0, kill, epoch=2)])
+    resumed.train(**TRAIN, checkpoint_dir=tmp_path)
+    assert_same(latents(resumed), latents(whole))
+    assert {key: len(table) for key, table in resumed.history.items()} == dict.fromkeys(whole.history, 4)
+
+
+def test_other_arguments_or_data_are_refused_and_leave_the_checkpoint(case, make_mdata, tmp_path):
+    _kill(case, make_mdata(150), tmp_path, 0)
+    path = tmp_path / "checkpoint.pt"
+    before = path.read_bytes()
+    message = (
+        "expected the data and arguments of the fit that .*checkpoint.pt belongs to, .*{}=.*, got .*{}=.*delete the"
+    )
+    for changed, name in (
+        ({"seed": 1}, "seed"),
+        ({"lr": 0.5}, "/lr"),
+        ({"max_epochs": 4}, "/max_epochs"),
+        ({"batch_size": 25}, "batch_size/[a-z]+"),
+        ({"train_size": 0.7}, "split/train_size"),
+        ({"precision": "bf16-mixed"}, "trainer/precision"),
+    ):
+        model = case.new(make_mdata(150))
+        with pytest.raises(ValueError, match=message.format(name, name)):
+            model.train(**TRAIN | changed, checkpoint_dir=tmp_path)
+        assert not model.is_trained
+    with pytest.raises(ValueError, match=message.format("obs_names", "obs_names")):
+        case.new(make_mdata(160)).train(**TRAIN, checkpoint_dir=tmp_path)
+    other = make_mdata(150)
+    other["rna"].X = other["rna"].X[:, ::-1]
+    with pytest.raises(ValueError, match="expected the values of the cells with which the fit in .* began, got others"):
+        case.new(other).train(**TRAIN, checkpoint_dir=tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_two_fits_cannot_write_the_same_directory(case, make_mdata, uninterrupted, tmp_path):
+    second = case.new(make_mdata(150))
+    errors = []
+
+    def train_too(_: lightning.LightningModule) -> None:
+        if not errors:
+            with pytest.raises(
+                ValueError, match="expected a checkpoint_dir that no other fit uses, .* in use by process"
+            ):
+                second.train(**TRAIN, checkpoint_dir=tmp_path)
+            errors.append(True)
+
+    first = case.new(make_mdata(150))
+    first.train(**TRAIN, checkpoint_dir=tmp_path, callbacks=[At(0, train_too, epoch=1)])
+    assert errors
+    assert not second.is_trained
+    assert_same(latents(first), latents(uninterrupted))
+
+
+def test_memory_that_is_too_small_leaves_model_data_and_checkpoint(case, mdata, tmp_path):
+    model = case.new(mdata)
+    before = content(mdata)
+    for number, stage in enumerate(case.widths):
+        message = rf"expected batches of 50 cells of stage '{stage}' .*batch_size=\{{'{stage}': 25\}}.*is as it was"
+        with pytest.raises(MemoryError, match=message):
+            model.train(**TRAIN, checkpoint_dir=tmp_path, callbacks=[At(number, out_of_memory, epoch=1)])
+        assert not model.is_trained
+        assert_content(content(mdata), before)
+        assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["stage"] == stage
+        shutil.rmtree(tmp_path)
+
+
+def test_after_ctrl_c_in_any_stage_the_same_call_goes_on_to_the_same_result(case, make_mdata, uninterrupted, tmp_path):
+    for number, stage in enumerate(case.widths):
+        model = case.new(make_mdata(150))
+        options = TRAIN | {"checkpoint_dir": tmp_path / stage}
+        model.train(**options, callbacks=[At(number, interrupt, epoch=1)])
+        assert len(model.history[f"{stage}/train_loss"]) == 1
+        model.train(**options)
+        assert_same(latents(model), latents(uninterrupted))
+
+
+def test_arguments_as_numpy_makes_them_go_on_too(case, make_mdata, tmp_path):
+    train = TRAIN | {"external_indexing": [np.arange(100), range(100, 130)], "lr": np.float64(1e-3)}
+
+    def new():
+        return case.model(make_mdata(150), **case.arguments | case.from_numpy)
+
+    whole = new()
+    whole.train(**train)
+    with pytest.raises(Killed):
+        new().train(**train, checkpoint_dir=tmp_path, callbacks=[At(0, kill, epoch=1)])
+    model = new()
+    model.train(**train, checkpoint_dir=tmp_path)
+    assert_same(latents(model), latents(whole))
+    other = train | {"external_indexing": [np.arange(99), range(100, 130)]}
+    with pytest.raises(Killed):
+        new().train(**train, checkpoint_dir=tmp_path, callbacks=[At(0, kill, epoch=1)])
+    with pytest.raises(ValueError, match="split/external_indexing=.* got split/external_indexing="):
+        new().train(**other, checkpoint_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["devices", "num_nodes"])
+@pytest.mark.parametrize("value", [0, -2, "two", 1.5])
+def test_wrong_numbers_of_devices_say_what_was_expected(case, mdata, name, value):
+    model = case.new(mdata)
+    with pytest.raises(ValueError, match=rf"expected {name} to be a whole number of at least 1, got {value!r}"):
+        model.train(**FAST | {name: value})
+    assert not model.is_trained
+
+
+def test_batches_hold_a_cell_for_each_process_and_every_process_the_networks(case, mdata):
+    with pytest.raises(ValueError, match="expected batch_size of at least 3, a cell for each process, got 2 for stage"):
+        case.new(mdata).train(**FAST | {"batch_size": 2}, devices=3)
+    with pytest.raises(ValueError, match="expected strategy='ddp' for several devices, got 'fsdp'; leave it out"):
+        case.new(mdata).train(**FAST, devices=2, strategy="fsdp")

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+from model_contract import copy_of
+
+from indiseek.data import Scale
+from indiseek.models import DisentangledSSLModel
+from indiseek.simulation import simulate_gaussian
+
+SMALL = {"n_shared": 4, "n_specific": 3, "hidden": (32,)}
+FAST = {"max_epochs": 1, "batch_size": 50, "accelerator": "cpu", "show_progress": False}
+
+WRONG = [
+    ({"beta": -0.1}, ValueError, "expected beta of at least 0, got -0.1; choose a larger one"),
+    ({"beta": math.nan}, ValueError, "expected beta of at least 0, got nan"),
+    ({"beta": math.inf}, ValueError, "expected beta below inf, got inf"),
+    ({"kappa": 0.0}, ValueError, "expected kappa above 0, got 0.0; choose a larger one"),
+    ({"kappa": -1.0}, ValueError, "expected kappa above 0, got -1.0"),
+    ({"kappa": math.inf}, ValueError, "expected kappa below inf, got inf"),
+    ({"lam": -1.0}, ValueError, "expected lam of at least 0, got -1.0"),
+    ({"noise": -1.0}, ValueError, "expected noise of at least 0, got -1.0"),
+    ({"masked": 1.0}, ValueError, "expected masked below 1, got 1.0; choose a smaller one"),
+    ({"masked": 0.97}, ValueError, "expected masked to leave at least one of 14 features, got 0.97; choose a smaller"),
+    ({"masked": -0.1}, ValueError, "expected masked of at least 0, got -0.1"),
+    ({"temperature": 0.0}, ValueError, "expected temperature above 0, got 0.0"),
+    ({"n_shared": 1}, ValueError, "expected n_shared of at least 2, got 1"),
+    ({"n_specific": 1}, ValueError, "expected n_specific of at least 2, got 1"),
+    ({"hidden": (0,)}, ValueError, "expected widths in hidden of at least 1, got 0"),
+    ({"bottleneck": "none"}, ValueError, r"expected bottleneck to be one of \['kl', 'cosine'\], got 'none'"),
+    (
+        {"orthogonality": "x"},
+        ValueError,
+        r"expected orthogonality to be one of \['correlation', 'published'\], got 'x'",
+    ),
+    ({"activation": "tanh"}, ValueError, r"expected activation to be one of \['gelu', 'relu'\], got 'tanh'"),
+    ({"n_specific": {"rna": 3}}, KeyError, r"expected n_specific of the modalities \['rna', 'prot'\], got \['rna'\]"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), WRONG)
+def test_wrong_arguments_say_what_was_expected(mdata, arguments, error, message):
+    with pytest.raises(error, match=message):
+        DisentangledSSLModel(mdata, **SMALL | arguments)
+
+
+def test_codes_are_unit_vectors(mdata):
+    model = DisentangledSSLModel(mdata, **SMALL)
+    model.train(**FAST)
+    for key in ("shared", "rna", "prot"):
+        code = mdata.obsm[f"X_disentangledssl_{key}"]
+        np.testing.assert_allclose(np.linalg.norm(code, axis=1), 1, rtol=1e-5)
+
+
+def test_published_settings_are_reachable(mdata):
+    model = DisentangledSSLModel(
+        mdata,
+        n_shared=100,
+        n_specific=100,
+        beta=1.0,
+        bottleneck="cosine",
+        orthogonality="published",
+        noise=0.01,
+        masked=0.1,
+        hidden=(512,),
+        activation="relu",
+        layer_norm=False,
+    )
+    model.train(**FAST | {"max_epochs": {"shared": 2, "specific": 1}}, lr=1e-4, early_stopping=False)
+    shared, specific = (model.module.objective(stage) for stage in ("shared", "specific"))
+    assert (shared.beta, shared.bottleneck, shared.kappa, shared.temperature) == (1.0, "cosine", 1000.0, 0.07)
+    assert (specific.orthogonality, specific.noise, specific.masked) == ("published", 0.01, 0.1)
+    for encoder in (*shared.encoders, *specific.encoders):
+        assert [type(layer) for layer in encoder] == [torch.nn.Linear, torch.nn.ReLU, torch.nn.Linear]
+        assert encoder[-1].weight.shape == (100, 512)
+    assert model.get_latent_representation(modality="prot", kind="specific").shape == (150, 100)
+
+
+def test_a_specific_code_is_a_function_of_its_own_modality(mdata):
+    model = DisentangledSSLModel(mdata, **SMALL)
+    model.train(**FAST)
+    code = model.get_latent_representation(modality="rna", kind="specific")
+    other = copy_of(mdata, {"prot": lambda adata: AnnData(adata.X[::-1].copy(), obs=adata.obs, var=adata.var)})
+    again = model.get_latent_representation(other, modality="rna", kind="specific")
+    np.testing.assert_allclose(again, code, atol=1e-5)
+    changed = model.get_latent_representation(other, modality="prot", kind="specific")
+    assert not np.allclose(changed, model.get_latent_representation(modality="prot", kind="specific"), atol=1e-2)
+
+
+@pytest.fixture(scope="module")
+def separated():
+    """Codes of a linear simulation with 3 shared dimensions, and what is true of them."""
+    truth = simulate_gaussian(3000, 3, {"rna": 4, "prot": 4}, rho=0.9)
+    mdata = truth.to_mudata()
+    logging.getLogger("indiseek").setLevel(logging.WARNING)
+    model = DisentangledSSLModel(mdata, n_shared=4, n_specific=6, transforms={"rna": Scale(), "prot": Scale()})
+    model.train({"shared": 25, "specific": 25}, accelerator="cpu", show_progress=False)
+    logging.getLogger("indiseek").setLevel(logging.INFO)
+    return model, truth
+
+
+def _r2(code: np.ndarray, target: np.ndarray) -> float:
+    half = len(code) // 2
+    design = np.column_stack([code, np.ones(len(code))])
+    fit = np.linalg.lstsq(design[:half], target[:half], rcond=None)[0]
+    residual = target[half:] - design[half:] @ fit
+    return 1 - residual.var() / target[half:].var()
+
+
+def test_shared_codes_hold_the_shared_factors_and_specific_ones_the_private(separated):
+    model, truth = separated
+    rows = model.test_indices
+    for name in ("rna", "prot"):
+        shared = model.get_latent_representation(modality=name, indices=rows)
+        specific = model.get_latent_representation(modality=name, kind="specific", indices=rows)
+        assert _r2(shared, truth.shared[rows]) > 0.6
+        assert _r2(shared, truth.specific[name][rows]) < 0.1
+        assert _r2(specific, truth.specific[name][rows]) > 0.5
+        assert _r2(specific, truth.shared[rows]) < 0.1
