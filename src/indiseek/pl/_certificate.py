@@ -40,9 +40,10 @@ _MOST_FEATURES = 30
 def certificate(result: Certified, *, panel_height: float = 3.4) -> Figure:
     """Leakage of every specific code beside its ceiling, and what the codes explain of every feature.
 
-    Left: R2 of a fresh probe from each specific code to what it should not hold, above the null, with the limit of the
-    verdict and the ceiling, the same from the modality itself. Right, one panel a modality: variance of each feature
-    that the shared code explains, that the specific one adds, and the rest; a cross marks where counting noise begins.
+    Left, where there are specific codes: R2 of a fresh probe from each to what it should not hold, above the null, with
+    the limit of the verdict and the ceiling, the same from the modality itself. Right, one panel a modality: variance
+    of each feature that the shared code explains, that the specific one adds, and the rest; a cross marks where
+    counting noise begins.
 
     Parameters
     ----------
@@ -57,11 +58,13 @@ def certificate(result: Certified, *, panel_height: float = 3.4) -> Figure:
     """
     modalities = list(dict.fromkeys(result.features["modality"]))
     shown = [result.features[result.features["modality"] == name].head(_MOST_FEATURES) for name in modalities]
-    widths = [4.2, *(1.2 + 0.24 * len(table) for table in shown)]
+    left = [] if result.leakage.empty else [4.2]
+    widths = [*left, *(1.2 + 0.24 * len(table) for table in shown)]
     figure = NotebookFigure(figsize=(sum(widths), panel_height), layout="constrained")
-    axes = figure.subplots(1, len(widths), gridspec_kw={"width_ratios": widths})
-    _leakage(axes[0], result.leakage, float(result.thresholds.leakage))
-    for ax, name, table in zip(axes[1:], modalities, shown, strict=True):
+    axes = figure.subplots(1, len(widths), gridspec_kw={"width_ratios": widths}, squeeze=False)[0]
+    if left:
+        _leakage(axes[0], result.leakage, float(result.thresholds.leakage))
+    for ax, name, table in zip(axes[len(left) :], modalities, shown, strict=True):
         _features(ax, name, table, total=int((result.features["modality"] == name).sum()))
     axes[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
     return figure
@@ -85,7 +88,10 @@ def _leakage(ax: Axes, table: pd.DataFrame, limit: float) -> None:
 def _features(ax: Axes, name: str, table: pd.DataFrame, *, total: int) -> None:
     x = np.arange(len(table))
     bottom = np.zeros(len(table))
+    # Without specific codes there is nothing that they add.
     for part, color in _PARTS.items():
+        if table[part].isna().all():
+            continue
         height = table[part].clip(lower=0).to_numpy(dtype=float)
         ax.bar(x, height, bottom=bottom, color=color, width=0.85, label=_PART_NAMES[part])
         bottom += height
