@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from indiseek.data import LogNormalizePCA, Transform, thinned_views
 from indiseek.models._arguments import by_stage, check_choice, check_range
-from indiseek.models._base import INFERENCE_BATCH, MultimodalModel
+from indiseek.models._base import MultimodalModel
 from indiseek.models._fitted import Fitted
+from indiseek.models._module import INFERENCE_BATCH
 from indiseek.models._schedules import StageDefaults
 from indiseek.objectives import Activation, Batch, CoMMObjective, Form, Negatives, Objective
 from indiseek.train import StageSettings

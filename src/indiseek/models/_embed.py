@@ -12,7 +12,8 @@ from mudata import MuData
 from tqdm import tqdm
 
 from indiseek.data import checked_array, new_zarr
-from indiseek.models._base import INFERENCE_BATCH, MultimodalModel
+from indiseek.models._base import MultimodalModel
+from indiseek.models._module import INFERENCE_BATCH
 
 # Whole batches and whole chunks of the transforms, so that the codes are those of write_latents to the last bit.
 _CHUNK_CELLS = 4 * INFERENCE_BATCH

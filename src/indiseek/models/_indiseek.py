@@ -18,8 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from indiseek.data import Split, Transform
 from indiseek.models._arguments import candidates, check_choice, check_range, split_arguments
-from indiseek.models._base import INFERENCE_BATCH, MIN_HELD_OUT_CELLS, MultimodalModel
+from indiseek.models._base import MultimodalModel
 from indiseek.models._io import plain
+from indiseek.models._latents import MIN_HELD_OUT_CELLS
+from indiseek.models._module import INFERENCE_BATCH
 from indiseek.models._schedules import N_CRITIC_STEPS, PATIENCE, schedule
 from indiseek.models._tuning import Grid, Trials, search
 from indiseek.models._tuning_record import Record, fingerprint_of_data

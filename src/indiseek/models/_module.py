@@ -14,6 +14,7 @@ from indiseek.data import Transform, Values
 from indiseek.nn import CodeBridge
 from indiseek.objectives import Batch, Objective
 
+INFERENCE_BATCH = 8192
 # Stages that see features only; their codes, side by side, are what later stages see of the other modalities.
 _CONDITIONS = ("shared", "context")
 

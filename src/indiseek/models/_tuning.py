@@ -12,8 +12,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from indiseek.models._base import INFERENCE_BATCH
-from indiseek.models._module import StagedModule
+from indiseek.models._module import INFERENCE_BATCH, StagedModule
 from indiseek.models._tuning_measures import HeldOut
 from indiseek.models._tuning_record import Record
 from indiseek.models._tuning_result import Tuning
