@@ -1,6 +1,7 @@
 """Speed and memory beside TOTALVI on the same cells and threads: ``python benchmarks/speed.py --quick``.
 
 Each method runs in a process of its own, so that its peak memory is its own. TOTALVI runs with its defaults.
+``--profile`` says instead in which operations a default fit spends its time, stage by stage.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import mudata
 import numpy as np
 import pandas as pd
 import torch
-from _table import write
+from _table import markdown, write
+from lightning.pytorch import Callback, Trainer
 from mudata import MuData
 
 from indiseek import IndiSeekModel, datasets
@@ -95,6 +97,47 @@ def run_one(method: str, n_cells: int | None, epochs: int | None) -> None:
     print(json.dumps(result))
 
 
+def profile(n_cells: int | None) -> None:
+    """Print by stage the operations that take most of the processor's time in two epochs."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    mdata = cells(n_cells)
+    for stage in ("shared", "specific"):
+        epochs = {"shared": 1, "context": 1, "specific": 1} | {stage: 3}
+        model = IndiSeekModel(mdata)
+        recorder = _Recorder(stage)
+        model.train(epochs, show_progress=False, write_latents=False, callbacks=[recorder])
+        averages = recorder.profiler.key_averages()
+        total = sum(event.self_cpu_time_total for event in averages)
+        table = pd.DataFrame(
+            [(event.key, event.self_cpu_time_total / total, event.count) for event in averages],
+            columns=["operation", "share", "calls"],
+        )
+        table = table.nlargest(8, "share")
+        table["share"] = table["share"].map("{:.0%}".format)
+        print(f"## Stage {stage}\n\n{markdown(table)}\n")
+
+
+class _Recorder(Callback):
+    """Profiles the last two epochs of one stage; the first warms up."""
+
+    def __init__(self, stage: str) -> None:
+        self.number = {"shared": 0, "specific": 2}[stage]
+        self.n_fits = -1
+        self.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+
+    def on_fit_start(self, *_: object) -> None:
+        self.n_fits += 1
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: object) -> None:
+        if self.n_fits == self.number and trainer.current_epoch == 1:
+            self.profiler.start()
+
+    def on_fit_end(self, *_: object) -> None:
+        if self.n_fits == self.number:
+            self.profiler.stop()
+
+
 def spawn(method: str, n_cells: int | None, epochs: int | None) -> dict[str, float]:
     """Run a method in a process of its own."""
     command = [sys.executable, __file__, "--one", method]
@@ -110,10 +153,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the sample; TOTALVI for a few epochs only")
     parser.add_argument("--cells", type=int, help="resample the sample to this many cells")
     parser.add_argument("--epochs", type=int, help="epochs of --one")
+    parser.add_argument("--profile", action="store_true", help="where the time of a fit goes")
     parser.add_argument("--one", choices=sorted(METHODS), help="run one method in this process")
     options = parser.parse_args()
     if options.one:
         run_one(options.one, options.cells, options.epochs)
+        return
+    if options.profile:
+        profile(options.cells)
         return
     ours = spawn("indiseek", options.cells, None)
     theirs = spawn("totalvi", options.cells, 5 if options.quick else None)
