@@ -207,7 +207,7 @@ class IndiSeekModel(MultimodalModel):
         max_epochs
             Most epochs of every stage, or of each by name: ``"shared"``, ``"context"`` (the wide codes of
             stage 1, where there are any) and ``"specific"``. By default enough for 4,000 steps of
-            stage 1, 2,000 of ``"nce-club"`` or 600 of ``"flow"``.
+            stage 1, 2,000 of ``"nce-club"`` or 300 of ``"flow"``.
         batch_size
             Cells in a step, for every stage or for each by name; by default 512.
             InfoNCE cannot show more than ``log(batch_size)`` nats.

@@ -20,11 +20,11 @@ class StageDefaults(NamedTuple):
 PATIENCE = 10
 N_CRITIC_STEPS = 2
 
-# Stage 1 usually stops earlier.
+# Stage 1 usually stops earlier. The flow must not: stopped while its learning rate is still high, it leaks more.
 DEFAULTS = {
     "shared": StageDefaults(batch_size=512, n_steps=4000),
     "nce-club": StageDefaults(batch_size=512, n_steps=2000),
-    "flow": StageDefaults(batch_size=512, n_steps=600),
+    "flow": StageDefaults(batch_size=512, n_steps=300),
 }
 
 
