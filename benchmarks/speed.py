@@ -171,7 +171,7 @@ def main() -> None:
         rows.append(("ratio", f"cells/s, {stage} / TOTALVI", ratio))
     table = pd.DataFrame(rows, columns=["method", "figure", "value"])
     table["value"] = table["value"].map(lambda v: f"{v:,.2f}" if abs(v) < 100 else f"{v:,.0f}")
-    name = "speed-quick" if options.quick else "speed"
+    name = "speed" + (f"-{options.cells}" if options.cells else "") + ("-quick" if options.quick else "")
     write(
         name,
         "Speed and memory on the same cells and threads",
