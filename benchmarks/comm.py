@@ -111,11 +111,11 @@ def _comm(**options: Any) -> Callable[[dict[str, int]], Objective]:
 METHODS: dict[str, Callable[[dict[str, int]], Objective]] = {
     "CLIP": lambda n_features: CLIPObjective(n_features, _N_TOWER, **_FORM),
     "Cross + Self": lambda n_features: CrossSelf(n_features, _N_TOWER, **_OURS),
-    "CoMM": _comm(),
-    "CoMM, the program's form": _comm(form="code", negatives="both"),
-    "CoMM, temperature 0.1 (published)": _comm(temperature=0.1),
-    "CoMM, joint term alone": _comm(unimodal_weight=0.0),
-    "CoMM, unimodal terms alone": _comm(joint_weight=0.0),
+    "CoMM": _comm(temperature=0.1),
+    "CoMM, temperature 0.2": _comm(),
+    "CoMM, temperature 0.2, the program's form": _comm(form="code", negatives="both"),
+    "CoMM, temperature 0.2, joint term alone": _comm(unimodal_weight=0.0),
+    "CoMM, temperature 0.2, unimodal terms alone": _comm(joint_weight=0.0),
     "CoMM, untrained": _comm(),
 }
 FEATURES, UNTRAINED = "features themselves", "CoMM, untrained"

@@ -124,7 +124,7 @@ class CoMMModel(MultimodalModel):
         hidden: Sequence[int] = (128, 128),
         form: Form = "paper",
         negatives: Negatives = "cross",
-        temperature: float = 0.2,
+        temperature: float = 0.1,
         joint_weight: float = 1.0,
         unimodal_weight: float = 1.0,
         feature_dropout: float | Mapping[str, float] = 0.3,
