@@ -232,7 +232,7 @@ class MultimodalModel(LatentModel):
         return {
             "version": version("indiseek"),
             "model": type(self).__name__,
-            "init": self._init_arguments(),
+            "init": self._arguments,
             "modalities": self.modalities,
             "layers": self._registration.layers,
             "var_names": {name: cells_digest(pd.Index(names)) for name, names in self._var_names.items()},

@@ -12,11 +12,11 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from indiseek.data import LogNormalizePCA, Transform, thinned_views
-from indiseek.models._arguments import by_stage, check_choice, check_range
+from indiseek.models._arguments import check_choice, check_range
 from indiseek.models._base import MultimodalModel
 from indiseek.models._fitted import Fitted
 from indiseek.models._module import INFERENCE_BATCH
-from indiseek.models._schedules import StageDefaults
+from indiseek.models._schedules import StageDefaults, epochs_and_sizes
 from indiseek.objectives import Activation, Batch, CoMMObjective, Form, Negatives, Objective
 from indiseek.train import StageSettings
 
@@ -163,7 +163,7 @@ class CoMMModel(MultimodalModel):
         check_range("lowest_depth", lowest_depth, above=0)
         if lowest_depth > 1:
             raise ValueError(f"expected lowest_depth of at most 1, got {lowest_depth}; a view cannot gain counts.")
-        self._arguments: dict[str, Any] = {
+        self._arguments = {
             "n_latent": n_latent,
             "n_tokens": n_tokens,
             "n_layers": n_layers,
@@ -196,9 +196,6 @@ class CoMMModel(MultimodalModel):
                 "nothing of it can be redundant with another modality or synergistic."
             )
 
-    def _init_arguments(self) -> dict[str, Any]:
-        return self._arguments
-
     def _n_condition(self) -> int:
         return 0
 
@@ -212,9 +209,7 @@ class CoMMModel(MultimodalModel):
         given: Mapping[str, Any],
     ) -> tuple[dict[str, StageSettings], dict[str, int]]:
         """The learning rate falls along a cosine."""
-        sizes = by_stage("batch_size", batch_size, {name: d.batch_size for name, d in _DEFAULTS.items()}, low=2)
-        defaults = {name: max(1, round(d.n_steps * sizes[name] / n_train)) for name, d in _DEFAULTS.items()}
-        epochs = by_stage("max_epochs", max_epochs, defaults, low=1)
+        epochs, sizes = epochs_and_sizes(_DEFAULTS, n_train, max_epochs=max_epochs, batch_size=batch_size)
         settings = {
             name: replace(StageSettings(max_epochs=n, patience=patience, weight_decay=1e-2, cosine=True), **given)
             for name, n in epochs.items()

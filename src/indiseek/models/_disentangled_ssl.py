@@ -9,9 +9,9 @@ from typing import Any, ClassVar, final
 from mudata import MuData
 
 from indiseek.data import Transform
-from indiseek.models._arguments import by_stage, check_choice, check_range
+from indiseek.models._arguments import check_choice, check_range
 from indiseek.models._base import MultimodalModel
-from indiseek.models._schedules import StageDefaults
+from indiseek.models._schedules import StageDefaults, epochs_and_sizes
 from indiseek.objectives import (
     Activation,
     Bottleneck,
@@ -139,7 +139,7 @@ class DisentangledSSLModel(MultimodalModel):
         check_range("noise", noise, low=0, below=float("inf"))
         check_range("masked", masked, low=0, below=1)
         check_range("temperature", temperature, above=0)
-        self._arguments: dict[str, Any] = {
+        self._arguments = {
             "n_shared": n_shared,
             "n_specific": dict(n_specific) if isinstance(n_specific, Mapping) else n_specific,
             "beta": beta,
@@ -179,9 +179,7 @@ class DisentangledSSLModel(MultimodalModel):
         given: Mapping[str, Any],
     ) -> tuple[dict[str, StageSettings], dict[str, int]]:
         """Both stages alike: the learning rate falls along a cosine, as published."""
-        sizes = by_stage("batch_size", batch_size, {name: d.batch_size for name, d in _DEFAULTS.items()}, low=2)
-        defaults = {name: max(1, round(d.n_steps * sizes[name] / n_train)) for name, d in _DEFAULTS.items()}
-        epochs = by_stage("max_epochs", max_epochs, defaults, low=1)
+        epochs, sizes = epochs_and_sizes(_DEFAULTS, n_train, max_epochs=max_epochs, batch_size=batch_size)
         settings = {
             name: replace(StageSettings(max_epochs=n, patience=patience, cosine=True), **given)
             for name, n in epochs.items()
@@ -190,9 +188,6 @@ class DisentangledSSLModel(MultimodalModel):
 
     def _n_condition(self) -> int:
         return int(self._arguments["n_shared"])
-
-    def _init_arguments(self) -> dict[str, Any]:
-        return self._arguments
 
     def _n_specific(self) -> dict[str, int]:
         wanted = self._arguments["n_specific"]

@@ -153,7 +153,7 @@ class IndiSeekModel(MultimodalModel):
         check_range("lam", lam, low=0)
         check_range("independence_weight", independence_weight, low=0)
         check_range("alignment", alignment, low=0)
-        self._arguments: dict[str, Any] = {
+        self._arguments = {
             "n_shared": n_shared,
             "n_specific": dict(n_specific) if isinstance(n_specific, Mapping) else n_specific,
             "specific": specific,
@@ -479,9 +479,6 @@ class IndiSeekModel(MultimodalModel):
 
     def _n_condition(self) -> int:
         return int(self._arguments["n_shared"] + self._arguments["n_context"])
-
-    def _init_arguments(self) -> dict[str, Any]:
-        return self._arguments
 
     def _make_objectives(self, n_features: dict[str, int], ranks: dict[str, int]) -> dict[str, Objective]:
         form = {key: self._arguments[key] for key in ("hidden", "activation", "layer_norm")}

@@ -28,6 +28,36 @@ DEFAULTS = {
 }
 
 
+def epochs_and_sizes(
+    defaults: Mapping[str, StageDefaults],
+    n_train: int,
+    *,
+    max_epochs: int | Mapping[str, int] | None,
+    batch_size: int | Mapping[str, int] | None,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Epochs and batch size of each stage: by default as many epochs as its steps take.
+
+    Parameters
+    ----------
+    defaults
+        By stage.
+    n_train
+        Number of training cells.
+    max_epochs, batch_size
+        One number for all stages, numbers for some of them, or None.
+
+    Raises
+    ------
+    KeyError
+        If a stage is unknown.
+    ValueError
+        If a number is too small.
+    """
+    sizes = by_stage("batch_size", batch_size, {name: d.batch_size for name, d in defaults.items()}, low=2)
+    default_epochs = {name: max(1, round(d.n_steps * sizes[name] / n_train)) for name, d in defaults.items()}
+    return by_stage("max_epochs", max_epochs, default_epochs, low=1), sizes
+
+
 def shared_settings(max_epochs: int, patience: int | None, given: Mapping[str, Any]) -> StageSettings:
     """Stage 1: constant learning rate until held-out InfoNCE stops falling.
 
@@ -105,9 +135,7 @@ def schedule(
         If a number is too small.
     """
     defaults = {stage: DEFAULTS[method if stage == "specific" else "shared"] for stage in stages}
-    sizes = by_stage("batch_size", batch_size, {name: d.batch_size for name, d in defaults.items()}, low=2)
-    default_epochs = {name: max(1, round(d.n_steps * sizes[name] / n_train)) for name, d in defaults.items()}
-    epochs = by_stage("max_epochs", max_epochs, default_epochs, low=1)
+    epochs, sizes = epochs_and_sizes(defaults, n_train, max_epochs=max_epochs, batch_size=batch_size)
     settings = {name: shared_settings(epochs[name], patience, given) for name in stages[:-1]}
     settings["specific"] = specific_settings(method, epochs["specific"], patience, n_critic_steps, given)
     return settings, sizes

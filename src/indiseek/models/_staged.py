@@ -30,10 +30,8 @@ class StagedModel(RegisteredModel):
     """Model of networks that are trained stage by stage, in one state that a failure leaves as it was."""
 
     _fitted: Fitted | None = None
-
-    @abstractmethod
-    def _init_arguments(self) -> dict[str, Any]:
-        """Arguments, plain values only, that build this model again on the same data; without transforms."""
+    # Plain values that build this model again on the same data; without transforms.
+    _arguments: dict[str, Any]
 
     @abstractmethod
     def _n_condition(self) -> int:
@@ -168,7 +166,7 @@ class StagedModel(RegisteredModel):
             "format": FORMAT,
             "version": version("indiseek"),
             "model": type(self).__name__,
-            "init": self._init_arguments(),
+            "init": self._arguments,
             "registry": self.registry_,
             "modalities": self.modalities,
             "layers": self._registration.layers,
