@@ -1,4 +1,4 @@
-"""How IndiSeek trains each stage by default."""
+"""How the stages are trained by default: what the models share, and what IndiSeek takes."""
 
 from __future__ import annotations
 

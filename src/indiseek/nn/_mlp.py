@@ -27,8 +27,6 @@ class MLP(nn.Sequential):
         Nonlinearity after each hidden layer.
     layer_norm
         Whether each hidden layer is normalised (LayerNorm) before its nonlinearity.
-    dropout
-        Dropout after each hidden layer.
 
     Raises
     ------
@@ -44,7 +42,6 @@ class MLP(nn.Sequential):
         hidden: Sequence[int] = (256, 256),
         activation: Activation = "gelu",
         layer_norm: bool = True,
-        dropout: float = 0.0,
     ) -> None:
         widths = [n_in, *hidden, n_out]
         if min(widths) < 1:
@@ -59,7 +56,5 @@ class MLP(nn.Sequential):
             if layer_norm:
                 layers.append(nn.LayerNorm(n_to))
             layers.append(_ACTIVATIONS[activation]())
-            if dropout:
-                layers.append(nn.Dropout(dropout))
         layers.append(nn.Linear(widths[-2], n_out))
         super().__init__(*layers)
