@@ -78,8 +78,8 @@ def test_the_choice_follows_the_rules(tuned):
 
 def test_the_model_takes_the_choice_and_nothing_else_changes(tuned, make_mdata):
     model, tuning = tuned
-    before = IndiSeekModel(make_mdata(N_CELLS), **NCE)._init_arguments()
-    assert model._init_arguments() == before | tuning.chosen
+    before = IndiSeekModel(make_mdata(N_CELLS), **NCE)._arguments
+    assert model._arguments == before | tuning.chosen
     assert not model.is_trained
 
 
@@ -153,7 +153,7 @@ def test_values_of_test_cells_change_nothing(make_mdata):
 def test_a_flow_reports_how_many_dimensions_carry_the_private_signal(tuned_flow):
     model, tuning = tuned_flow
     assert tuning.chosen == {"n_shared": 3, "alignment": 5.0}
-    assert model._init_arguments()["n_specific"] is None
+    assert model._arguments["n_specific"] is None
     assert set(tuning.n_specific) == {"rna", "prot"}
     for name, part in tuning.dimensions.groupby("modality"):
         assert part["n_specific"].tolist() == list(range(1, len(part) + 1))
@@ -171,7 +171,7 @@ def test_the_number_of_the_flows_dimensions_is_set_if_asked_for(make_mdata, tmp_
     # The number that the user had is no part of the question, and so the results are found again.
     model = IndiSeekModel(make_mdata(N_CELLS), **FLOW, n_specific=2)
     tuning = model.tune(choose_n_specific=True, **options)
-    assert tuning.chosen["n_specific"] == suggested.n_specific == model._init_arguments()["n_specific"]
+    assert tuning.chosen["n_specific"] == suggested.n_specific == model._arguments["n_specific"]
     pd.testing.assert_frame_equal(tuning.table, suggested.table)
     model.train(write_latents=False, **QUICK)
     for name, n in tuning.n_specific.items():
@@ -215,10 +215,10 @@ def test_results_of_other_settings_are_refused(make_mdata, tmp_path, arguments, 
     grid = {"n_shared": [3], "alignment": [0.0], "lam": [1.0], "directory": tmp_path, **QUICK}
     IndiSeekModel(make_mdata(N_CELLS), **NCE).tune(**grid)
     model = IndiSeekModel(make_mdata(N_CELLS), **NCE | arguments)
-    before = model._init_arguments()
+    before = dict(model._arguments)
     with pytest.raises(ValueError, match=rf"others that differ in \[{differing}\]; give another directory"):
         model.tune(**grid | options)
-    assert model._init_arguments() == before
+    assert model._arguments == before
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError])
@@ -239,10 +239,10 @@ def test_stopped_or_failed_the_model_is_as_it_was_and_finished_candidates_are_ke
 
     monkeypatch.setattr(search_module, "fit_stage", stopped)
     model = IndiSeekModel(make_mdata(N_CELLS), **NCE)
-    before = json.dumps(model._init_arguments())
+    before = json.dumps(model._arguments)
     with pytest.raises(error):
         model.tune(**SMALL_GRID, directory=tmp_path, **QUICK)
-    assert json.dumps(model._init_arguments()) == before
+    assert json.dumps(model._arguments) == before
     assert not model.is_trained
     assert len((tmp_path / FILE_NAME).read_text().splitlines()) == 1 + 2
 
