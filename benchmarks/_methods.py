@@ -78,13 +78,15 @@ def indiseek0(cells: Cells, seed: int, epochs: int | None) -> Codes:
 
 
 def paper(cells: Cells, seed: int, epochs: int | None) -> Codes:
-    """NCE-CLUB with the paper's settings but for the number of epochs, and codes no wider than the features."""
-    widths = {name: x.shape[1] for name, x in cells.features.items()}
+    """NCE-CLUB with the paper's settings but for the number of epochs, and codes no wider than the features' rank."""
+    widest = max(x.shape[1] for x in cells.features.values())
+    # In single precision, as the features were made: a row that sums to zero does so to its rounding.
+    ranks = {name: int(np.linalg.matrix_rank(x.astype(np.float32))) for name, x in cells.features.items()}
     train = {**PAPER.train, "max_epochs": epochs or PAPER_EPOCHS}
     model = _fit(cells, seed, None, **train)(
         **PAPER.model,
-        n_shared=min(_PAPER_DIMENSIONS, max(widths.values())),
-        n_specific={name: min(_PAPER_DIMENSIONS, width) for name, width in widths.items()},
+        n_shared=min(_PAPER_DIMENSIONS, widest),
+        n_specific={name: min(_PAPER_DIMENSIONS, rank) for name, rank in ranks.items()},
     )
     return Codes(**_both(model, cells))
 

@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -30,7 +30,6 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
-from torch.nn import Parameter
 
 from indiseek import CoMMModel, IndiSeekModel, datasets, metrics, simulation
 from indiseek.objectives import Batch, CLIPObjective, CoMMObjective, Objective, ObjectiveOutput, clip_loss
@@ -92,16 +91,9 @@ class CrossSelf(Objective):
         own = torch.stack([clip_loss(a, b, scale) for a, b in zip(*views, strict=True)]).sum()
         return ObjectiveOutput(cross + own, {"cross": cross.detach(), "self": own.detach()})
 
-    def critic_loss(self, batch: Batch) -> None:
-        """No critic."""
-
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Held-out loss."""
         return {"loss": self.loss(batch).loss}
-
-    def critic_parameters(self) -> Iterator[Parameter]:
-        """No critic."""
-        return iter(())
 
 
 def _comm(**options: Any) -> Callable[[dict[str, int]], Objective]:

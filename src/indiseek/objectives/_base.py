@@ -122,12 +122,13 @@ class Objective(nn.Module, ABC):
         """Loss of the encoders; `ramp` in [0, 1] scales the terms that must be phased in."""
 
     @abstractmethod
-    def critic_loss(self, batch: Batch) -> Tensor | None:
-        """Loss of the critics, or None where the objective has none."""
-
-    @abstractmethod
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Terms on held-out cells, each a mean over the batch."""
+
+    def critic_loss(self, batch: Batch) -> Tensor | None:
+        """Loss of the critics; None where the objective has none."""
+        del batch
+        return None
 
     def start(self, batch: Batch) -> None:
         """Called before training with all training cells, without gradients."""
@@ -137,9 +138,9 @@ class Objective(nn.Module, ABC):
         """Called after training with all training cells, in eval mode and without gradients."""
         del batch
 
-    @abstractmethod
     def critic_parameters(self) -> Iterator[Parameter]:
-        """Parameters that only :meth:`critic_loss` trains."""
+        """Parameters that only :meth:`critic_loss` trains; nothing where the objective has no critics."""
+        return iter(())
 
     def encoder_parameters(self) -> Iterator[Parameter]:
         """Parameters that only :meth:`loss` trains: all that are not the critics'."""

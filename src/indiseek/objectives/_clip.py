@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import Parameter
 
 from indiseek.nn import MLP, Activation
 from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
@@ -118,14 +117,7 @@ class CLIPObjective(Objective):
             losses += [F.cross_entropy(side, target, reduction="none") for side in (logits, logits.T)]
         return torch.stack(losses).mean(dim=0)
 
-    def critic_loss(self, batch: Batch) -> None:
-        """No critic."""
-
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Held-out ``loss`` and its parts."""
         output = self.loss(batch)
         return {"loss": output.loss, **output.terms}
-
-    def critic_parameters(self) -> Iterator[Parameter]:
-        """No critic."""
-        return iter(())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Parameter
 
 from indiseek.nn import MLP, Activation, FusionTransformer
 from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
@@ -243,17 +242,10 @@ class CoMMObjective(Objective):
     def _infonce(self, a: Tensor, b: Tensor) -> Tensor:
         return nt_xent(a, b, self.temperature) if self.negatives == "both" else clip_loss(a, b, 1.0 / self.temperature)
 
-    def critic_loss(self, batch: Batch) -> None:
-        """No critic."""
-
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Held-out ``loss`` between two fixed views, and its terms."""
         output = self.loss(batch)
         return {"loss": output.loss, **output.terms}
-
-    def critic_parameters(self) -> Iterator[Parameter]:
-        """No critic."""
-        return iter(())
 
 
 def _kept(draws: Tensor, rate: Tensor) -> Tensor:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import cast, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
 
 from indiseek.nn import ConditionalFlow
 from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
@@ -151,17 +150,10 @@ class ConditionalFlowObjective(Objective):
             terms |= {f"nll_{name}": nll.detach(), f"transport_{name}": transport.detach()}
         return ObjectiveOutput(total, terms)
 
-    def critic_loss(self, batch: Batch) -> None:
-        """No critic."""
-
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Held-out negative log-likelihood per axis (nats) by modality, and their sum as ``nll``."""
         terms = {name: value for name, value in self.loss(batch).terms.items() if name.startswith("nll_")}
         return {"nll": torch.stack(list(terms.values())).sum(), **terms}
-
-    def critic_parameters(self) -> Iterator[Parameter]:
-        """No critic."""
-        return iter(())
 
 
 def _others(modality: int, shared: tuple[Tensor, ...]) -> Tensor:

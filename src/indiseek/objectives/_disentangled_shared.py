@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import Parameter
 
 from indiseek.distributions import sample_von_mises_fisher, von_mises_fisher_kl
 from indiseek.nn import MLP, Activation
@@ -103,14 +102,7 @@ class DisentangledSharedObjective(Objective):
         terms = {"infonce": info.mean().detach(), "kl": divergence.detach(), "misalignment": misalignment.detach()}
         return ObjectiveOutput(info.mean() + self.beta * penalty, terms)
 
-    def critic_loss(self, batch: Batch) -> None:
-        """No critic."""
-
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Held-out ``loss`` and its parts, of mean directions."""
         output = self.loss(batch)
         return {"loss": output.loss, **output.terms}
-
-    def critic_parameters(self) -> Iterator[Parameter]:
-        """No critic."""
-        return iter(())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import Parameter
 
 from indiseek.nn import MLP, Activation
 from indiseek.objectives._base import Batch, Objective, ObjectiveOutput, joint_code
@@ -227,10 +226,3 @@ class DisentangledSpecificObjective(Objective):
             total = total + info + lam * penalty
             terms |= {f"infonce_{self.names[i]}": info.detach(), f"orthogonality_{self.names[i]}": penalty.detach()}
         return ObjectiveOutput(total, terms)
-
-    def critic_loss(self, batch: Batch) -> None:
-        """No critic."""
-
-    def critic_parameters(self) -> Iterator[Parameter]:
-        """No critic."""
-        return iter(())

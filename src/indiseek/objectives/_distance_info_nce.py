@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
 
 from indiseek.estimators import info_nce
 from indiseek.nn import MLP, Activation
@@ -107,13 +106,6 @@ class DistanceInfoNCEObjective(Objective):
         info = torch.stack([distance_info_nce_loss(a, b, self.temperature) for a, b in pairs]).mean()
         return ObjectiveOutput(info, {"infonce": info.detach()})
 
-    def critic_loss(self, batch: Batch) -> None:
-        """No critic."""
-
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Held-out ``loss``."""
         return {"loss": self.loss(batch).loss}
-
-    def critic_parameters(self) -> Iterator[Parameter]:
-        """No critic."""
-        return iter(())
