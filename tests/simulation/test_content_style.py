@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from indiseek.simulation import ContentStyleProcess, simulate_content_style
+from indiseek.simulation import ContentStyleProcess
 
 ASYMMETRIC = (2, 3, {"rna": 4, "adt": 1})
 
@@ -20,7 +20,7 @@ def _blocks(sim) -> dict[str, np.ndarray]:
 
 
 def test_sizes_follow_the_factors_of_each_modality():
-    sim = simulate_content_style(50, *ASYMMETRIC)
+    sim = ContentStyleProcess(*ASYMMETRIC).sample(50)
     assert {name: x.shape for name, x in sim.features.items()} == {"rna": (50, 9), "adt": (50, 6)}
     assert sim.shared.shape == (50, 2)
     assert all(s.shape == (50, 3) for s in sim.style.values())
@@ -28,7 +28,7 @@ def test_sizes_follow_the_factors_of_each_modality():
     assert all(x.dtype == np.float32 for x in sim.features.values())
     assert all(x.dtype == np.float64 for x in (sim.shared, *sim.style.values(), *sim.specific.values()))
     assert sim.mutual_information is None and not sim.clusters
-    default = simulate_content_style(10)
+    default = ContentStyleProcess().sample(10)
     assert [x.shape for x in default.features.values()] == [(10, 15), (10, 15)]
 
 
@@ -99,7 +99,7 @@ def test_mixing_is_invertible_and_both_modalities_hold_the_same_content(n_layers
 @pytest.mark.parametrize("p", [0.25, 0.75, 1.0])
 def test_each_style_dimension_changes_with_its_probability_and_on_its_own(p):
     n = 20_000
-    sim = simulate_content_style(n, 1, 3, (1, 1), change_probability=p, seed=3)
+    sim = ContentStyleProcess(1, 3, (1, 1), change_probability=p, seed=3).sample(n, seed=3)
     changed = sim.style["rna"] != sim.style["prot"]
     assert np.abs(changed.mean(axis=0) - p).max() <= 4.5 * np.sqrt(p * (1 - p) / n)
     both = (changed[:, 0] & changed[:, 1]).mean()
@@ -128,19 +128,17 @@ def test_the_process_outlives_its_draws():
         np.testing.assert_array_equal(many.features[name][:20], x)
         np.testing.assert_array_equal(again.features[name], x)
         assert not np.allclose(other.features[name], x)
-    whole = simulate_content_style(20, 2, 1, (1, 2), statistical=True, causal=True, seed=5)
-    np.testing.assert_array_equal(whole.shared, process.sample(20, seed=5).shared)
 
 
 def test_global_randomness_is_left_alone():
     np.random.seed(0)
     state = np.random.get_state()[1].copy()
-    simulate_content_style(10, 2, 2, (1, 1), statistical=True, causal=True)
+    ContentStyleProcess(2, 2, (1, 1), statistical=True, causal=True).sample(10)
     np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
 def test_mudata_carries_the_style_where_there_is_one():
-    sim = simulate_content_style(30, *ASYMMETRIC)
+    sim = ContentStyleProcess(*ASYMMETRIC).sample(30)
     mdata = sim.to_mudata()
     for name in ("rna", "adt"):
         np.testing.assert_array_equal(mdata[name].obsm["true_style"], sim.style[name])
@@ -149,7 +147,7 @@ def test_mudata_carries_the_style_where_there_is_one():
 
 
 def test_style_and_specific_factors_may_be_absent():
-    sim = simulate_content_style(5, 2, 0, (0, 1), causal=True, statistical=True)
+    sim = ContentStyleProcess(2, 0, (0, 1), causal=True, statistical=True).sample(5)
     assert [x.shape for x in sim.features.values()] == [(5, 2), (5, 3)]
 
 
@@ -167,9 +165,14 @@ def test_style_and_specific_factors_may_be_absent():
         ({"max_condition": 0.0}, "expected max_condition to be a finite number > 0, got 0.0"),
         ({"max_condition": 1.001}, "expected max_condition that layers of width 15 reach, got 1.001; .* raise it or"),
         ({"seed": -1}, "expected seed to be an integer >= 0, got -1"),
-        ({"n_cells": 0}, "expected n_cells to be an integer >= 1, got 0"),
     ],
 )
 def test_errors_say_what_was_expected(arguments, message):
     with pytest.raises(ValueError, match=message):
-        simulate_content_style(**arguments)
+        ContentStyleProcess(**arguments)
+
+
+@pytest.mark.parametrize(("arguments", "named"), [({"n_cells": 0}, "n_cells"), ({"n_cells": 1, "seed": -1}, "seed")])
+def test_draws_name_what_is_wrong(arguments, named):
+    with pytest.raises(ValueError, match=f"expected {named} to be an integer >= [01], got "):
+        ContentStyleProcess().sample(**arguments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._content_style import ContentStyleProcess, simulate_content_style
+from ._content_style import ContentStyleProcess
 from ._disentangled import simulate_disentangled
 from ._factors import simulate_factors
 from ._gaussian import simulate_gaussian
@@ -12,7 +12,6 @@ from ._trifeature import simulate_trifeature
 __all__ = [
     "ContentStyleProcess",
     "Simulation",
-    "simulate_content_style",
     "simulate_disentangled",
     "simulate_factors",
     "simulate_gaussian",

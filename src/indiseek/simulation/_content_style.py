@@ -162,66 +162,6 @@ class ContentStyleProcess:
         return x
 
 
-def simulate_content_style(
-    n_cells: int = 8000,
-    n_content: int = 5,
-    n_style: int = 5,
-    n_specific: Sizes = (5, 5),
-    *,
-    statistical: bool = False,
-    causal: bool = False,
-    change_probability: float = 1.0,
-    n_layers: int = 3,
-    slope: float = 0.2,
-    max_condition: float = 20.0,
-    seed: int = 0,
-) -> Simulation:
-    """Cells of a :class:`ContentStyleProcess`: what contrastive learning can and cannot find, in one simulation.
-
-    Parameters
-    ----------
-    n_cells
-        Number of cells.
-    n_content, n_style, n_specific
-        Numbers of dimensions.
-    statistical, causal
-        Dependence within blocks, and of style on content.
-    change_probability
-        Probability with which a style dimension differs between the modalities of a cell.
-    n_layers, slope, max_condition
-        Depth, curvature and conditioning of the mixing.
-    seed
-        Fixes the process and the draws.
-
-    Returns
-    -------
-    Simulation
-        ``shared`` is content, ``style`` the style of each modality and ``specific`` its own factors.
-
-    Raises
-    ------
-    ValueError
-        As :class:`ContentStyleProcess`.
-
-    References
-    ----------
-    Daunhawer et al. (2023), arXiv 2303.09166, section 5.1.
-    """
-    process = ContentStyleProcess(
-        n_content,
-        n_style,
-        n_specific,
-        statistical=statistical,
-        causal=causal,
-        change_probability=change_probability,
-        n_layers=n_layers,
-        slope=slope,
-        max_condition=max_condition,
-        seed=seed,
-    )
-    return process.sample(n_cells, seed=seed)
-
-
 def _layer(n: int, rng: np.random.Generator, max_condition: float) -> np.ndarray:
     """Square matrix with columns of unit length; the columns are the outputs."""
 
