@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _cache import CACHE, store
 from _cells import DATA, FILES
 from _figures import BARS, figures
 from _methods import METHODS
@@ -23,7 +24,6 @@ from pandas import DataFrame
 
 import indiseek
 
-CACHE = Path(__file__).parent / ".cache"
 _PEERS = ("mofapy2", "cca-zoo", "scvi-tools")
 _SMOKE_EPOCHS = 2
 _SECONDS = "s"
@@ -126,11 +126,7 @@ class Run:
             # Nor this: the hours of the other methods are not to be lost for it.
             traceback.print_exc()
             return entry | {"status": f"failed: {type(error).__name__}: {error}"}
-        path = self._path(data, method, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(entry, indent=1) + "\n")
-        temporary.replace(path)
+        store(self._path(data, method, seed), entry)
         return entry
 
     def write(self) -> None:

@@ -11,7 +11,6 @@ cells and epochs.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from _cache import CACHE, kept
 from _table import markdown, spread, write_text
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -35,7 +35,6 @@ from indiseek import CoMMModel, IndiSeekModel, datasets, metrics, simulation
 from indiseek.objectives import Batch, CLIPObjective, CoMMObjective, Objective, ObjectiveOutput, clip_loss
 from indiseek.train import StageSettings, fit_stage, seeded
 
-CACHE = Path(__file__).parent / ".cache" / "comm"
 Figures = dict[str, float]
 
 # Linear probe, per cent: R, U, S. Dufumier et al. (2025), arXiv 2409.07402, Trifeature (images); chance 10, 10, 50.
@@ -189,16 +188,8 @@ def trifeature(method: str, matched: bool, seed: int, *, smoke: bool) -> Figures
     return found | {f"seconds, {'matched' if matched else 'independent'}": seconds}
 
 
-def _kept(name: str, fresh: bool, measure: Callable[[], Figures]) -> Figures:
-    path = CACHE / f"{name.replace(' ', '_')}.json"
-    if path.exists() and not fresh:
-        return json.loads(path.read_text())
-    CACHE.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    found = measure()
-    path.write_text(json.dumps(found))
-    print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
-    return found
+def _path(name: str) -> Path:
+    return CACHE / "comm" / f"{name.replace(' ', '_')}.json"
 
 
 def gates(found: Mapping[str, list[Figures]]) -> list[tuple[str, bool]]:
@@ -221,12 +212,12 @@ def run_trifeature(n_seeds: int, *, fresh: bool, smoke: bool, ending: str) -> No
     for seed in range(n_seeds):
         for method, figures in found.items():
             kinds = [
-                _kept(
-                    f"{'smoke-' if smoke else ''}{method}-{kind}-{seed}",
-                    fresh,
+                kept(
+                    _path(f"{'smoke-' if smoke else ''}{method}-{kind}-{seed}"),
                     lambda method=method, kind=kind, seed=seed: trifeature(
                         method, kind == "matched", seed, smoke=smoke
                     ),
+                    fresh=fresh,
                 )
                 for kind in ("independent", "matched")
             ]
@@ -309,7 +300,7 @@ def pbmc(seed: int, *, smoke: bool) -> Figures:
 def run_pbmc(n_seeds: int, *, fresh: bool, smoke: bool, ending: str) -> None:
     """Run, print and write the table of the blood cells."""
     found = [
-        _kept(f"{'smoke-' if smoke else ''}pbmc-{seed}", fresh, lambda seed=seed: pbmc(seed, smoke=smoke))
+        kept(_path(f"{'smoke-' if smoke else ''}pbmc-{seed}"), lambda seed=seed: pbmc(seed, smoke=smoke), fresh=fresh)
         for seed in range(n_seeds)
     ]
     names = dict.fromkeys(key.split("|")[0] for key in found[0] if "|" in key)

@@ -11,16 +11,15 @@ One point takes about three minutes. ``--quick`` does one of each kind, ``--smok
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from _cache import CACHE, kept
 from _table import markdown, spread, write_text
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
@@ -32,7 +31,6 @@ from indiseek.train import StageSettings, fit_stage, seeded
 Array = NDArray[np.floating[Any]]
 Figures = dict[str, float]
 
-CACHE = Path(__file__).parent / ".cache" / "disentangled_ssl"
 COLUMNS = ("C: Yc", "C: Y1", "C: Y2", "Z1: Y1", "Z1: Yc")
 _SOURCE = "Wang et al. (2025), arXiv 2410.23996, synthetic experiment"
 
@@ -238,25 +236,15 @@ def _certified(model: Any, seed: int, train: dict[str, Any]) -> Figures:
     return {name: float(value) for name, value in found.items()}
 
 
-def _cached(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    if not path.exists():
-        found = compute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(found, indent=1) + "\n")
-        temporary.replace(path)
-    return json.loads(path.read_text())
-
-
 def _row(label: str, values: list[Figures]) -> dict[str, str]:
     return {"codes": label} | {
         name: spread([found[name] for found in values], 0 if name == "s" else 3) for name in values[0]
     }
 
 
-def simulated(data: str, labels: list[str], n_seeds: int, smoke: bool) -> tuple[str, dict[str, Any]]:
+def simulated(data: str, labels: list[str], n_seeds: int, *, fresh: bool, smoke: bool) -> tuple[str, dict[str, Any]]:
     """Fit what is not in the cache; the table and all values."""
-    cache = CACHE / ("smoke" if smoke else data)
+    cache = CACHE / "disentangled_ssl" / ("smoke" if smoke else data)
     found: dict[str, list[Figures]] = {label: [] for label in labels}
     for seed in range(n_seeds):
         cells = Cells.draw(data, seed, 4000 if smoke else N_CELLS)
@@ -269,7 +257,7 @@ def simulated(data: str, labels: list[str], n_seeds: int, smoke: bool) -> tuple[
                 return figures | {"s": time.perf_counter() - started}
 
             path = cache / f"{data}.{label.replace(' ', '_').replace(',', '')}.{seed}.json"
-            found[label].append(_cached(path, compute))
+            found[label].append(kept(path, compute, fresh=fresh))
             print(f"{data}, seed {seed}, {label}: {found[label][-1]}", flush=True)
     rows = [_row(label, values) for label, values in found.items()]
     if data == "published":
@@ -296,17 +284,18 @@ def main() -> None:
     parser.add_argument("--points", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW")
     parser.add_argument("--quick", action="store_true", help="references, and one point of each kind")
     parser.add_argument("--pbmc", action="store_true", help="also the certificate of PBMC10k")
+    parser.add_argument("--fresh", action="store_true", help="do again what is in the cache")
     parser.add_argument("--smoke", action="store_true", help="few cells and epochs, printed only")
     options = parser.parse_args()
     labels = [label for label in options.points if not options.quick or label in _QUICK]
     texts, record = [], {}
     for data in options.data:
-        text, record[data] = simulated(data, labels, options.seeds, options.smoke)
+        text, record[data] = simulated(data, labels, options.seeds, fresh=options.fresh, smoke=options.smoke)
         texts.append(f"## {_TITLES[data]}\n\n{text}")
     if options.pbmc:
-        cache = CACHE / ("smoke" if options.smoke else "pbmc")
+        cache = CACHE / "disentangled_ssl" / ("smoke" if options.smoke else "pbmc")
         runs = [
-            _cached(cache / f"pbmc.{seed}.json", lambda seed=seed: pbmc(seed, options.smoke))
+            kept(cache / f"pbmc.{seed}.json", lambda seed=seed: pbmc(seed, options.smoke), fresh=options.fresh)
             for seed in range(options.seeds)
         ]
         record["pbmc"] = runs
