@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from indiseek.nn._autoregressive import AffineAutoregressive, AutoregressiveMixture, AutoregressiveNet, soft_clip
+from indiseek.nn._autoregressive import AutoregressiveMixture, AutoregressiveNet, MonotoneAutoregressive, soft_clip
 
 D, C = 5, 3
 
@@ -39,21 +39,50 @@ def test_an_output_sees_the_earlier_dimensions_all_of_them_and_the_condition(rev
         assert (_jacobian(net, output, "c") != 0).all()
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-def test_affine_layer_is_what_its_equation_says(reverse):
+def _layer(n_axes: int, n_condition: int, *, reverse: bool = False) -> MonotoneAutoregressive:
     torch.manual_seed(0)
-    layer = _away_from_zero(AffineAutoregressive(D, C, hidden=(8, 8), reverse=reverse))
+    hidden = (8, 8)
+    return _away_from_zero(MonotoneAutoregressive(n_axes, n_condition, hidden=hidden, reverse=reverse, n_steps=3))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_monotone_layer_is_what_its_equation_says(reverse):
+    layer = _layer(D, C, reverse=reverse)
     x, c = torch.randn(4, D).double(), torch.randn(4, C).double()
     z, log_det = layer(x, c)
-    shift, log_scale = layer.net(x, c)
+    shift, log_scale, *steps = layer.net(x, c)
     for n in range(4):
         total = 0.0
         for d in range(D):
             s = 1.5 * math.tanh(log_scale[n, d].item() / 1.5)
-            assert z[n, d].item() == pytest.approx((x[n, d].item() - shift[n, d].item()) * math.exp(-s))
-            total -= s
+            u = (x[n, d].item() - shift[n, d].item()) * math.exp(-s)
+            bent, slope = u, 1.0
+            for k in range(3):
+                raw = [steps[part * 3 + k][n, d].item() + layer.start[part * 3 + k].item() for part in range(3)]
+                height, place, width = math.log1p(math.exp(raw[0])), raw[1], math.exp(-2 * math.tanh(raw[2] / 2))
+                bent += height * math.tanh((u - place) / width)
+                slope += height / width / math.cosh((u - place) / width) ** 2
+            assert z[n, d].item() == pytest.approx(bent)
+            total += math.log(slope) - s
         assert log_det[n].item() == pytest.approx(total)
-    torch.testing.assert_close(layer.inverse(z, c), x)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_monotone_layer_goes_back(reverse, dtype):
+    layer = _layer(D, C, reverse=reverse).to(dtype)
+    x, c = 3 * torch.randn(200, D, dtype=dtype), torch.randn(200, C, dtype=dtype)
+    z, _ = layer(x, c)
+    assert not torch.allclose(z, x, atol=0.5)
+    torch.testing.assert_close(layer.inverse(z, c), x, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-10)
+
+
+def test_monotone_layer_starts_near_the_identity():
+    torch.manual_seed(0)
+    x = torch.randn(100, D)
+    z, log_det = MonotoneAutoregressive(D, C, hidden=(16,))(x, torch.randn(100, C))
+    assert (z - x).square().mean() < 0.05
+    assert log_det.abs().max() < 1.0
 
 
 def test_mixture_is_what_its_equation_says():
@@ -87,7 +116,7 @@ def test_mixture_integrates_to_one():
 
 def test_gradients_are_right():
     torch.manual_seed(0)
-    layer = _away_from_zero(AffineAutoregressive(3, 2, hidden=(4,)))
+    layer = _layer(3, 2)
     base = _away_from_zero(AutoregressiveMixture(3, n_components=2, hidden=(4,)))
     x, c = torch.randn(2, 3).double().requires_grad_(), torch.randn(2, 2).double().requires_grad_()
 

@@ -24,7 +24,7 @@ N_CRITIC_STEPS = 2
 DEFAULTS = {
     "shared": StageDefaults(batch_size=512, n_steps=4000),
     "nce-club": StageDefaults(batch_size=512, n_steps=2000),
-    "flow": StageDefaults(batch_size=512, n_steps=300),
+    "flow": StageDefaults(batch_size=512, n_steps=600),
 }
 
 
@@ -88,7 +88,7 @@ def specific_settings(
     """
     settings = StageSettings(max_epochs=max_epochs, cosine=True)
     if method == "flow":
-        settings = replace(settings, lr=3e-3, patience=patience, weight_decay=1e-4, max_gradient_norm=5.0)
+        settings = replace(settings, lr=2e-2, patience=patience, weight_decay=1.0, max_gradient_norm=5.0)
     else:
         settings = replace(
             settings,

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Brings an interval of 100 below the precision of double.
+_N_HALVINGS = 60
+
 
 class AutoregressiveNet(nn.Module):
     """Masked multilayer perceptron: `n_outputs` numbers for each dimension, from the dimensions before it.
@@ -68,39 +71,80 @@ class AutoregressiveNet(nn.Module):
         return cast(tuple[Tensor, ...], output.split(self.n_axes, dim=-1))
 
 
-class AffineAutoregressive(nn.Module):
-    r"""Invertible layer :math:`z_d = (x_d - \mu_d(x_{<d}, c))\, e^{-s_d(x_{<d}, c)}`.
+class MonotoneAutoregressive(nn.Module):
+    r"""Invertible layer: each dimension is shifted, scaled, and bent by smooth steps that only go up.
+
+    .. math::
+        u_d = (x_d - \mu_d)\, e^{-s_d}, \qquad
+        z_d = u_d + \sum_k a_{dk} \tanh \frac{u_d - t_{dk}}{h_{dk}}, \qquad a_{dk}, h_{dk} > 0
+
+    with :math:`\mu, s, a, t, h` functions of :math:`x_{<d}` and c. Shift and scale alone cannot bring
+    modes that move against each other to one place.
 
     Parameters
     ----------
     n_axes, n_condition, hidden, reverse
         As in :class:`AutoregressiveNet`.
+    n_steps
+        Number of steps k of each dimension.
 
     References
     ----------
-    Papamakarios et al. (2017), arXiv 1705.07057, equations 4 to 6.
+    Snelson et al. (2003), Warped Gaussian processes, NeurIPS 16, section 4 (the steps); Papamakarios et al. (2017),
+    arXiv 1705.07057, equations 4 to 6, and Huang et al. (2018), arXiv 1804.00779 (monotone autoregressive maps).
     """
 
-    def __init__(self, n_axes: int, n_condition: int, *, hidden: tuple[int, ...], reverse: bool = False) -> None:
+    def __init__(
+        self, n_axes: int, n_condition: int, *, hidden: tuple[int, ...], reverse: bool = False, n_steps: int = 4
+    ) -> None:
         super().__init__()
-        self.net = AutoregressiveNet(n_axes, n_condition, 2, hidden=hidden, reverse=reverse)
+        self.net = AutoregressiveNet(n_axes, n_condition, 2 + 3 * n_steps, hidden=hidden, reverse=reverse)
+        self.reverse = reverse
+        self.n_steps = n_steps
+        # Low steps, at places of their own: close to the identity, and steps that started at one place stayed together.
+        places = torch.linspace(-1.5, 1.5, n_steps)
+        self.start = nn.Parameter(torch.cat([torch.full((n_steps,), -3.0), places, torch.zeros(n_steps)]))
 
     def forward(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """Transformed ``(n_cells, n_axes)`` and ``log |det|`` ``(n_cells,)``."""
-        shift, log_scale = self._shift_and_log_scale(x, c)
-        return (x - shift) * torch.exp(-log_scale), -log_scale.sum(dim=-1)
+        shift, log_scale, *steps = self._shape_of(x, c)
+        z, log_slope = _bend((x - shift) * torch.exp(-log_scale), *steps)
+        return z, (log_slope - log_scale).sum(dim=-1)
 
+    @torch.no_grad()
     def inverse(self, z: Tensor, c: Tensor | None) -> Tensor:
-        """Features ``(n_cells, n_axes)``: exact after as many passes as there are dimensions."""
+        """Features ``(n_cells, n_axes)``, one dimension after the other."""
         x = torch.zeros_like(z)
-        for _ in range(z.shape[1]):
-            shift, log_scale = self._shift_and_log_scale(x, c)
-            x = z * torch.exp(log_scale) + shift
+        n_axes = z.shape[1]
+        for d in reversed(range(n_axes)) if self.reverse else range(n_axes):
+            shift, log_scale, *steps = (parameter[..., d : d + 1] for parameter in self._shape_of(x, c))
+            x[:, d : d + 1] = _unbend(z[:, d : d + 1], *steps) * torch.exp(log_scale) + shift
         return x
 
-    def _shift_and_log_scale(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self.net(x, c)
-        return shift, soft_clip(log_scale)
+    def _shape_of(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, ...]:
+        """Shift and log scale ``(n_cells, n_axes)``; height, place and sharpness ``(n_cells, n_steps, n_axes)``."""
+        shift, log_scale, *rest = self.net(x, c)
+        parts = torch.stack(rest, dim=1) + self.start[:, None]
+        height, place, sharpness = parts.split(self.n_steps, dim=1)
+        return shift, soft_clip(log_scale), F.softplus(height), place, torch.exp(soft_clip(sharpness, 2.0))
+
+
+def _bend(u: Tensor, height: Tensor, place: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of `u` and its steps, and the log of its slope, ``(n_cells, n_axes)``."""
+    step = torch.tanh((u[:, None] - place) * sharpness)
+    slope = (height * sharpness * (1.0 - step.square())).sum(dim=1)
+    return u + (height * step).sum(dim=1), torch.log1p(slope)
+
+
+def _unbend(z: Tensor, height: Tensor, place: Tensor, sharpness: Tensor) -> Tensor:
+    """What :func:`_bend` made `z` of, by bisection: the steps together are never higher than the sum of heights."""
+    reach = height.sum(dim=1)
+    low, high = z - reach, z + reach
+    for _ in range(_N_HALVINGS):
+        middle = 0.5 * (low + high)
+        above = _bend(middle, height, place, sharpness)[0] > z
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return 0.5 * (low + high)
 
 
 class AutoregressiveMixture(nn.Module):

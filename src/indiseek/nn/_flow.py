@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from indiseek.nn._autoregressive import AffineAutoregressive, AutoregressiveMixture, soft_clip
+from indiseek.nn._autoregressive import AutoregressiveMixture, MonotoneAutoregressive, soft_clip
 from indiseek.nn._mlp import MLP
 
 _PIECE_CELLS = 8192
@@ -89,7 +89,7 @@ class ConditionalFlow(nn.Module):
         self.register_buffer("below", torch.ones(n_axes, n_axes).tril(-1), persistent=False)
         hidden = (n_hidden, n_hidden)
         self.layers = nn.ModuleList(
-            AffineAutoregressive(n_axes, n_condition, hidden=hidden, reverse=bool(i % 2)) for i in range(n_layers)
+            MonotoneAutoregressive(n_axes, n_condition, hidden=hidden, reverse=bool(i % 2)) for i in range(n_layers)
         )
         self.base = AutoregressiveMixture(n_axes, n_components=n_components, hidden=hidden)
         self.base_center = nn.Parameter(torch.zeros(n_axes))
@@ -156,7 +156,7 @@ class ConditionalFlow(nn.Module):
         mean, log_scale, gate = self._head(c)
         u = z
         for layer in reversed(self.layers):
-            u = cast(AffineAutoregressive, layer).inverse(u, c)
+            u = cast(MonotoneAutoregressive, layer).inverse(u, c)
         u = u * torch.exp(log_scale)
         mixed = torch.einsum("nk,kij->nij", gate, self.mixed * self.below)
         triangular = torch.eye(self.n_axes, device=z.device, dtype=z.dtype) - self.constant * self.below - mixed

@@ -67,7 +67,7 @@ class ConditionalFlowObjective(Objective):
         n_shared: int,
         n_specific: Mapping[str, int],
         *,
-        transport: float = 0.2,
+        transport: float = 0.07,
         regression: float = 2.0,
         n_layers: int = 2,
         n_hidden: int = 128,
