@@ -196,32 +196,31 @@ class IndiSeekModel(MultimodalModel):
         show_progress: bool = True,
         **trainer_kwargs: Any,
     ) -> None:
-        """Train both stages, with early stopping on held-out cells.
+        """Train both stages, the first with early stopping on held-out cells.
 
         The cells are split once into training, validation and test cells; test cells are touched by no
         fit, no early stopping and no transform. A second call continues from the weights that are there.
-        Ctrl-C ends the stage that runs and keeps its best weights.
+        Ctrl-C ends the stage that runs and keeps its weights: the best ones where the stage stops early.
 
         Parameters
         ----------
         max_epochs
             Most epochs of every stage, or of each by name: ``"shared"``, ``"context"`` (the wide codes of
             stage 1, where there are any) and ``"specific"``. By default enough for 4,000 steps of
-            stage 1, 2,000 of ``"nce-club"`` or 300 of ``"flow"``.
+            stage 1, 2,000 of ``"nce-club"`` or 600 of ``"flow"``.
         batch_size
             Cells in a step, for every stage or for each by name; by default 512.
             InfoNCE cannot show more than ``log(batch_size)`` nats.
         lr, critic_lr
-            Learning rates (AdamW): of encoders and decoders, by default 1e-3, and of flows 3e-3; and of
+            Learning rates (AdamW): of encoders and decoders, by default 1e-3, and of flows 2e-2; and of
             critics, by default 4e-3.
         weight_decay
-            Decoupled weight decay of the encoders; by default 0, and 1e-4 for ``"flow"``.
+            Decoupled weight decay of the encoders; by default 0, and 1 for ``"flow"``.
         n_critic_steps
             Critic steps before each encoder step of ``"nce-club"``; the paper takes 5.
         early_stopping
-            Whether stage 1 stops when held-out InfoNCE has not fallen for `patience` epochs, and the flow
-            when its held-out likelihood has not risen. Without it contrastive learning memorises the
-            training pairs.
+            Whether stage 1 stops when held-out InfoNCE has not fallen for `patience` epochs. Without it
+            contrastive learning memorises the training pairs. Stage 2 ends when its learning rate does.
         patience
             See `early_stopping`.
         train_size, validation_size

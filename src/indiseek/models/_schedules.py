@@ -20,7 +20,7 @@ class StageDefaults(NamedTuple):
 PATIENCE = 10
 N_CRITIC_STEPS = 2
 
-# Stage 1 usually stops earlier. The flow must not: stopped while its learning rate is still high, it leaks more.
+# Stage 1 usually stops earlier.
 DEFAULTS = {
     "shared": StageDefaults(batch_size=512, n_steps=4000),
     "nce-club": StageDefaults(batch_size=512, n_steps=2000),
@@ -71,24 +71,23 @@ def shared_settings(max_epochs: int, patience: int | None, given: Mapping[str, A
     return replace(StageSettings(max_epochs=max_epochs, patience=patience), **given)
 
 
-def specific_settings(
-    method: str, max_epochs: int, patience: int | None, n_critic_steps: int, given: Mapping[str, Any]
-) -> StageSettings:
-    """Stage 2: the learning rates fall along a cosine.
+def specific_settings(method: str, max_epochs: int, n_critic_steps: int, given: Mapping[str, Any]) -> StageSettings:
+    """Stage 2: the learning rates fall along a cosine, and nothing stops earlier.
 
     Parameters
     ----------
     method
-        ``"flow"`` or ``"nce-club"``. The latter has no early stopping: its held-out reconstruction gets
-        better for as long as independence gets worse.
-    max_epochs, patience, n_critic_steps
+        ``"flow"`` or ``"nce-club"``. The former leaks more where it is stopped, or taken from an earlier epoch, while its
+        learning rate is still high; weight decay keeps it from memorising instead. The latter's held-out
+        reconstruction gets better for as long as independence gets worse.
+    max_epochs, n_critic_steps
         As in :class:`indiseek.train.StageSettings`.
     given
         What the user chose of ``lr``, ``critic_lr`` and ``weight_decay``.
     """
     settings = StageSettings(max_epochs=max_epochs, cosine=True)
     if method == "flow":
-        settings = replace(settings, lr=2e-2, patience=patience, weight_decay=1.0, max_gradient_norm=5.0)
+        settings = replace(settings, lr=2e-2, weight_decay=1.0, max_gradient_norm=5.0)
     else:
         settings = replace(
             settings,
@@ -137,5 +136,5 @@ def schedule(
     defaults = {stage: DEFAULTS[method if stage == "specific" else "shared"] for stage in stages}
     epochs, sizes = epochs_and_sizes(defaults, n_train, max_epochs=max_epochs, batch_size=batch_size)
     settings = {name: shared_settings(epochs[name], patience, given) for name in stages[:-1]}
-    settings["specific"] = specific_settings(method, epochs["specific"], patience, n_critic_steps, given)
+    settings["specific"] = specific_settings(method, epochs["specific"], n_critic_steps, given)
     return settings, sizes

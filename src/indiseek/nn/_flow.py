@@ -71,7 +71,7 @@ class ConditionalFlow(nn.Module):
         n_hidden: int = 128,
         n_mixed: int = 16,
         n_components: int = 5,
-        condition_noise: float = 0.1,
+        condition_noise: float = 0.15,
     ) -> None:
         super().__init__()
         self.n_axes = n_axes

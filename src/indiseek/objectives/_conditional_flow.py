@@ -67,12 +67,12 @@ class ConditionalFlowObjective(Objective):
         n_shared: int,
         n_specific: Mapping[str, int],
         *,
-        transport: float = 0.07,
+        transport: float = 0.08,
         regression: float = 2.0,
         n_layers: int = 2,
         n_hidden: int = 128,
-        condition_noise: float = 0.1,
-        feature_noise: float = 0.05,
+        condition_noise: float = 0.15,
+        feature_noise: float = 0.1,
     ) -> None:
         super().__init__()
         self.names = tuple(n_features)
