@@ -77,9 +77,9 @@ def specific_settings(method: str, max_epochs: int, n_critic_steps: int, given: 
     Parameters
     ----------
     method
-        ``"flow"`` or ``"nce-club"``. The former leaks more where it is stopped, or taken from an earlier epoch, while its
-        learning rate is still high; weight decay keeps it from memorising instead. The latter's held-out
-        reconstruction gets better for as long as independence gets worse.
+        ``"flow"`` or ``"nce-club"``. The former leaks more where it is stopped, or taken from an earlier epoch,
+        while its learning rate is still high; weight decay keeps it from memorising instead. The latter's
+        held-out reconstruction gets better for as long as independence gets worse.
     max_epochs, n_critic_steps
         As in :class:`indiseek.train.StageSettings`.
     given
