@@ -72,7 +72,7 @@ class ConditionalFlowObjective(Objective):
         n_layers: int = 2,
         n_hidden: int = 128,
         condition_noise: float = 0.15,
-        feature_noise: float = 0.1,
+        feature_noise: float = 0.05,
     ) -> None:
         super().__init__()
         self.names = tuple(n_features)
