@@ -174,6 +174,19 @@ def test_cells_with_one_modality_get_its_codes(case, fitted, make_mdata):
             model.get_latent_representation(alone, modality=other)
 
 
+def test_codes_of_one_modality_are_those_of_the_pair_unless_a_warning_says_so(case, fitted, make_mdata, log):
+    model, _ = fitted
+    whole = latents(model)
+    for stage in case.widths:
+        for name in ("rna", "prot"):
+            alone = pair(**{name: make_mdata(200)[name].copy()})
+            log.clear()
+            code = model.get_latent_representation(alone, modality=name, kind=stage)
+            warned = any("is predicted from" in record.getMessage() for record in log.records)
+            assert warned is model.module.objective(stage).sees_others
+            assert np.allclose(code, whole[f"{stage}_{name}"], atol=1e-5) is not warned
+
+
 WRONG_LATENTS = [
     ({"kind": "private", "modality": "rna"}, ValueError, "expected kind to be one of .* got 'private'"),
     ({"modality": "atac"}, KeyError, r"expected modality to be one of \['rna', 'prot'\], got 'atac'"),

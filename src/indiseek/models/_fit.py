@@ -86,15 +86,15 @@ class Start(NamedTuple):
     ----------
     stage, state
         First stage to train, and the state from which it goes on; None for one that begins.
-    n_fits
-        What the seeds of the stages are moved by, so that a further fit does not repeat an earlier one's batches.
+    moved_by
+        Added to the seeds of the stages, so that a further fit does not repeat an earlier one's batches.
     lengths
         Norms of the features, by which a later process knows the cells again.
     """
 
     stage: str
     state: StageState | None
-    n_fits: int
+    moved_by: int
     lengths: list[float]
 
 
@@ -122,7 +122,7 @@ def start_of(fitted: Fitted, cells: Batch, saved: dict[str, Any] | None, checkpo
             f"expected the values of the cells with which the fit in {checkpoint.directory} began, got others; "
             "repeat that call to go on with it, or delete the directory to train from the start."
         )
-    return Start(saved["stage"], saved["state"], saved["n_fits"], lengths)
+    return Start(saved["stage"], saved["state"], saved["moved_by"], lengths)
 
 
 def fit_stages(
@@ -182,7 +182,7 @@ def fit_stages(
             accelerator=plan.accelerator,
             devices=plan.devices,
             num_nodes=plan.num_nodes,
-            seed=plan.seed + number + start.n_fits,
+            seed=plan.seed + number + start.moved_by,
             show_progress=show_progress,
             save=None if checkpoint.directory is None else save,
             resume=start.state if number == first else None,

@@ -110,7 +110,7 @@ class LatentModel(StagedModel):
         values = self._read_one(mdata, only)
         rows = None if indices is None else np.arange(values.shape[0])[np.asarray(indices)]
         features = self.fitted.transforms[only].apply_to(values, rows)
-        if kind == "specific":
+        if self.module.objective(kind).sees_others:
             logger.warning(
                 f"the cells have no modality but {only!r}: what their specific code should be independent of is "
                 f"predicted from {only!r} itself."

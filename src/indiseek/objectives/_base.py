@@ -87,9 +87,12 @@ class Objective(nn.Module, ABC):
     ----------
     monitor
         Name of the term of :meth:`validate` by which training stops early; lower is better.
+    sees_others
+        Whether the code of a modality is a function of the other modalities' codes too.
     """
 
     monitor: str
+    sees_others: bool = False
 
     @abstractmethod
     def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...]) -> Tensor:

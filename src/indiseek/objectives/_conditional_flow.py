@@ -59,6 +59,7 @@ class ConditionalFlowObjective(Objective):
     """
 
     monitor = "nll"
+    sees_others = True
 
     def __init__(
         self,
