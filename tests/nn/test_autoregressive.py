@@ -23,7 +23,7 @@ def _jacobian(net: AutoregressiveNet, output: int, with_respect_to: str) -> torc
 
     def one(u: torch.Tensor) -> torch.Tensor:
         a, b = (u, c) if with_respect_to == "x" else (x, u)
-        return net(a[None], b[None])[output][0]
+        return net(a[None], b[None])[0, output]
 
     return torch.autograd.functional.jacobian(one, x if with_respect_to == "x" else c)
 
@@ -50,16 +50,18 @@ def test_monotone_layer_is_what_its_equation_says(reverse):
     layer = _layer(D, C, reverse=reverse)
     x, c = torch.randn(4, D).double(), torch.randn(4, C).double()
     z, log_det = layer(x, c)
-    shift, log_scale, *steps = layer.net(x, c)
+    output = layer.net(x, c)
     for n in range(4):
         total = 0.0
         for d in range(D):
-            s = 1.5 * math.tanh(log_scale[n, d].item() / 1.5)
-            u = (x[n, d].item() - shift[n, d].item()) * math.exp(-s)
+            shift, log_scale, *steps = output[n, :, d].tolist()
+            s = 1.5 * math.tanh(log_scale / 1.5)
+            u = (x[n, d].item() - shift) * math.exp(-s)
             bent, slope = u, 1.0
             for k in range(3):
-                raw = [steps[part * 3 + k][n, d].item() + layer.start[part * 3 + k].item() for part in range(3)]
-                height, place, width = math.log1p(math.exp(raw[0])), raw[1], math.exp(-2 * math.tanh(raw[2] / 2))
+                height = math.log1p(math.exp(steps[k] + layer.start_height[k].item()))
+                place = steps[3 + k] + layer.place[k, d].item()
+                width = math.exp(2 * math.tanh(layer.log_width[k, d].item() / 2))
                 bent += height * math.tanh((u - place) / width)
                 slope += height / width / math.cosh((u - place) / width) ** 2
             assert z[n, d].item() == pytest.approx(bent)
@@ -90,7 +92,7 @@ def test_mixture_is_what_its_equation_says():
     k = 3
     base = _away_from_zero(AutoregressiveMixture(D, n_components=k, hidden=(8, 8)))
     z = torch.randn(4, D).double()
-    parts = torch.stack(base.net(z, None)) + base.start[:, None, None]
+    parts = base.net(z, None).transpose(0, 1) + base.start[:, None, None]
     for n in range(4):
         total = 0.0
         for d in range(D):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -65,10 +64,10 @@ class AutoregressiveNet(nn.Module):
             last.bias.mul_(0.1)
         self.net = nn.Sequential(*layers, last)
 
-    def forward(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, ...]:
-        """`n_outputs` tensors ``(n_cells, n_axes)``."""
-        output = self.net(x if c is None else torch.cat([x, c], dim=-1))
-        return cast(tuple[Tensor, ...], output.split(self.n_axes, dim=-1))
+    def forward(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """Outputs, ``(n_cells, n_outputs, n_axes)``."""
+        output: Tensor = self.net(x if c is None else torch.cat([x, c], dim=-1))
+        return output.unflatten(-1, (self.n_outputs, self.n_axes))
 
 
 class MonotoneAutoregressive(nn.Module):
@@ -78,7 +77,7 @@ class MonotoneAutoregressive(nn.Module):
         u_d = (x_d - \mu_d)\, e^{-s_d}, \qquad
         z_d = u_d + \sum_k a_{dk} \tanh \frac{u_d - t_{dk}}{h_{dk}}, \qquad a_{dk}, h_{dk} > 0
 
-    with :math:`\mu, s, a, t, h` functions of :math:`x_{<d}` and c. Shift and scale alone cannot bring
+    with :math:`\mu, s, a, t` functions of :math:`x_{<d}` and c, and h constant. Shift and scale alone cannot bring
     modes that move against each other to one place.
 
     Parameters
@@ -95,15 +94,16 @@ class MonotoneAutoregressive(nn.Module):
     """
 
     def __init__(
-        self, n_axes: int, n_condition: int, *, hidden: tuple[int, ...], reverse: bool = False, n_steps: int = 4
+        self, n_axes: int, n_condition: int, *, hidden: tuple[int, ...], reverse: bool = False, n_steps: int = 3
     ) -> None:
         super().__init__()
-        self.net = AutoregressiveNet(n_axes, n_condition, 2 + 3 * n_steps, hidden=hidden, reverse=reverse)
+        self.net = AutoregressiveNet(n_axes, n_condition, 2 + 2 * n_steps, hidden=hidden, reverse=reverse)
         self.reverse = reverse
         self.n_steps = n_steps
-        # Low steps, at places of their own: close to the identity, and steps that started at one place stayed together.
-        places = torch.linspace(-1.5, 1.5, n_steps)
-        self.start = nn.Parameter(torch.cat([torch.full((n_steps,), -3.0), places, torch.zeros(n_steps)]))
+        # Low steps: close to the identity. Steps that started at one place would stay together.
+        self.place = nn.Parameter(torch.linspace(-1.5, 1.5, n_steps)[:, None].repeat(1, n_axes))
+        self.log_width = nn.Parameter(torch.zeros(n_steps, n_axes))
+        self.start_height = nn.Parameter(torch.full((n_steps, 1), -3.0))
 
     def forward(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """Transformed ``(n_cells, n_axes)`` and ``log |det|`` ``(n_cells,)``."""
@@ -122,11 +122,12 @@ class MonotoneAutoregressive(nn.Module):
         return x
 
     def _shape_of(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, ...]:
-        """Shift and log scale ``(n_cells, n_axes)``; height, place and sharpness ``(n_cells, n_steps, n_axes)``."""
-        shift, log_scale, *rest = self.net(x, c)
-        parts = torch.stack(rest, dim=1) + self.start[:, None]
-        height, place, sharpness = parts.split(self.n_steps, dim=1)
-        return shift, soft_clip(log_scale), F.softplus(height), place, torch.exp(soft_clip(sharpness, 2.0))
+        """Shift, log scale ``(n_cells, n_axes)``, height, place ``(n_cells, n_steps, n_axes)`` and ``1 / h`` of one."""
+        output = self.net(x, c)
+        raw, place = output[:, 2:].split(self.n_steps, dim=1)
+        height = F.softplus(raw + self.start_height)
+        sharpness = torch.exp(-soft_clip(self.log_width, 2.0))
+        return output[:, 0], soft_clip(output[:, 1]), height, place + self.place, sharpness
 
 
 def _bend(u: Tensor, height: Tensor, place: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,7 +175,7 @@ class AutoregressiveMixture(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density ``(n_cells,)``, nats."""
-        parts = torch.stack(self.net(z, None), dim=1) + self.start[:, None]
+        parts = self.net(z, None) + self.start[:, None]
         logit, mean, log_scale = parts.split(self.n_components, dim=1)
         log_scale = soft_clip(log_scale, 4.0)
         log_weight = F.log_softmax(logit, dim=1)
