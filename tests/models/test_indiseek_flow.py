@@ -14,7 +14,8 @@ FLOW = {"specific": "flow", "n_shared": 4, "n_context": 6, "hidden": (32,)}
 def flow(make_mdata):
     mdata = make_mdata(200)
     model = IndiSeekModel(mdata, **FLOW, n_specific=3)
-    model.train(**FAST | {"max_epochs": 3})
+    # So few steps at the default learning rate of a flow would leave it far from any fit.
+    model.train(**FAST | {"max_epochs": 3}, lr=3e-3)
     return model, mdata
 
 
@@ -52,7 +53,7 @@ def test_specific_codes_of_one_modality_are_predicted_with_a_warning(flow, log):
     paired = model.get_latent_representation(modality="prot", kind="specific")
     # Predicted conditions give nearly, not exactly, the code of the paired cell.
     correlation = [np.corrcoef(code[:, j], paired[:, j])[0, 1] for j in range(3)]
-    assert np.mean(correlation) > 0.7
+    assert min(correlation) > 0.8
     assert not np.array_equal(code, paired)
 
 

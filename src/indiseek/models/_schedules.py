@@ -44,14 +44,7 @@ def epochs_and_sizes(
     n_train
         Number of training cells.
     max_epochs, batch_size
-        One number for all stages, numbers for some of them, or None.
-
-    Raises
-    ------
-    KeyError
-        If a stage is unknown.
-    ValueError
-        If a number is too small.
+        Values of :func:`indiseek.models._arguments.by_stage`, which raises for what is wrong with them.
     """
     sizes = by_stage("batch_size", batch_size, {name: d.batch_size for name, d in defaults.items()}, low=2)
     default_epochs = {name: max(1, round(d.n_steps * sizes[name] / n_train)) for name, d in defaults.items()}
@@ -122,16 +115,9 @@ def schedule(
     n_train
         Number of training cells.
     max_epochs, batch_size
-        One number for all stages, numbers for some of them, or None.
+        As in :func:`epochs_and_sizes`, which raises for what is wrong with them.
     patience, n_critic_steps, given
         As in :func:`shared_settings` and :func:`specific_settings`.
-
-    Raises
-    ------
-    KeyError
-        If a stage is unknown.
-    ValueError
-        If a number is too small.
     """
     defaults = {stage: DEFAULTS[method if stage == "specific" else "shared"] for stage in stages}
     epochs, sizes = epochs_and_sizes(defaults, n_train, max_epochs=max_epochs, batch_size=batch_size)
