@@ -5,13 +5,14 @@ PIP_ARGS ?=
 DEMO_OUT ?= demo-output
 
 VENV := .venv
+CLUE := .venv-clue
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint typecheck docs clean
+.PHONY: help demo test lint typecheck docs peers clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,15 +33,17 @@ typecheck: $(VENV)/.test ## mypy
 docs: $(VENV)/.doc ## build docs/_build/html, warnings are errors
 	$(BIN)/python -m sphinx -b html -W --keep-going -n docs docs/_build/html
 
+peers: $(VENV)/.bench $(CLUE)/.done ## install what benchmarks compare with, CLUE in an environment of its own
+
 clean: ## remove .venv and everything that was built
-	rm -rf $(VENV) build dist demo-output docs/_build docs/api/generated .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CLUE) build dist demo-output docs/_build docs/api/generated .mypy_cache .pytest_cache .ruff_cache
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # --group needs pip 25.1 or newer, and a fresh venv brings whatever pip its Python shipped with: upgrade it first.
 # An editable install, so that the tests always run against this checkout. Each stamp stands for one set of packages:
 # the demo need not wait for the tools of the tests or the docs.
 $(VENV)/.package: pyproject.toml constraints.txt
-	rm -f $(VENV)/.package $(VENV)/.test $(VENV)/.doc
+	rm -f $(VENV)/.package $(VENV)/.test $(VENV)/.doc $(VENV)/.bench
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) pip
 	$(INSTALL) torch
@@ -53,4 +56,13 @@ $(VENV)/.test: $(VENV)/.package
 
 $(VENV)/.doc: $(VENV)/.package
 	$(INSTALL) --group doc
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.package
+	$(INSTALL) --group bench
+	touch $@
+
+$(CLUE)/.done: $(VENV)/.package
+	$(PYTHON) -m venv $(CLUE)
+	$(CLUE)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt $(PIP_ARGS) torch scglue==0.4.1
 	touch $@

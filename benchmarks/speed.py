@@ -1,107 +1,171 @@
-"""Speed and memory beside TOTALVI on the same cells and threads: ``python benchmarks/speed.py --quick``.
+"""Speed and memory beside other methods on the same cells and threads: ``python benchmarks/speed.py --sizes 20000``.
 
-Each method runs in a process of its own, so that its peak memory is its own. TOTALVI runs with its defaults.
+Each method runs in a process of its own, one after the other, so that its peak memory and the machine are its own, and
+with its own defaults. ``make peers`` installs them. ``--quick`` is the sample, and of TOTALVI five epochs only.
 ``--profile`` says instead in which operations a default fit spends its time, stage by stage.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import logging
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import matplotlib.pyplot as plt
 import mudata
 import numpy as np
 import pandas as pd
 import torch
-from _table import markdown, write
+from _resampled import DESCRIPTION, write_resampled
+from _table import RESULTS, markdown, write_text
 from lightning.pytorch import Callback, Trainer
 from mudata import MuData
 
 from indiseek import IndiSeekModel, datasets
 
+Figures = dict[str, float]
 
-def cells(n_cells: int | None) -> MuData:
-    """The sample, or real cells resampled to `n_cells` with fresh Poisson noise."""
-    mdata = datasets.pbmc10k_cite()
-    if n_cells is None:
-        return mdata
-    rng = np.random.default_rng(0)
-    rows = rng.integers(mdata.n_obs, size=n_cells)
-    with mudata.set_options(pull_on_update=False):
-        sampled = mdata[rows].copy()
-        for adata in sampled.mod.values():
-            values = adata.X
-            if isinstance(values, np.ndarray):
-                adata.X = rng.poisson(values).astype(np.float32)
-            else:
-                values.data = rng.poisson(values.data).astype(np.float32)
-                values.eliminate_zeros()
-            adata.obs_names = [f"cell{i}" for i in range(n_cells)]
-        return MuData(dict(sampled.mod))
+N_SAMPLE = 6855
+QUICK_EPOCHS = 5
+STAGES = {"shared": "shared codes", "context": "wide codes", "specific": "flow"}
+_CLUE = Path(__file__).parents[1] / ".venv-clue" / "bin" / "python"
+_TOTALVI_TRAIN_SHARE = 0.9
 
 
-def indiseek_fit(mdata: MuData, epochs: int | None) -> dict[str, float]:
-    """Default fit, and the throughput of each stage in its training epochs."""
-    model = IndiSeekModel(mdata)
+def indiseek_fit(mdata: MuData, accelerator: str) -> Figures:
+    """Default fit with all codes, and the throughput of each stage in its training epochs."""
     started = time.perf_counter()
-    model.train(epochs, show_progress=False)
-    wall = time.perf_counter() - started
-    result = {"fit, s": wall}
-    n_epochs_of_all = 0
+    model = IndiSeekModel(mdata)
+    model.train(accelerator=accelerator, show_progress=False)
+    found = {"fit, s": time.perf_counter() - started}
+    n_epochs = {stage: len(model.history[f"{stage}/train_loss"]) for stage in model.stage_seconds}
     for stage, seconds in model.stage_seconds.items():
-        n_epochs = len(model.history[f"{stage}/train_loss"])
-        n_epochs_of_all += n_epochs
-        result[f"{stage}: epochs"] = n_epochs
-        result[f"{stage}: s"] = seconds
-        result[f"{stage}: cells/s"] = n_epochs * len(model.train_indices) / seconds
-    total = sum(model.stage_seconds.values())
-    result["all stages: cells/s"] = n_epochs_of_all * len(model.train_indices) / total
-    return result
+        found |= {f"{stage}: epochs": n_epochs[stage], f"{stage}: s": seconds}
+        found[f"{stage}: cells/s"] = n_epochs[stage] * len(model.train_indices) / seconds
+    found["epochs"] = sum(n_epochs.values())
+    found["cells/s"] = found["epochs"] * len(model.train_indices) / sum(model.stage_seconds.values())
+    return found
 
 
-def totalvi_fit(mdata: MuData, epochs: int | None) -> dict[str, float]:
-    """TOTALVI with its defaults; `epochs` limits it where only the throughput is wanted."""
+def totalvi_fit(mdata: MuData, accelerator: str) -> Figures:
+    """Default fit of TOTALVI on raw counts, with early stopping, and its codes."""
+    from scvi.model import TOTALVI
+
+    started = time.perf_counter()
+    TOTALVI.setup_mudata(mdata, modalities={"rna_layer": "rna", "protein_layer": "prot"})
+    model = TOTALVI(mdata)
+    before = time.perf_counter()
+    model.train(accelerator=accelerator, enable_progress_bar=False)
+    trained = time.perf_counter() - before
+    model.get_latent_representation()
+    wall = time.perf_counter() - started
+    n_epochs = len(model.history["elbo_train"])
+    return {"fit, s": wall, "epochs": n_epochs, "cells/s": n_epochs * _TOTALVI_TRAIN_SHARE * mdata.n_obs / trained}
+
+
+def totalvi_epochs(mdata: MuData, accelerator: str) -> Figures:
+    """A few epochs of TOTALVI after a first one, which carries set-up that a long run does not feel."""
     from scvi.model import TOTALVI
 
     TOTALVI.setup_mudata(mdata, modalities={"rna_layer": "rna", "protein_layer": "prot"})
     model = TOTALVI(mdata)
-    # The first epoch carries set-up that a long run does not feel.
-    model.train(max_epochs=1, enable_progress_bar=False)
+    model.train(max_epochs=1, accelerator=accelerator, enable_progress_bar=False)
     started = time.perf_counter()
-    model.train(max_epochs=epochs, enable_progress_bar=False)
+    model.train(max_epochs=QUICK_EPOCHS, accelerator=accelerator, enable_progress_bar=False)
     wall = time.perf_counter() - started
     n_epochs = len(model.history["elbo_train"]) - 1
-    return {"fit, s": wall, "epochs": n_epochs, "cells/s": n_epochs * 0.9 * mdata.n_obs / wall}
+    return {"epochs": n_epochs, "cells/s": n_epochs * _TOTALVI_TRAIN_SHARE * mdata.n_obs / wall}
 
 
-METHODS = {"indiseek": indiseek_fit, "totalvi": totalvi_fit}
+def mofa_fit(mdata: MuData, accelerator: str) -> Figures:
+    """MOFA+ (mofapy2) with its defaults on log-normalised genes and log-ratios of proteins."""
+    import scanpy as sc
+    from mofapy2.run.entry_point import entry_point
+
+    started = time.perf_counter()
+    rna = mdata["rna"].copy()
+    sc.pp.normalize_total(rna)
+    sc.pp.log1p(rna)
+    prot = np.log1p(mdata["prot"].X)
+    prot -= prot.mean(axis=1, keepdims=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        run = entry_point()
+        run.set_data_options()
+        run.set_data_matrix([[rna.X.toarray()], [prot]], views_names=["rna", "prot"])
+        run.set_model_options()
+        run.set_train_options(seed=0, quiet=True, gpu_mode=accelerator == "cuda")
+        run.build()
+        run.run()
+    return {"fit, s": time.perf_counter() - started}
 
 
-def run_one(method: str, n_cells: int | None, epochs: int | None) -> None:
+METHODS = {
+    "IndiSeek": indiseek_fit,
+    "TOTALVI": totalvi_fit,
+    "TOTALVI, few epochs": totalvi_epochs,
+    "MOFA+": mofa_fit,
+}
+
+
+def run_one(method: str, path: Path, accelerator: str) -> None:
     """Child process: fit one method and print its figures."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    mdata = cells(n_cells)
+    with mudata.set_options(pull_on_update=False):
+        mdata = mudata.read_h5mu(path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = METHODS[method](mdata, epochs)
+    found = METHODS[method](mdata, accelerator)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result |= {"peak RSS, GiB": peak / 2**20, "of which data and imports, GiB": before / 2**20}
-    result |= {"cells": mdata.n_obs, "threads": torch.get_num_threads()}
-    print(json.dumps(result))
+    found |= {"peak RSS, GiB": peak / 2**20, "of which data and imports, GiB": before / 2**20}
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        found["peak GPU, GiB"] = torch.cuda.max_memory_allocated() / 2**30
+    print(json.dumps(found | {"cells": mdata.n_obs, "threads": torch.get_num_threads()}))
 
 
-def profile(n_cells: int | None) -> None:
+def spawn(method: str, path: Path, accelerator: str) -> Figures | None:
+    """Run a method in a process of its own; None if it is not installed."""
+    if method == "CLUE":
+        if not _CLUE.exists():
+            return None
+        command = [str(_CLUE), str(Path(__file__).with_name("_clue.py")), str(path)]
+    elif method == "MOFA+" and find_spec("mofapy2") is None:
+        return None
+    else:
+        command = [sys.executable, __file__, "--one", method, "--file", str(path), "--device", accelerator]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout
+    return json.loads(output.strip().splitlines()[-1])
+
+
+def import_seconds(package: str, n_times: int = 5) -> float:
+    """Median time of an import in a fresh process."""
+
+    def once() -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-W", "ignore", "-c", f"import {package}"], check=True)
+        return time.perf_counter() - started
+
+    once()
+    return statistics.median(once() for _ in range(n_times))
+
+
+def profile(path: Path) -> None:
     """Print by stage the operations that take most of the processor's time in two epochs."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    mdata = cells(n_cells)
+    mdata = mudata.read_h5mu(path)
     for stage in ("shared", "specific"):
         epochs = {"shared": 1, "context": 1, "specific": 1} | {stage: 3}
         model = IndiSeekModel(mdata)
@@ -138,49 +202,134 @@ class _Recorder(Callback):
             self.profiler.stop()
 
 
-def spawn(method: str, n_cells: int | None, epochs: int | None) -> dict[str, float]:
-    """Run a method in a process of its own."""
-    command = [sys.executable, __file__, "--one", method]
-    command += ["--cells", str(n_cells)] if n_cells else []
-    command += ["--epochs", str(epochs)] if epochs else []
-    output = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout
-    return json.loads(output.strip().splitlines()[-1])
+@contextlib.contextmanager
+def cells_on_disk(n_cells: int) -> Iterator[Path]:
+    """A file of so many cells: the sample itself, or resampled ones."""
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "cells.h5mu"
+        if n_cells == N_SAMPLE:
+            datasets.pbmc10k_cite().write(path)
+        else:
+            write_resampled(path, n_cells)
+        yield path
+
+
+def rows_of(n_cells: int, found: dict[str, Figures | None]) -> list[dict[str, str]]:
+    """Rows of the table: each method, and the stages of IndiSeek."""
+    ours, rows = found["IndiSeek"], []
+    for method, figures in found.items():
+        row = {"cells": f"{n_cells:,}", "method": method}
+        if figures is None:
+            rows.append(row | {"fit, s": "not installed"})
+            continue
+        row |= {key: f"{figures[key]:,.{digits}f}" for key, digits in _COLUMNS.items() if key in figures}
+        if figures is not ours:
+            for key, (above, below) in {"fit, s": (figures, ours), "cells/s": (ours, figures)}.items():
+                if key in figures:
+                    row[_RATIOS[key]] = f"{above[key] / below[key]:.1f}"
+        rows.append(row)
+        if figures is ours:
+            rows += [_stage_row(stage, row, ours, found) for stage in STAGES if f"{stage}: s" in ours]
+    return rows
+
+
+_COLUMNS = {
+    "fit, s": 0,
+    "epochs": 0,
+    "cells/s": 0,
+    "peak RSS, GiB": 2,
+    "of which data and imports, GiB": 2,
+    "peak GPU, GiB": 2,
+}
+_RATIOS = {"fit, s": "time, in fits of IndiSeek", "cells/s": "cells/s of IndiSeek over these"}
+
+
+def _stage_row(stage: str, row: dict[str, str], ours: Figures, found: dict[str, Figures | None]) -> dict[str, str]:
+    figures = {key: ours[f"{stage}: {key}"] for key in ("s", "epochs", "cells/s")}
+    label = f"- its {STAGES[stage]}"
+    totalvi = next((f for name, f in found.items() if name.startswith("TOTALVI") and f), None)
+    if totalvi:
+        label += f" ({figures['cells/s'] / totalvi['cells/s']:.1f} times TOTALVI's cells/s)"
+    return {
+        "cells": row["cells"],
+        "method": label,
+        "fit, s": f"{figures['s']:,.0f}",
+        "epochs": f"{figures['epochs']:,.0f}",
+        "cells/s": f"{figures['cells/s']:,.0f}",
+    }
+
+
+def plot(path: Path, results: dict[int, dict[str, Figures | None]]) -> None:
+    """Time, throughput and memory of each method against the number of cells."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    for axis, key in zip(axes, ("fit, s", "cells/s", "peak RSS, GiB"), strict=True):
+        for method in dict.fromkeys(name for found in results.values() for name in found):
+            points = [(n, f[key]) for n, found in results.items() if (f := found.get(method)) and key in f]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="o", label=method)
+        axis.set(xscale="log", yscale="log", xlabel="cells", title=key)
+        sizes = list(results)
+        axis.set_xticks(sizes, [f"{n:,}" for n in sizes])
+        axis.minorticks_off()
+        axis.margins(0.15)
+    axes[0].legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def main() -> None:
     """Run, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the sample; TOTALVI for a few epochs only")
-    parser.add_argument("--cells", type=int, help="resample the sample to this many cells")
-    parser.add_argument("--epochs", type=int, help="epochs of --one")
-    parser.add_argument("--profile", action="store_true", help="where the time of a fit goes")
-    parser.add_argument("--one", choices=sorted(METHODS), help="run one method in this process")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[N_SAMPLE, 20_000], help=f"{N_SAMPLE} is the sample")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="the sample and TOTALVI only, of which a few epochs")
+    parser.add_argument("--profile", action="store_true", help="where the time of a fit goes, on the first size")
+    parser.add_argument("--one", choices=sorted(METHODS), help="run one method in this process, on --file")
+    parser.add_argument("--file", type=Path, help="cells of --one")
     options = parser.parse_args()
     if options.one:
-        run_one(options.one, options.cells, options.epochs)
+        run_one(options.one, options.file, options.device)
         return
     if options.profile:
-        profile(options.cells)
+        with cells_on_disk(options.sizes[0]) as path:
+            profile(path)
         return
-    ours = spawn("indiseek", options.cells, None)
-    theirs = spawn("totalvi", options.cells, 5 if options.quick else None)
-    rows = [("IndiSeek, default fit", key, value) for key, value in ours.items()]
-    rows += [("TOTALVI", key, value) for key, value in theirs.items()]
-    for stage in ("stage shared", "stage specific", "all stages"):
-        ratio = ours[f"{stage.removeprefix('stage ')}: cells/s"] / theirs["cells/s"]
-        rows.append(("ratio", f"cells/s, {stage} / TOTALVI", ratio))
-    table = pd.DataFrame(rows, columns=["method", "figure", "value"])
-    table["value"] = table["value"].map(lambda v: f"{v:,.2f}" if abs(v) < 100 else f"{v:,.0f}")
-    name = "speed" + (f"-{options.cells}" if options.cells else "") + ("-quick" if options.quick else "")
-    write(
-        name,
-        "Speed and memory on the same cells and threads",
-        table,
-        {"indiseek": ours, "totalvi": theirs},
-        "Each method in a process of its own; cells/s counts training cells, in whole epochs with their validation. "
-        "IndiSeek transforms the data inside the fit; TOTALVI reads raw counts."
-        + (" TOTALVI ran 5 epochs after a first one that is not counted." if options.quick else ""),
+    sizes = [N_SAMPLE] if options.quick else options.sizes
+    methods = ("IndiSeek", "TOTALVI, few epochs") if options.quick else ("IndiSeek", "TOTALVI", "MOFA+", "CLUE")
+    results: dict[int, dict[str, Figures | None]] = {n: {} for n in sizes}
+    for n_cells in sizes:
+        with cells_on_disk(n_cells) as path:
+            for method in methods:
+                results[n_cells][method] = spawn(method, path, options.device)
+                print(f"{n_cells} {method}: {results[n_cells][method]}", file=sys.stderr, flush=True)
+    imports = {package: import_seconds(package) for package in ("indiseek", "scvi")}
+    name = "speed" + ("" if options.device == "cpu" else f"-{options.device}") + ("-quick" if options.quick else "")
+    rows = [row for n_cells, found in results.items() for row in rows_of(n_cells, found)]
+    columns = ["cells", "method", "fit, s", *_RATIOS.values(), *list(_COLUMNS)[1:]]
+    table = pd.DataFrame(rows).reindex(columns=columns).dropna(axis="columns", how="all").fillna("")
+    notes = _NOTES.format(
+        description=DESCRIPTION,
+        device=torch.cuda.get_device_name() if options.device == "cuda" else "CPU",
+        threads=results[sizes[0]]["IndiSeek"]["threads"],
+        ours=imports["indiseek"],
+        theirs=imports["scvi"],
+        ratio=imports["indiseek"] / imports["scvi"],
+        n_sample=N_SAMPLE,
+        n_epochs=QUICK_EPOCHS,
     )
+    write_text(name, "Speed and memory", markdown(table), {"results": results, "imports, s": imports}, notes)
+    if not options.quick:
+        plot(RESULTS / f"{name}.png", results)
+
+
+_NOTES = """\
+{device}, {threads} thread(s); each method in a process of its own, with its own defaults, one after the other.
+{n_sample:,} cells are the sample (4,000 genes, 14 proteins). Other sizes: {description}
+Fit: transforms, training and codes of all cells. cells/s counts training cells in whole epochs with their validation.
+TOTALVI and CLUE stop early, as by their defaults; "few epochs" are {n_epochs} after a first one that is not counted.
+CLUE: counts, encoded from principal components. MOFA+: log-normalised genes, log-ratios of proteins.
+
+Import, median of 5: `import indiseek` {ours:.2f} s, `import scvi` {theirs:.2f} s, ratio {ratio:.2f}."""
 
 
 if __name__ == "__main__":
