@@ -2,7 +2,7 @@
 
 All methods see the same cells and are judged by the same certificate. Each fit is kept in ``benchmarks/.cache``: a run
 that was stopped goes on, and runs with other ``--data``, ``--methods`` or ``--seeds`` add to the same table.
-Peers that are not installed are said to be so; ``pip install --group bench`` brings them.
+Peers that are not installed are said to be so; ``make peers`` brings them.
 
 With ``--quick``: how well the shared codes match RNA to protein, beside linear baselines on the same cells, and what
 fresh probes find of the true shared and private factors in each code of simulated cells.

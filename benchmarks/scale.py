@@ -133,7 +133,10 @@ def main() -> None:
                 rows.append([f"{n_cells:,}", where, convert_s, *(f"{found[where][key]:,.1f}" for key in COLUMNS)])
     table = pd.DataFrame(rows, columns=["cells", "from", "convert, s", *COLUMNS])
     threads = results[options.sizes[0]]["disk"]["threads"]
-    notes = f"{DESCRIPTION} Default IndiSeekModel; opening, checking, fitting and writing all codes are in the total, converting is not. {threads} thread(s)."
+    notes = (
+        f"{DESCRIPTION} Default IndiSeekModel; opening, checking, fitting and writing all codes are in the total, "
+        f"converting is not. {threads} thread(s)."
+    )
     if len(results) > 1:
         totals = [found["disk"]["total, s"] for found in results.values()]
         slope = np.polyfit(np.log(list(results)), np.log(totals), 1)[0]
