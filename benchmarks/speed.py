@@ -1,7 +1,8 @@
 """Speed and memory beside other methods on the same cells and threads: ``python benchmarks/speed.py --sizes 20000``.
 
 Each method runs in a process of its own, one after the other, so that its peak memory and the machine are its own, and
-with its own defaults. ``make peers`` installs them. ``--quick`` is the sample, and of TOTALVI five epochs only.
+with its own defaults. ``make peers`` installs them. Each result is kept in ``benchmarks/.cache``: a run that was
+stopped goes on, and ``--fresh`` measures all again. ``--quick`` is the sample, and of TOTALVI five epochs only.
 ``--profile`` says instead in which operations a default fit spends its time, stage by stage.
 """
 
@@ -29,6 +30,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import torch
+from _cache import CACHE, kept
 from _resampled import DESCRIPTION, write_resampled
 from _table import RESULTS, markdown, write_text
 from lightning.pytorch import Callback, Trainer
@@ -135,14 +137,17 @@ def run_one(method: str, path: Path, accelerator: str) -> None:
     print(json.dumps(found | {"cells": mdata.n_obs, "threads": torch.get_num_threads()}))
 
 
-def spawn(method: str, path: Path, accelerator: str) -> Figures | None:
-    """Run a method in a process of its own; None if it is not installed."""
+def installed(method: str) -> bool:
+    """Whether a peer is at hand."""
     if method == "CLUE":
-        if not _CLUE.exists():
-            return None
+        return _CLUE.exists()
+    return method != "MOFA+" or find_spec("mofapy2") is not None
+
+
+def spawn(method: str, path: Path, accelerator: str) -> Figures:
+    """Run a method in a process of its own."""
+    if method == "CLUE":
         command = [str(_CLUE), str(Path(__file__).with_name("_clue.py")), str(path)]
-    elif method == "MOFA+" and find_spec("mofapy2") is None:
-        return None
     else:
         command = [sys.executable, __file__, "--one", method, "--file", str(path), "--device", accelerator]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout
@@ -283,6 +288,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[N_SAMPLE, 20_000], help=f"{N_SAMPLE} is the sample")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="the sample and TOTALVI only, of which a few epochs")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is in the cache")
     parser.add_argument("--profile", action="store_true", help="where the time of a fit goes, on the first size")
     parser.add_argument("--one", choices=sorted(METHODS), help="run one method in this process, on --file")
     parser.add_argument("--file", type=Path, help="cells of --one")
@@ -297,11 +303,18 @@ def main() -> None:
     sizes = [N_SAMPLE] if options.quick else options.sizes
     methods = ("IndiSeek", "TOTALVI, few epochs") if options.quick else ("IndiSeek", "TOTALVI", "MOFA+", "CLUE")
     results: dict[int, dict[str, Figures | None]] = {n: {} for n in sizes}
+    kind = f"{options.device}-{torch.get_num_threads()}"
     for n_cells in sizes:
         with cells_on_disk(n_cells) as path:
             for method in methods:
-                results[n_cells][method] = spawn(method, path, options.device)
-                print(f"{n_cells} {method}: {results[n_cells][method]}", file=sys.stderr, flush=True)
+                name = CACHE / "speed" / f"{kind}-{n_cells}-{method.replace(' ', '_')}.json"
+
+                def measure(method: str = method, path: Path = path) -> Figures:
+                    return spawn(method, path, options.device)
+
+                found = kept(name, measure, fresh=options.fresh) if installed(method) else None
+                results[n_cells][method] = found
+                print(f"{n_cells} {method}: {found}", file=sys.stderr, flush=True)
     imports = {package: import_seconds(package) for package in ("indiseek", "scvi")}
     name = "speed" + ("" if options.device == "cpu" else f"-{options.device}") + ("-quick" if options.quick else "")
     rows = [row for n_cells, found in results.items() for row in rows_of(n_cells, found)]
