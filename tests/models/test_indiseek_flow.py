@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from model_contract import FAST, latents, pair
+from model_contract import FAST, At, interrupt, latents, pair
 
 from indiseek.models import IndiSeekModel
 
@@ -27,6 +27,11 @@ def test_a_cell_that_is_its_own_donor_gives_back_its_features(flow):
         np.testing.assert_allclose(same, model.get_features(modality=name, indices=rows), atol=2e-3)
         other = model.counterfactual(modality=name, indices=rows, donors=[140, 3, 77])
         assert other.shape == same.shape and not np.allclose(other, same, atol=0.01)
+
+
+def test_an_interrupted_flow_says_that_its_last_weights_are_kept(mdata, log):
+    IndiSeekModel(mdata, **FLOW).train(**FAST | {"max_epochs": 3}, callbacks=[At(2, interrupt, epoch=1)])
+    assert "in stage 'specific' after 1 epochs; the last weights so far are kept" in log.records[-1].getMessage()
 
 
 def test_counterfactuals_say_what_they_need(flow, mdata):

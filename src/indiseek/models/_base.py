@@ -79,7 +79,7 @@ class MultimodalModel(LatentModel):
 
         The cells are split once into training, validation and test cells; test cells are touched by no
         fit, no early stopping and no transform. A second call continues from the weights that are there.
-        Ctrl-C ends the stage that runs and keeps its best weights.
+        Ctrl-C ends the stage that runs and keeps its weights: the best ones where the stage stops early.
 
         Parameters
         ----------

@@ -195,8 +195,9 @@ def fit_stages(
         if result.interrupted:
             if not fitted.trained_stages:
                 raise KeyboardInterrupt
+            kept = "last" if plan.settings[stage].patience is None else "best"
             logger.warning(
-                f"training interrupted in stage {stage!r} after {len(result.history)} epochs; the best weights "
+                f"training interrupted in stage {stage!r} after {len(result.history)} epochs; the {kept} weights "
                 "so far are kept, train() goes on from them."
             )
             return False
