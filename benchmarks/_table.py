@@ -73,6 +73,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def spread(values: list[float], digits: int = 3) -> str:
-    """Mean and, in brackets, the lowest and highest value."""
+    """Mean and, of more than one value, the lowest and highest in brackets."""
     low, high, mean = min(values), max(values), sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -86,6 +86,7 @@ def quick(n_seeds: int) -> None:
     for seed in range(n_seeds):
         retrieval(seed, values)
         known_truth(seed, "nce-club", values, specific="nce-club")
+        known_truth(seed, "flow", values, n_specific=8)
         known_truth(seed, "nce-club, independence off", values, specific="nce-club", independence_weight=0.0)
         print(f"seed {seed} done after {time.perf_counter() - started:.0f} s", flush=True)
     write(
