@@ -16,7 +16,7 @@ from indiseek.models._base import MultimodalModel
 from indiseek.models._module import INFERENCE_BATCH
 
 # Whole batches and whole chunks of the transforms, so that the codes are those of write_latents to the last bit.
-_CHUNK_CELLS = 4 * INFERENCE_BATCH
+_CHUNK_CELLS = 16 * INFERENCE_BATCH
 
 
 def embed(

@@ -14,7 +14,8 @@ from indiseek.data import Transform, Values
 from indiseek.nn import CodeBridge
 from indiseek.objectives import Batch, Objective
 
-INFERENCE_BATCH = 8192
+# Small enough that what a flow of 100 proteins needs for a batch, some 30 kB a cell, stays below the data.
+INFERENCE_BATCH = 2048
 # Stages that see features only; their codes, side by side, are what later stages see of the other modalities.
 _CONDITIONS = ("shared", "context")
 

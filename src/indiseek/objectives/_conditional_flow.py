@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from indiseek.nn import ConditionalFlow
 from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
 
-_PIECE_CELLS = 8192
+# As in inference, whose memory it is to stay below: the map is wide.
+_PIECE_CELLS = 2048
 
 
 @final
