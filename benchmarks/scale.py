@@ -150,8 +150,8 @@ def main() -> None:
     if len(results) > 1:
         every, rest = (slope(results, but_training=but) for but in (False, True))
         notes += (
-            f" Slope of log time on log cells, from disk: {every:.2f}, and {rest:.2f} without training, whose number of "
-            "steps grows only once an epoch is longer than they are."
+            f" Slope of log time on log cells, from disk: {every:.2f}, and {rest:.2f} without training, whose steps "
+            "grow in number only once an epoch is longer than they are."
         )
     ratios = [
         f"{n:,}: {r['disk']['cells/s'] / r['memory']['cells/s']:.2f}" for n, r in results.items() if "memory" in r
