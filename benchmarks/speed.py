@@ -45,6 +45,7 @@ QUICK_EPOCHS = 5
 STAGES = {"shared": "shared codes", "context": "wide codes", "specific": "flow"}
 _CLUE = Path(__file__).parents[1] / ".venv-clue" / "bin" / "python"
 _TOTALVI_TRAIN_SHARE = 0.9
+_STOPPED = "stopped after, s"
 
 
 def indiseek_fit(mdata: MuData, accelerator: str) -> Figures:
@@ -122,6 +123,9 @@ METHODS = {
 }
 
 
+ALL = ("IndiSeek", "TOTALVI", "MOFA+", "CLUE")
+
+
 def run_one(method: str, path: Path, accelerator: str) -> None:
     """Child process: fit one method and print its figures."""
     warnings.simplefilter("ignore")
@@ -144,14 +148,17 @@ def installed(method: str) -> bool:
     return method != "MOFA+" or find_spec("mofapy2") is not None
 
 
-def spawn(method: str, path: Path, accelerator: str) -> Figures:
-    """Run a method in a process of its own."""
+def spawn(method: str, path: Path, accelerator: str, limit: int) -> Figures:
+    """Run a method in a process of its own, for at most `limit` seconds."""
     if method == "CLUE":
         command = [str(_CLUE), str(Path(__file__).with_name("_clue.py")), str(path)]
     else:
         command = [sys.executable, __file__, "--one", method, "--file", str(path), "--device", accelerator]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout
-    return json.loads(output.strip().splitlines()[-1])
+    try:
+        process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {_STOPPED: limit}
+    return json.loads(process.stdout.strip().splitlines()[-1])
 
 
 def import_seconds(package: str, n_times: int = 5) -> float:
@@ -227,6 +234,9 @@ def rows_of(n_cells: int, found: dict[str, Figures | None]) -> list[dict[str, st
         if figures is None:
             rows.append(row | {"fit, s": "not installed"})
             continue
+        if _STOPPED in figures:
+            rows.append(row | {"fit, s": f"over {figures[_STOPPED]:,.0f}, stopped"})
+            continue
         row |= {key: f"{figures[key]:,.{digits}f}" for key, digits in _COLUMNS.items() if key in figures}
         if figures is not ours:
             for key, (above, below) in {"fit, s": (figures, ours), "cells/s": (ours, figures)}.items():
@@ -287,6 +297,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[N_SAMPLE, 20_000], help=f"{N_SAMPLE} is the sample")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--methods", nargs="+", choices=ALL, default=ALL, metavar="METHOD", help=f"of {', '.join(ALL)}")
+    parser.add_argument("--limit", type=int, default=7200, help="most seconds of one fit (default 7,200)")
     parser.add_argument("--quick", action="store_true", help="the sample and TOTALVI only, of which a few epochs")
     parser.add_argument("--fresh", action="store_true", help="measure again what is in the cache")
     parser.add_argument("--profile", action="store_true", help="where the time of a fit goes, on the first size")
@@ -301,7 +313,9 @@ def main() -> None:
             profile(path)
         return
     sizes = [N_SAMPLE] if options.quick else options.sizes
-    methods = ("IndiSeek", "TOTALVI, few epochs") if options.quick else ("IndiSeek", "TOTALVI", "MOFA+", "CLUE")
+    # The others are compared with it.
+    wanted = [method for method in ALL if method in {ALL[0], *options.methods}]
+    methods = [ALL[0], "TOTALVI, few epochs"] if options.quick else wanted
     results: dict[int, dict[str, Figures | None]] = {n: {} for n in sizes}
     kind = f"{options.device}-{torch.get_num_threads()}"
     for n_cells in sizes:
@@ -310,7 +324,7 @@ def main() -> None:
                 name = CACHE / "speed" / f"{kind}-{n_cells}-{method.replace(' ', '_')}.json"
 
                 def measure(method: str = method, path: Path = path) -> Figures:
-                    return spawn(method, path, options.device)
+                    return spawn(method, path, options.device, options.limit)
 
                 found = kept(name, measure, fresh=options.fresh) if installed(method) else None
                 results[n_cells][method] = found
