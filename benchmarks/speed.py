@@ -46,6 +46,17 @@ STAGES = {"shared": "shared codes", "context": "wide codes", "specific": "flow"}
 _CLUE = Path(__file__).parents[1] / ".venv-clue" / "bin" / "python"
 _TOTALVI_TRAIN_SHARE = 0.9
 _STOPPED = "stopped after, s"
+# The first is what the others are compared with.
+OURS, *PEERS = ("IndiSeek", "TOTALVI", "MOFA+", "CLUE")
+_COLUMNS = {
+    "fit, s": 0,
+    "epochs": 0,
+    "cells/s": 0,
+    "peak RSS, GiB": 2,
+    "of which data and imports, GiB": 2,
+    "peak GPU, GiB": 2,
+}
+_RATIOS = {"fit, s": "time, in fits of IndiSeek", "cells/s": "cells/s of IndiSeek over these"}
 
 
 def indiseek_fit(mdata: MuData, accelerator: str) -> Figures:
@@ -116,14 +127,11 @@ def mofa_fit(mdata: MuData, accelerator: str) -> Figures:
 
 
 METHODS = {
-    "IndiSeek": indiseek_fit,
+    OURS: indiseek_fit,
     "TOTALVI": totalvi_fit,
     "TOTALVI, few epochs": totalvi_epochs,
     "MOFA+": mofa_fit,
 }
-
-
-ALL = ("IndiSeek", "TOTALVI", "MOFA+", "CLUE")
 
 
 def run_one(method: str, path: Path, accelerator: str) -> None:
@@ -228,7 +236,7 @@ def cells_on_disk(n_cells: int) -> Iterator[Path]:
 
 def rows_of(n_cells: int, found: dict[str, Figures | None]) -> list[dict[str, str]]:
     """Rows of the table: each method, and the stages of IndiSeek."""
-    ours, rows = found["IndiSeek"], []
+    ours, rows = found[OURS], []
     for method, figures in found.items():
         row = {"cells": f"{n_cells:,}", "method": method}
         if figures is None:
@@ -248,22 +256,12 @@ def rows_of(n_cells: int, found: dict[str, Figures | None]) -> list[dict[str, st
     return rows
 
 
-_COLUMNS = {
-    "fit, s": 0,
-    "epochs": 0,
-    "cells/s": 0,
-    "peak RSS, GiB": 2,
-    "of which data and imports, GiB": 2,
-    "peak GPU, GiB": 2,
-}
-_RATIOS = {"fit, s": "time, in fits of IndiSeek", "cells/s": "cells/s of IndiSeek over these"}
-
-
 def _stage_row(stage: str, row: dict[str, str], ours: Figures, found: dict[str, Figures | None]) -> dict[str, str]:
     figures = {key: ours[f"{stage}: {key}"] for key in ("s", "epochs", "cells/s")}
     label = f"- its {STAGES[stage]}"
     totalvi = next((f for name, f in found.items() if name.startswith("TOTALVI") and f), None)
-    if totalvi:
+    # A fit that was stopped has no throughput.
+    if totalvi and "cells/s" in totalvi:
         label += f" ({figures['cells/s'] / totalvi['cells/s']:.1f} times TOTALVI's cells/s)"
     return {
         "cells": row["cells"],
@@ -297,7 +295,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[N_SAMPLE, 20_000], help=f"{N_SAMPLE} is the sample")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--methods", nargs="+", choices=ALL, default=ALL, metavar="METHOD", help=f"of {', '.join(ALL)}")
+    parser.add_argument(
+        "--methods", nargs="+", choices=PEERS, default=PEERS, metavar="PEER", help=f"of {', '.join(PEERS)}"
+    )
     parser.add_argument("--limit", type=int, default=7200, help="most seconds of one fit (default 7,200)")
     parser.add_argument("--quick", action="store_true", help="the sample and TOTALVI only, of which a few epochs")
     parser.add_argument("--fresh", action="store_true", help="measure again what is in the cache")
@@ -313,9 +313,7 @@ def main() -> None:
             profile(path)
         return
     sizes = [N_SAMPLE] if options.quick else options.sizes
-    # The others are compared with it.
-    wanted = [method for method in ALL if method in {ALL[0], *options.methods}]
-    methods = [ALL[0], "TOTALVI, few epochs"] if options.quick else wanted
+    methods = [OURS, *(["TOTALVI, few epochs"] if options.quick else options.methods)]
     results: dict[int, dict[str, Figures | None]] = {n: {} for n in sizes}
     kind = f"{options.device}-{torch.get_num_threads()}"
     for n_cells in sizes:
@@ -337,7 +335,7 @@ def main() -> None:
     notes = _NOTES.format(
         description=DESCRIPTION,
         device=torch.cuda.get_device_name() if options.device == "cuda" else "CPU",
-        threads=results[sizes[0]]["IndiSeek"]["threads"],
+        threads=results[sizes[0]][OURS]["threads"],
         ours=imports["indiseek"],
         theirs=imports["scvi"],
         ratio=imports["indiseek"] / imports["scvi"],
