@@ -25,12 +25,14 @@ import torch
 from _resampled import DESCRIPTION, write_resampled
 from _table import write
 
-from indiseek import IndiSeekModel
+from indiseek import CoMMModel, DisentangledSSLModel, IndiSeekModel
 from indiseek.data import convert, open_mudata
 from indiseek.models import embed
 
+MODELS = {model.__name__: model for model in (IndiSeekModel, DisentangledSSLModel, CoMMModel)}
 
-def fit(path: Path, out: Path) -> dict[str, float]:
+
+def fit(model_name: str, path: Path, out: Path) -> dict[str, float]:
     """Default fit from disk (a zarr) or in memory (an h5mu), then all codes written."""
     seconds = {}
 
@@ -41,7 +43,7 @@ def fit(path: Path, out: Path) -> dict[str, float]:
     with mudata.set_options(pull_on_update=False):
         mdata = open_mudata(path) if path.suffix == ".zarr" else mudata.read_h5mu(path)
     lap("open or read, s")
-    model = IndiSeekModel(mdata)
+    model = MODELS[model_name](mdata)
     lap("check, s")
     model.train(show_progress=False, write_latents=False)
     lap("fit, s")
@@ -50,10 +52,12 @@ def fit(path: Path, out: Path) -> dict[str, float]:
     total = sum(seconds.values())
     trained = {f"{stage}, s": value for stage, value in model.stage_seconds.items()}
     seconds["of which not training, s"] = seconds["fit, s"] - sum(trained.values())
+    n_seen = sum(len(model.history[f"{stage}/train_loss"]) for stage in model.stage_seconds) * len(model.train_indices)
+    seconds["training, cells/s"] = n_seen / sum(trained.values())
     return seconds | trained | {"total, s": total, "cells/s": mdata.n_obs / total}
 
 
-def run_one(task: str, source: Path, target: Path, n_cells: int) -> None:
+def run_one(model: str, task: str, source: Path, target: Path, n_cells: int) -> None:
     """Child process: do one thing and print its figures."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
@@ -64,15 +68,16 @@ def run_one(task: str, source: Path, target: Path, n_cells: int) -> None:
     elif task == "convert":
         convert(source, target, overwrite=True, show_progress=False)
     else:
-        result = fit(source, target)
+        result = fit(model, source, target)
     result |= {"wall, s": time.perf_counter() - started, "CPU, s": time.process_time() - cpu_started}
     result |= {"threads": torch.get_num_threads()}
     print(json.dumps(result | {"peak RSS, GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
 
 
-def spawn(task: str, source: Path, target: Path, n_cells: int) -> dict[str, float]:
+def spawn(model: str, task: str, source: Path, target: Path, n_cells: int) -> dict[str, float]:
     """Run one thing in a process of its own."""
     command = [sys.executable, __file__, "--one", task, str(source), str(target), "--sizes", str(n_cells)]
+    command += ["--model", model]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout
     return json.loads(output.strip().splitlines()[-1])
 
@@ -82,15 +87,15 @@ def gib(path: Path) -> float:
     return sum(file.stat().st_size for file in files if file.is_file()) / 2**30
 
 
-def measure(n_cells: int, directory: Path, in_memory: bool) -> dict[str, dict[str, float]]:
+def measure(model: str, n_cells: int, directory: Path, in_memory: bool) -> dict[str, dict[str, float]]:
     """All figures of one size."""
     h5mu, cells, codes = directory / "cells.h5mu", directory / "cells.zarr", directory / "codes.zarr"
-    found = {"make": spawn("make", h5mu, h5mu, n_cells)}
-    found["convert"] = spawn("convert", h5mu, cells, n_cells)
+    found = {"make": spawn(model, "make", h5mu, h5mu, n_cells)}
+    found["convert"] = spawn(model, "convert", h5mu, cells, n_cells)
     found["files"] = {"h5mu, GiB": gib(h5mu), "zarr, GiB": gib(cells)}
-    found["disk"] = spawn("fit", cells, codes, n_cells)
+    found["disk"] = spawn(model, "fit", cells, codes, n_cells)
     if in_memory:
-        found["memory"] = spawn("fit", h5mu, codes, n_cells)
+        found["memory"] = spawn(model, "fit", h5mu, codes, n_cells)
     return found
 
 
@@ -112,6 +117,7 @@ COLUMNS = (
     "total, s",
     "CPU, s",
     "cells/s",
+    "training, cells/s",
     "peak RSS, GiB",
 )
 
@@ -123,17 +129,18 @@ def main() -> None:
     parser.add_argument(
         "--most-in-memory", type=int, default=200_000, help="largest size that is also fitted in memory"
     )
+    parser.add_argument("--model", choices=list(MODELS), default=next(iter(MODELS)))
     parser.add_argument("--directory", type=Path, help="where the cells are written; by default a temporary one")
     parser.add_argument("--one", nargs=3, help="task, source and target of one step, in this process")
     options = parser.parse_args()
     if options.one:
         task, source, target = options.one
-        run_one(task, Path(source), Path(target), options.sizes[0])
+        run_one(options.model, task, Path(source), Path(target), options.sizes[0])
         return
     results = {}
     for n_cells in options.sizes:
         with TemporaryDirectory(dir=options.directory) as directory:
-            results[n_cells] = measure(n_cells, Path(directory), n_cells <= options.most_in_memory)
+            results[n_cells] = measure(options.model, n_cells, Path(directory), n_cells <= options.most_in_memory)
         print(json.dumps({n_cells: results[n_cells]}), file=sys.stderr)
     rows = []
     for n_cells, found in results.items():
@@ -144,7 +151,7 @@ def main() -> None:
     table = pd.DataFrame(rows, columns=["cells", "from", "convert, s", *COLUMNS])
     threads = results[options.sizes[0]]["disk"]["threads"]
     notes = (
-        f"{DESCRIPTION} Default IndiSeekModel; opening, checking, fitting and writing all codes are in the total, "
+        f"{DESCRIPTION} Default {options.model}; opening, checking, fitting and writing all codes are in the total, "
         f"converting is not. {threads} thread(s)."
     )
     if len(results) > 1:
@@ -158,7 +165,8 @@ def main() -> None:
     ]
     if ratios:
         notes += f" Throughput from disk over that in memory, by cells: {', '.join(ratios)}."
-    write("scale", "Cells on disk", table, results, notes)
+    name = "scale" if options.model == IndiSeekModel.__name__ else f"scale-{options.model}"
+    write(name, f"Cells on disk, {options.model}", table, results, notes)
 
 
 if __name__ == "__main__":

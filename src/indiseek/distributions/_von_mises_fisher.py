@@ -12,6 +12,9 @@ from torch import Tensor
 # Beyond it the start of the recurrence is exact to 1e-9 by itself.
 _LARGE_KAPPA: Final = 1e5
 
+# At once for each cell; two in three are accepted, so that few cells need more.
+_N_PROPOSALS: Final = 8
+
 
 def _check(n_dims: int, kappa: float) -> None:
     if n_dims < 2:
@@ -117,7 +120,8 @@ def sample_von_mises_fisher(mean: Tensor, kappa: float) -> Tensor:
 
     References
     ----------
-    Ulrich (1984), Applied Statistics 33, 158-163; Wood (1994), Communications in Statistics 23, 157-164.
+    Ulrich (1984), Applied Statistics 33, 158-163; Wood (1994), Communications in Statistics 23, 157-164; Devroye
+    (1986), Non-uniform random variate generation, section IX.4 (draws of the symmetric beta distribution).
     """
     n_cells, n_dims = mean.shape
     _check(n_dims, kappa)
@@ -131,18 +135,25 @@ def sample_von_mises_fisher(mean: Tensor, kappa: float) -> Tensor:
 @torch.no_grad()
 def _cosine_and_sine(n_cells: int, n_dims: int, kappa: float, like: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine, ``(n_cells,)`` each, of the angle to the mean direction."""
-    half = torch.tensor(0.5 * (n_dims - 1), dtype=like.dtype, device=like.device)
-    beta = torch.distributions.Beta(half, half, validate_args=False)
     b = (n_dims - 1) / (2.0 * kappa + math.hypot(2.0 * kappa, n_dims - 1))
     cosine, sine = like.new_empty(n_cells), like.new_empty(n_cells)
     waiting = torch.arange(n_cells, device=like.device)
     while len(waiting):
-        epsilon = beta.sample((len(waiting),))
+        epsilon = _symmetric_beta((len(waiting), _N_PROPOSALS), n_dims, like)
         denominator = 1.0 - epsilon + b * epsilon
         s = 0.5 * (1.0 + b) / denominator
         accepted = (n_dims - 1) * (torch.log(s) - s + 1.0) > torch.rand_like(s).log()
-        rows = waiting[accepted]
-        cosine[rows] = (1.0 - 2.0 * b * epsilon / denominator)[accepted]
-        sine[rows] = (2.0 * (b * epsilon * (1.0 - epsilon)).sqrt() / denominator)[accepted]
-        waiting = waiting[~accepted]
+        done, first = accepted.max(dim=1)
+        rows, picked = waiting[done], (done, first[done])
+        cosine[rows] = (1.0 - 2.0 * b * epsilon / denominator)[picked]
+        sine[rows] = (2.0 * (b * epsilon * (1.0 - epsilon)).sqrt() / denominator)[picked]
+        waiting = waiting[~done]
     return cosine, sine
+
+
+def _symmetric_beta(shape: tuple[int, int], n_dims: int, like: Tensor) -> Tensor:
+    """Draws of ``Beta((m - 1) / 2, (m - 1) / 2)`` by Ulrich's polar method."""
+    power = 2.0 / (n_dims - 2) if n_dims > 2 else math.inf
+    log_uniform = like.new_empty(shape).uniform_().log()
+    angle = 2.0 * math.pi * torch.rand_like(log_uniform)
+    return 0.5 + 0.5 * (-torch.expm1(power * log_uniform)).sqrt() * torch.cos(angle)

@@ -40,7 +40,11 @@ def clip_loss(codes_a: Tensor, codes_b: Tensor, logit_scale: Tensor | float) -> 
     ----------
     Radford et al. (2021), arXiv 2103.00020; stage 1 of Gui et al. (2025), arXiv 2509.21584.
     """
-    logits = logit_scale * codes_a @ codes_b.T
+    return symmetric_cross_entropy(logit_scale * codes_a @ codes_b.T)
+
+
+def symmetric_cross_entropy(logits: Tensor) -> Tensor:
+    """Mean over rows and columns of the cross-entropy of the diagonal, in nats, of logits ``(n_cells, n_cells)``."""
     target = torch.arange(len(logits), device=logits.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 

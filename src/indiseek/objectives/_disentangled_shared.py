@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from indiseek.distributions import sample_von_mises_fisher, von_mises_fisher_kl
+from indiseek.distributions import bessel_ratio, sample_von_mises_fisher, von_mises_fisher_kl
 from indiseek.nn import MLP, Activation
 from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
 from indiseek.objectives._clip import clip_loss
@@ -93,14 +93,17 @@ class DisentangledSharedObjective(Objective):
         """InfoNCE plus the bottleneck, each the mean over pairs of modalities; `ramp` scales nothing here."""
         del ramp
         means = self.latents(batch)
-        codes = [gather(sample_von_mises_fisher(mean, self.kappa) if self.training else mean) for mean in means]
-        info = torch.stack([clip_loss(a, b, 1.0 / self.temperature) for a, b in itertools.combinations(codes, 2)])
-        pairs = list(itertools.combinations(map(gather, means), 2))
-        divergence = torch.stack([von_mises_fisher_kl(a, b, self.kappa).mean() for a, b in pairs]).mean()
-        misalignment = torch.stack([1.0 - (a * b).sum(dim=-1).mean() for a, b in pairs]).mean()
+        n, pairs = batch.n_cells, list(itertools.combinations(range(len(means)), 2))
+        drawn = sample_von_mises_fisher(torch.cat(means), self.kappa).split(n) if self.training else means
+        codes, directions = tuple(map(gather, drawn)), tuple(map(gather, means))
+        info = torch.stack([clip_loss(codes[i], codes[j], 1.0 / self.temperature) for i, j in pairs]).mean()
+        divergences = [von_mises_fisher_kl(directions[i], directions[j], self.kappa).mean() for i, j in pairs]
+        divergence = torch.stack(divergences).mean()
+        # 1 - cos
+        misalignment = divergence / (self.kappa * bessel_ratio(means[0].shape[1], self.kappa))
         penalty = divergence if self.bottleneck == "kl" else misalignment
-        terms = {"infonce": info.mean().detach(), "kl": divergence.detach(), "misalignment": misalignment.detach()}
-        return ObjectiveOutput(info.mean() + self.beta * penalty, terms)
+        terms = {"infonce": info.detach(), "kl": divergence.detach(), "misalignment": misalignment.detach()}
+        return ObjectiveOutput(info + self.beta * penalty, terms)
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Held-out ``loss`` and its parts, of mean directions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from indiseek.nn import MLP, Activation
 from indiseek.objectives._base import Batch, Objective, ObjectiveOutput, joint_code
-from indiseek.objectives._clip import clip_loss
+from indiseek.objectives._clip import symmetric_cross_entropy
 from indiseek.objectives._gather import gather
 
 Orthogonality = Literal["correlation", "published"]
@@ -20,7 +20,7 @@ Orthogonality = Literal["correlation", "published"]
 def augmented_view(
     features: Tensor, *, noise: float, masked: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """A copy of each cell that is changed in one of three ways, each as likely: noise, zeroed features, nothing.
+    """A copy of the cells, a third of them with noise, a third with features set to zero.
 
     Parameters
     ----------
@@ -47,13 +47,14 @@ def augmented_view(
     Wang et al. (2025), arXiv 2410.23996, experiments (noise 0.01, a tenth of the features).
     """
     n_masked = n_masked_features(features.shape[1], masked)
-    device = features.device
-    way = torch.randint(3, (len(features), 1), generator=generator, device=device)
-    normal = torch.randn(features.shape, generator=generator, dtype=features.dtype, device=device)
-    view = torch.where(way == 0, features + noise * normal, features)
+    drawn: dict[str, Any] = {"generator": generator, "device": features.device}
+    noised, zeroed, _ = torch.randperm(len(features), **drawn).tensor_split(3)
+    view = features.clone()
+    view[noised] += noise * torch.randn(view[noised].shape, dtype=view.dtype, **drawn)
     # The features at which random numbers of each cell's own are largest.
-    picked = torch.rand(features.shape, generator=generator, device=device).topk(n_masked, dim=1).indices
-    return torch.where(way == 1, view.scatter(1, picked, 0.0), view)
+    picked = torch.rand(view[zeroed].shape, **drawn).topk(n_masked, dim=1).indices
+    view[zeroed[:, None], picked] = 0.0
+    return view
 
 
 def n_masked_features(n_features: int, masked: float) -> int:
@@ -216,13 +217,14 @@ class DisentangledSpecificObjective(Objective):
     def _loss(self, batch: Batch, views: tuple[Tensor, ...], lam: float) -> ObjectiveOutput:
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=batch.features[0].device)
-        for i, (x, v) in enumerate(zip(batch.features, views, strict=True)):
-            code, other = self.encode(i, x, batch.shared), self.encode(i, v, batch.shared)
-            known = joint_code([c for j, c in enumerate(batch.shared) if j != i])
-            # Both halves have unit length, so that half the product is the cosine of the pairs of codes.
-            first, second = (gather(torch.cat([half, known], dim=-1)) for half in (code, other))
-            info = clip_loss(first, second, 0.5 / self.temperature)
-            penalty = orthogonality_loss(gather(code), gather(batch.shared[i]), self.orthogonality)
+        # One pass over a cell and its view: small products cost little more when there are more rows.
+        twice = tuple(torch.cat([c, c]) for c in batch.shared)
+        for i, both in enumerate(map(torch.cat, zip(batch.features, views, strict=True))):
+            code, other = map(gather, self.encode(i, both, twice).chunk(2))
+            known = gather(joint_code([c for j, c in enumerate(batch.shared) if j != i]))
+            # Both halves have unit length, so that half their product is the cosine of the pairs of codes.
+            info = symmetric_cross_entropy(0.5 / self.temperature * (code @ other.T + known @ known.T))
+            penalty = orthogonality_loss(code, gather(batch.shared[i]), self.orthogonality)
             total = total + info + lam * penalty
             terms |= {f"infonce_{self.names[i]}": info.detach(), f"orthogonality_{self.names[i]}": penalty.detach()}
         return ObjectiveOutput(total, terms)
