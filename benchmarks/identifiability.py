@@ -39,6 +39,16 @@ DEPENDENCE: dict[str, dict[str, bool]] = {
 }
 PROBES = {"linear": "ridge", "kernel": "nonlinear"}
 
+# R2 of content and style by a nonlinear probe, in a process of 5 + 5 factors without those of each modality. The paper
+# of our process shows its own R2 in figures only.
+_SOURCE = "von Kuegelgen et al. (2021), arXiv 2106.04619"
+PUBLISHED = [
+    {"style": "published, independent", "p": 1.0, "dim": 5, "content, kernel": "1.00", "style, kernel": "0.07"},
+    {"style": "published, independent", "p": 0.75, "dim": 5, "content, kernel": "1.00", "style, kernel": "0.06"},
+    {"style": "published, statistical", "p": 0.75, "dim": 5, "content, kernel": "0.98", "style, kernel": "0.37"},
+    {"style": "published, both", "p": 0.75, "dim": 5, "content, kernel": "0.99", "style, kernel": "0.80"},
+]
+
 
 @dataclass(frozen=True)
 class Size:
@@ -128,14 +138,20 @@ def run(size: Size, dim: int, p: float, dependence: str, seed: int, device: str)
     return found
 
 
+def in_bands(rows: list[dict[str, object]], n_factors: int) -> str:
+    """How many runs are within the bands that the theorem, and counting dimensions, ask for."""
+    # Of correlated content one dimension tells something of the others: there is no band for it.
+    is_free = rows[0]["dependence"] == "statistical" and rows[0]["dim"] < n_factors
+    return "no band" if is_free else f"{sum(holds(row, n_factors) for row in rows)} of {len(rows)}"
+
+
 def holds(row: Mapping[str, object], n_factors: int) -> bool:
-    """Whether a run is within the bands that the theorem, and counting dimensions, ask for."""
+    """Whether a run is."""
     dim, content, style = row["dim"], row["content_kernel"], row["style_kernel"]
     if row["specific_kernel"] > 0.03:
         return False
     if dim < n_factors:
-        # Of correlated content one dimension tells something of the others: there is no band for it.
-        return row["dependence"] == "statistical" or abs(content - dim / n_factors) <= 0.1
+        return abs(content - dim / n_factors) <= 0.1
     if dim == n_factors:
         return content >= 0.95 and abs(style - max(row["oracle"], 0.0)) <= 0.05
     return content >= 0.95 and style >= 0.9
@@ -181,13 +197,13 @@ def main() -> None:
             | {key.replace("_", ", "): value for key, value in shown.items()}
             | {"content to style": spread([row["oracle"] for row in rows], 2)}
             | {"loss": spread([row["loss"] for row in rows], 2)}
-            | {"in the bands": f"{sum(holds(row, size.n_factors) for row in rows)} of {len(rows)}"}
+            | {"in the bands": in_bands(rows, size.n_factors)}
         )
     seconds = sum(float(row["seconds"]) for row in runs)
     write(
         name,
         f"Identifiability, {options.seeds} seeds: mean [lowest, highest]",
-        pd.DataFrame(table),
+        pd.DataFrame(table + PUBLISHED).fillna(""),
         {"size": asdict(size), "runs": runs},
         f"R2 of fresh probes from the code of one modality to its factors, mean over both modalities, {N_PROBE} cells, "
         f"5 folds; {size.n_factors} dimensions each of content, style and factors of each modality. dim: dimension of "
@@ -195,6 +211,7 @@ def main() -> None:
         "probe from the true content. loss: held-out InfoNCE in nats. Bands: specific at most 0.03; content within 0.1 "
         "of dim / n_content when the code is too small and content's dimensions are independent, else at least 0.95; "
         "style within 0.05 of the probe from content at the right size, at least 0.9 when there is room for it. "
+        f"Published: {_SOURCE}, the process from which ours comes, with 5 + 5 factors. "
         f"{seconds:.0f} s of processor time.",
     )
 

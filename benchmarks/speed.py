@@ -97,6 +97,8 @@ def totalvi_epochs(mdata: MuData, accelerator: str) -> Figures:
     TOTALVI.setup_mudata(mdata, modalities={"rna_layer": "rna", "protein_layer": "prot"})
     model = TOTALVI(mdata)
     model.train(max_epochs=1, accelerator=accelerator, enable_progress_bar=False)
+    # It is left in eval mode, and Lightning leaves that as it is.
+    model.module.train()
     started = time.perf_counter()
     model.train(max_epochs=QUICK_EPOCHS, accelerator=accelerator, enable_progress_bar=False)
     wall = time.perf_counter() - started
@@ -178,25 +180,26 @@ def import_seconds(package: str, n_times: int = 5) -> float:
     return statistics.median(once() for _ in range(n_times))
 
 
-def profile(path: Path) -> None:
-    """Print by stage the operations that take most of the processor's time in two epochs."""
+def profile(path: Path, accelerator: str) -> dict[str, pd.DataFrame]:
+    """Tables, by stage, of the operations that take most of the device's time in two epochs."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     mdata = mudata.read_h5mu(path)
+    tables = {}
     for stage in ("shared", "specific"):
         epochs = {"shared": 1, "context": 1, "specific": 1} | {stage: 3}
         model = IndiSeekModel(mdata)
         recorder = _Recorder(stage)
-        model.train(epochs, show_progress=False, write_latents=False, callbacks=[recorder])
+        model.train(epochs, accelerator=accelerator, show_progress=False, write_latents=False, callbacks=[recorder])
         averages = recorder.profiler.key_averages()
-        total = sum(event.self_cpu_time_total for event in averages)
+        clock = "self_cpu_time_total" if accelerator == "cpu" else "self_device_time_total"
+        total = sum(getattr(event, clock) for event in averages)
         table = pd.DataFrame(
-            [(event.key, event.self_cpu_time_total / total, event.count) for event in averages],
+            [(event.key, getattr(event, clock) / total, event.count) for event in averages],
             columns=["operation", "share", "calls"],
         )
-        table = table.nlargest(8, "share")
-        table["share"] = table["share"].map("{:.0%}".format)
-        print(f"## Stage {stage}\n\n{markdown(table)}\n")
+        tables[stage] = table.nlargest(8, "share")
+    return tables
 
 
 class _Recorder(Callback):
@@ -205,7 +208,7 @@ class _Recorder(Callback):
     def __init__(self, stage: str) -> None:
         self.number = {"shared": 0, "specific": 2}[stage]
         self.n_fits = -1
-        self.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+        self.profiler = torch.profiler.profile()
 
     def on_fit_start(self, *_: object) -> None:
         self.n_fits += 1
@@ -305,9 +308,16 @@ def main() -> None:
     if options.one:
         run_one(options.one, options.file, options.device)
         return
+    suffix = "" if options.device == "cpu" else f"-{options.device}"
     if options.profile:
         with cells_on_disk(options.sizes[0]) as path:
-            profile(path)
+            tables = profile(path, options.device)
+        shown = [
+            f"## Stage {k}\n\n{markdown(t.assign(share=t['share'].map('{:.0%}'.format)))}" for k, t in tables.items()
+        ]
+        notes = f"{options.device}, {torch.get_num_threads()} thread(s), {options.sizes[0]:,} cells. {DESCRIPTION}"
+        record = {stage: table.to_dict("records") for stage, table in tables.items()}
+        write_text(f"speed-profile{suffix}", "Where the time of a training goes", "\n\n".join(shown), record, notes)
         return
     sizes = [N_SAMPLE] if options.quick else options.sizes
     methods = [OURS, *(["TOTALVI, few epochs"] if options.quick else options.methods)]
@@ -329,7 +339,7 @@ def main() -> None:
                 results[n_cells][method] = found
                 print(f"{n_cells} {method}: {found}", file=sys.stderr, flush=True)
     imports = {package: import_seconds(package) for package in ("indiseek", "scvi")}
-    name = "speed" + ("" if options.device == "cpu" else f"-{options.device}") + ("-quick" if options.quick else "")
+    name = f"speed{suffix}" + ("-quick" if options.quick else "")
     rows = [row for n_cells, found in results.items() for row in rows_of(n_cells, found)]
     columns = ["cells", "method", "fit, s", *_RATIOS.values(), *list(_COLUMNS)[1:]]
     table = pd.DataFrame(rows).reindex(columns=columns).dropna(axis="columns", how="all").fillna("")

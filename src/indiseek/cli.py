@@ -19,6 +19,9 @@ from rich.table import Table
 from indiseek import datasets, metrics, pl
 from indiseek.data import convert, open_mudata
 from indiseek.models import IndiSeekModel, embed
+from indiseek.models._checkpoint import CHECKPOINT_NAME
+from indiseek.models._io import write_mudata
+from indiseek.models._latents import MIN_HELD_OUT_CELLS
 
 DEMO_PROTEINS = ("CD3", "CD4", "CD8a", "CD14", "CD19", "CD56", "CD45RA", "CD45RO")
 _CODES = {"IndiSeek, shared codes": "shared", "IndiSeek, wide codes": "context"}
@@ -36,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit status: 0, or 2 where the input cannot be used.
+    Exit status: 0, 2 where the input cannot be used, or 130 where the user stopped it.
     """
     options = _parser().parse_args(arguments)
     console = Console()
@@ -48,7 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             embed(model, open_mudata(options.file), options.out, overwrite=options.overwrite)
         else:
             _train(options, console)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except KeyboardInterrupt:
+        print(
+            "indiseek: stopped; the same command goes on from the last epoch of a training, and else begins again.",
+            file=sys.stderr,
+        )
+        return 130
+    except (OSError, ValueError, TypeError, KeyError, FloatingPointError, MemoryError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
         print(f"indiseek: {message}", file=sys.stderr)
         return 2
@@ -89,6 +98,8 @@ def run(
 ) -> IndiSeekModel:
     """Train on `mdata`, print what held-out cells say, and write data, model and figures into `out`.
 
+    A training that was stopped goes on from its last complete epoch, which ``out / "checkpoint"`` holds.
+
     Parameters
     ----------
     mdata
@@ -104,30 +115,51 @@ def run(
         Whether the values of `mdata` stay on disk: then only the codes are written, and no maps are drawn.
     seed, max_epochs, accelerator
         As in :meth:`indiseek.IndiSeekModel.train`.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the user stopped it.
+    ValueError
+        If another training uses `out`.
     """
     model = IndiSeekModel(mdata)
-    out.mkdir(parents=True, exist_ok=True)
-    model.train(max_epochs, seed=seed, accelerator=accelerator, write_latents=not on_disk)
+    checkpoint = out / "checkpoint"
+    model.train(max_epochs, seed=seed, accelerator=accelerator, write_latents=False, checkpoint_dir=checkpoint)
+    # Ctrl-C ends a training without an error, and leaves its checkpoint.
+    if (checkpoint / CHECKPOINT_NAME).exists():
+        raise KeyboardInterrupt
+    model.save(out / "model", overwrite=True)
     _print_training(model, console)
     _print_retrieval(model, console)
-    certificate = model.certify(seed=seed)
-    _print_certificate(certificate, model.modalities[1], console)
-    model.save(out / "model", overwrite=True)
     pl.training_curves(model.history).savefig(out / "training.png", dpi=150)
-    pl.certificate(certificate).savefig(out / "certificate.png", dpi=150)
-    (out / "certificate.json").write_text(certificate.to_json() + "\n")
+    written = ["model", "training.png", *_certify(model, out, seed, console)]
     if on_disk:
         embed(model, None, out / "latents.zarr", overwrite=True)
-        console.print(f"Written to {out}: latents.zarr, model, certificate.json and .png, training.png")
-        return model
-    with mudata.set_options(pull_on_update=False):
-        mdata.write(out / "latents.h5mu")
-    started = time.perf_counter()
-    shown = list(colors) if colors else mdata.mod[model.modalities[1]].var_names[:_MOST_COLORS].tolist()
-    pl.spaces(mdata, color=shown, seed=seed).savefig(out / "spaces.png", dpi=150)
-    console.print(f"Maps drawn in {time.perf_counter() - started:.0f} s.")
-    console.print(f"Written to {out}: latents.h5mu, model, certificate.json and .png, training.png, spaces.png")
+        written.append("latents.zarr")
+    else:
+        model.write_latents()
+        write_mudata(mdata, out / "latents.h5mu")
+        started = time.perf_counter()
+        shown = list(colors) if colors else mdata.mod[model.modalities[1]].var_names[:_MOST_COLORS].tolist()
+        pl.spaces(mdata, color=shown, seed=seed).savefig(out / "spaces.png", dpi=150)
+        console.print(f"Maps drawn in {time.perf_counter() - started:.0f} s.")
+        written += ["latents.h5mu", "spaces.png"]
+    console.print(f"Written to {out}: {', '.join(written)}")
     return model
+
+
+def _certify(model: IndiSeekModel, out: Path, seed: int, console: Console) -> list[str]:
+    """Print and write the certificate; names of the files."""
+    n_test = len(_split(model)[2])
+    if n_test < MIN_HELD_OUT_CELLS:
+        console.print(f"\nNo certificate: it needs at least {MIN_HELD_OUT_CELLS} test cells, there are {n_test}.")
+        return []
+    certificate = model.certify(seed=seed)
+    _print_certificate(certificate, model.modalities[1], console)
+    pl.certificate(certificate).savefig(out / "certificate.png", dpi=150)
+    (out / "certificate.json").write_text(certificate.to_json() + "\n")
+    return ["certificate.json", "certificate.png"]
 
 
 def _print_training(model: IndiSeekModel, console: Console) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import stat
 from pathlib import Path
 from typing import Any
 
+import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -294,6 +296,37 @@ def test_an_earlier_model_survives_a_failure_half_way(case, fitted, saved, monke
     monkeypatch.undo()
     assert_same(latents(case.model.load(saved, fitted[1], accelerator="cpu")), latents(fitted[0]))
     assert len(list(saved.iterdir())) == 1
+
+
+def test_an_earlier_model_and_its_cells_survive_a_failure_half_way(case, mdata, tmp_path, monkeypatch):
+    model = case.new(mdata)
+    model.train(**FAST)
+    model.save(tmp_path / "model", save_mdata=True)
+    before, codes = {path: path.read_bytes() for path in (tmp_path / "model").iterdir()}, latents(model)
+    model.train(**FAST)
+    full = "to .*model, got .*what was there before stays: see whether the disk is full"
+    for error, raised, message in (
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), OSError, full),
+        (RuntimeError("Can't decrement id ref count"), OSError, full),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ):
+
+        def fail_cells(path, mdata, error=error):
+            path.write_bytes(b"half")
+            raise error
+
+        def fail_model(payload, file, error=error):
+            file.write(b"half")
+            raise error
+
+        for owner, name, fail in ((mudata, "write_h5mu", fail_cells), (torch, "save", fail_model)):
+            with monkeypatch.context() as patch, pytest.raises(raised, match=message):
+                patch.setattr(owner, name, fail)
+                model.save(tmp_path / "model", overwrite=True, save_mdata=True)
+            assert {path: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+    assert_same(latents(case.model.load(tmp_path / "model", accelerator="cpu")), codes)
+    model.save(tmp_path / "model", overwrite=True, save_mdata=True)
+    assert_same(latents(case.model.load(tmp_path / "model", accelerator="cpu")), latents(model))
 
 
 def test_saved_file_may_be_read_by_whom_the_user_lets_read(fitted, tmp_path):

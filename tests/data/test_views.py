@@ -68,3 +68,13 @@ def test_features_are_lost_at_a_rate_of_each_cell(form):
     assert lost.mean() == pytest.approx(0.3, abs=0.01)
     # Binomial at one rate would have a standard deviation of .065.
     assert lost.mean(axis=1).std() > 0.15
+
+
+@pytest.mark.parametrize("form", [sparse.csr_matrix, lambda x: x], ids=["sparse", "dense"])
+def test_a_view_never_loses_every_count(form):
+    counts = np.ones((500, 4), dtype=np.float32)
+    thinned = _thin(form(counts), 1e-6, 0.999, np.random.default_rng(5))
+    thinned = thinned.toarray() if sparse.issparse(thinned) else thinned
+    assert thinned.dtype == np.float32
+    whole = (thinned == 1).all(axis=1)
+    assert 0 < whole.sum() < 500 and (thinned[~whole].sum(axis=1) > 0).all()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import h5py
 import mudata
 import numpy as np
 import pytest
@@ -139,5 +140,25 @@ def test_a_model_on_a_backed_file_goes_on_after_the_cells_are_saved(in_memory, f
     with mudata.set_options(pull_on_update=False):
         model = _train(mudata.read_h5mu(copy, backed="r"))
     model.save(tmp_path / "model", save_mdata=True)
+    assert Path(model.adata.filename) == Path(copy)
     _assert_same(_codes(model), _codes(in_memory))
     _assert_same(_codes(IndiSeekModel.load(tmp_path / "model")), _codes(in_memory))
+
+
+@pytest.mark.parametrize("how", ["backed", "opened"])
+def test_cells_can_be_saved_over_the_very_file_that_they_are_read_from(in_memory, tmp_path, how):
+    in_memory.save(tmp_path / "model", save_mdata=True)
+    path = tmp_path / "model" / "mdata.h5mu"
+    with mudata.set_options(pull_on_update=False):
+        cells = mudata.read_h5mu(path, backed="r+") if how == "backed" else open_mudata(path)
+    model = IndiSeekModel.load(tmp_path / "model", cells)
+    for _ in range(2):
+        model.save(tmp_path / "model", overwrite=True, save_mdata=True)
+        _assert_same(_codes(model), _codes(in_memory))
+        _assert_same(_codes(IndiSeekModel.load(tmp_path / "model")), _codes(in_memory))
+    assert sorted(os.listdir(tmp_path / "model")) == ["mdata.h5mu", "model.pt"]
+    if how == "backed":
+        cells["prot"].X[0, 0] = 7
+        cells.file.close()
+        with h5py.File(path) as file:
+            assert file["mod/prot/X"][0, 0] == 7

@@ -41,6 +41,23 @@ def test_rows_are_spaces_and_columns_are_colours(mdata, coordinates):
     assert all(len(points.get_offsets()) == 120 for points in _points(figure))
 
 
+def test_the_first_model_of_which_there_are_codes_is_shown(mdata, coordinates):
+    rng = np.random.default_rng(2)
+    for key in ("X_comm", "X_comm_rna", "X_comm_prot"):
+        mdata.obsm[key] = rng.normal(size=(120, 4))
+        coordinates[key] = rng.normal(size=(120, 2))
+    assert _titles(pl.spaces(mdata, color="type", coordinates=coordinates))[0] == "Shared"
+    del mdata.obsm["X_indiseek_shared"]
+    titles = _titles(pl.spaces(mdata, color="type", coordinates=coordinates))
+    assert titles == ["Fused", "RNA projected", "Protein projected"]
+    named = pl.spaces(mdata, color="type", coordinates=coordinates, spaces=["X_comm_rna"])
+    assert _titles(named) == ["RNA projected"]
+
+
+def _titles(figure) -> list[str]:
+    return [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
+
+
 def test_every_panel_shows_something(mdata, coordinates):
     figure = pl.spaces(mdata, color=["CD3_TotalSeqB", "type"], coordinates=coordinates)
     image = _pixels(figure)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anndata
 import lightning.pytorch as lightning
 import mudata
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
-from indiseek.models import IndiSeekModel
+from indiseek.models import IndiSeekModel, _embed, embed
 from indiseek.objectives import rank
 
 ARGUMENTS = {"specific": "nce-club", "n_shared": 4, "n_specific": 3, "hidden": (16,), "critic_hidden": (8,)}
@@ -75,4 +76,12 @@ if __name__ == "__main__":
     found = {"shared": model.get_latent_representation()}
     found |= {name: model.get_latent_representation(modality=name, kind="specific") for name in model.modalities}
     found |= {key: table.to_numpy() for key, table in model.history.items()}
+    # Four pieces, the last one short.
+    _embed._CHUNK_CELLS = 128
+    embed(model, None, directory / "codes.zarr", show_progress=False)
+    found |= dict(anndata.read_zarr(directory / "codes.zarr").obsm)
+    try:
+        embed(model, None, directory / "codes.zarr", show_progress=False)
+    except (FileExistsError, RuntimeError) as error:
+        (directory / f"{rank()}.txt").write_text(f"{type(error).__name__}: {error}")
     np.savez(directory / f"{rank()}.npz", **{key.replace("/", ":"): value for key, value in found.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -56,6 +57,23 @@ def test_two_processes_learn_what_one_learns_and_stop_at_the_same_epoch(two, tmp
     loaded = IndiSeekModel.load(directory / "model", distributed_fit.cells(), accelerator="cpu")
     np.testing.assert_allclose(loaded.get_latent_representation(), first["shared"], atol=1e-6)
     assert [path.name for path in (directory / "checkpoint").iterdir()] == ["checkpoint.lock"]
+
+
+def test_codes_are_written_by_the_first_process_while_the_other_waits(two):
+    for found in two[1]:
+        for name in ("shared", "rna", "prot"):
+            np.testing.assert_allclose(found[f"X_indiseek_{name}"], found[name], rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_an_error_of_the_first_process_is_one_of_all(two):
+    directory, _ = two
+    first, second = ((directory / f"{rank}.txt").read_text() for rank in range(2))
+    assert re.match(r"FileExistsError: expected a new path, got .*codes\.zarr, which exists; choose another", first)
+    assert re.match(
+        r"RuntimeError: expected the first process to write .*codes\.zarr, got an error there \(FileExistsError: "
+        r"expected a new path, .*\); see to its cause, and call embed again in every process\.$",
+        second,
+    )
 
 
 def test_a_killed_process_ends_the_job_and_the_next_one_goes_on_to_the_same_result(two, tmp_path):

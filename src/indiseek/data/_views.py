@@ -25,7 +25,8 @@ def thinned_views(
 
     For each cell and view a depth :math:`q \sim U(\text{lowest}, 1)` is drawn and every count thinned to
     :math:`\mathrm{Bin}(x, q)`, which keeps Poisson noise Poisson; and a rate :math:`r \sim U(0, \text{dropout})`, with
-    which each feature's count is lost. Then the counts go through the transform.
+    which each feature's count is lost. A view that would be left without any count is the cell as it is. Then the
+    counts go through the transform.
 
     Parameters
     ----------
@@ -64,9 +65,12 @@ def _thin(chunk: Matrix, lowest: float, dropout: float, rng: np.random.Generator
     rate = rng.uniform(0.0, dropout, size=chunk.shape[0])
     if isinstance(chunk, np.ndarray):
         thinned = rng.binomial(chunk.astype(np.int64), depth[:, None])
-        return (thinned * (rng.random(chunk.shape) >= rate[:, None])).astype(np.float32)
+        thinned = (thinned * (rng.random(chunk.shape) >= rate[:, None])).astype(np.float32)
+        return np.where(thinned.any(axis=1, keepdims=True), thinned, chunk)
     n_stored = np.diff(chunk.indptr)
     thinned = rng.binomial(chunk.data.astype(np.int64), np.repeat(depth, n_stored))
     result = chunk.copy()
     result.data = (thinned * (rng.random(len(thinned)) >= np.repeat(rate, n_stored))).astype(np.float32)
+    is_empty = np.repeat(np.asarray(result.sum(axis=1)).ravel() == 0, n_stored)
+    result.data[is_empty] = chunk.data[is_empty]
     return result

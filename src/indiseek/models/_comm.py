@@ -153,8 +153,11 @@ class CoMMModel(MultimodalModel):
         if joint_weight == unimodal_weight == 0:
             raise ValueError("expected joint_weight or unimodal_weight above 0, got 0 for both; raise one of them.")
         for rate in _numbers(feature_dropout):
-            # At 1 a view could lose every feature.
-            check_range("feature_dropout", rate, low=0, below=1)
+            if not 0 <= rate < 1:
+                raise ValueError(
+                    f"expected feature_dropout in [0, 1), got {rate}; at 1 every feature could be dropped: choose a "
+                    "smaller one."
+                )
         for scale in _numbers(noise):
             check_range("noise", scale, low=0, below=float("inf"))
         check_range("n_views", n_views, low=0)
@@ -190,6 +193,15 @@ class CoMMModel(MultimodalModel):
                 raise KeyError(
                     f"expected {name} of the modalities {list(self.modalities)}, got {list(value)}; name each of them."
                 )
+        # Without noise, as on held-out cells, only these two make one view unlike the other.
+        is_thinned = (
+            n_views and lowest_depth < 1 and any(isinstance(t, LogNormalizePCA) for t in self._transforms.values())
+        )
+        if not (is_thinned or any(_numbers(feature_dropout))):
+            raise ValueError(
+                "expected augmentations that change held-out cells, got feature_dropout=0 and no thinned counts "
+                f"(n_views={n_views}, lowest_depth={lowest_depth}); raise feature_dropout, or n_views for RNA counts."
+            )
         if len(self.modalities) == 1:
             logger.warning(
                 f"there is no modality but {self.modalities[0]!r}: its code is learned from augmentations alone, and "

@@ -14,9 +14,12 @@ from tqdm import tqdm
 from indiseek.data import checked_array, new_zarr
 from indiseek.models._base import MultimodalModel
 from indiseek.models._module import INFERENCE_BATCH
+from indiseek.objectives import gather_objects, rank
 
 # Whole batches and whole chunks of the transforms, so that the codes are those of write_latents to the last bit.
 _CHUNK_CELLS = 16 * INFERENCE_BATCH
+# What the process that writes says to those that wait.
+_GOING_ON, _DONE = "going on", "done"
 
 
 def embed(
@@ -30,7 +33,8 @@ def embed(
     """Write the codes of cells to a zarr, chunk by chunk: neither the counts nor the codes of all are held.
 
     :func:`anndata.read_zarr` reads the result: the cells with the MuData's ``.obs``, and in ``.obsm`` what
-    :meth:`MultimodalModel.write_latents` would write into the MuData's own.
+    :meth:`MultimodalModel.write_latents` would write into the MuData's own. Of several processes that train together,
+    the first one writes and the others wait: call it in all of them.
 
     Parameters
     ----------
@@ -48,12 +52,36 @@ def embed(
     Raises
     ------
     RuntimeError
-        Before training.
+        Before training; also in the processes that wait, if the first one fails.
     FileExistsError
         If `target` exists, or another process writes it.
     OSError
         If the disk is full or the cells' file damaged; nothing new is left then, and an earlier `target` stays.
     """
+    if rank() > 0:
+        _wait(target)
+        return
+    try:
+        _write(model, mdata, target, overwrite=overwrite, show_progress=show_progress)
+    except BaseException as error:
+        gather_objects(f"{type(error).__name__}: {error}")
+        raise
+    gather_objects(_DONE)
+
+
+def _wait(target: str | Path) -> None:
+    while (said := gather_objects(_GOING_ON)[0]) == _GOING_ON:
+        pass
+    if said != _DONE:
+        raise RuntimeError(
+            f"expected the first process to write {target}, got an error there ({said}); see to its cause, and call "
+            "embed again in every process."
+        )
+
+
+def _write(
+    model: MultimodalModel, mdata: MuData | None, target: str | Path, *, overwrite: bool, show_progress: bool
+) -> None:
     module = model.module
     values = model._values_of(mdata)
     cells = model.adata if mdata is None else mdata
@@ -75,3 +103,5 @@ def embed(
                     arrays[key].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
                 arrays[key][start : start + len(code)] = code
             bar.update(len(rows))
+            # Those that wait give up where nothing comes for the time-out of their group, on GPUs ten minutes.
+            gather_objects(_GOING_ON)

@@ -1,16 +1,21 @@
-"""Saved models: one file of tensors and plain values, never code."""
+"""Saved models: one file of tensors and plain values, never code, and their cells beside it."""
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import zipfile
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mudata
 import numpy as np
 import pandas as pd
 import torch
+from mudata import MuData
 
 FILE_NAME = "model.pt"
 MDATA_NAME = "mdata.h5mu"
@@ -30,7 +35,9 @@ def plain(value: Any) -> Any:
     return value
 
 
-def write_payload(payload: dict[str, Any], directory: Path, name: str = FILE_NAME) -> None:
+def write_payload(
+    payload: dict[str, Any], directory: Path, name: str = FILE_NAME, *, mdata: MuData | None = None
+) -> None:
     """Write a saved model so that an earlier one survives a failure half way.
 
     Parameters
@@ -41,18 +48,59 @@ def write_payload(payload: dict[str, Any], directory: Path, name: str = FILE_NAM
         Existing directory.
     name
         Name of the file.
+    mdata
+        Cells to write beside it as ``mdata.h5mu``; neither file is replaced before both are written.
     """
-    # Not tempfile, whose files only their owner may read.
-    temporary = directory / f"{name}.{os.getpid()}.tmp"
-    try:
-        with temporary.open("wb") as file:
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
             torch.save(payload, file)
+
+    cells = {} if mdata is None else {MDATA_NAME: partial(_write_h5mu, mdata)}
+    _replace(directory, {**cells, name: write})
+
+
+def write_mudata(mdata: MuData, path: Path) -> None:
+    """Write an h5mu file so that an earlier one survives a failure half way.
+
+    Parameters
+    ----------
+    mdata
+        Cells. Backed ones stay backed by their own file.
+    path
+        File in an existing directory.
+    """
+    _replace(path.parent, {path.name: partial(_write_h5mu, mdata)})
+
+
+def _write_h5mu(mdata: MuData, path: Path) -> None:
+    # Not MuData.write, after which a backed one would go by this temporary name.
+    with mudata.set_options(pull_on_update=False):
+        mudata.write_h5mu(path, mdata)
+
+
+def _replace(directory: Path, writers: Mapping[str, Callable[[Path], None]]) -> None:
+    """Write files, each by what `writers` has for its name, and only then put them in the place of earlier ones."""
+    # Not tempfile, whose files only their owner may read.
+    temporaries = {name: directory / f"{name}.{os.getpid()}.tmp" for name in writers}
+    try:
+        for name, write in writers.items():
+            write(temporaries[name])
             # Else a machine that goes down may keep the new name and lose what it stands for.
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(directory / name)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+            with temporaries[name].open("rb+") as file:
+                os.fsync(file.fileno())
+        for name, temporary in temporaries.items():
+            temporary.replace(directory / name)
+    except BaseException as error:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+        # On a full disk h5py and torch raise RuntimeError, and say nothing of it.
+        if isinstance(error, RuntimeError) or getattr(error, "errno", None) == errno.ENOSPC:
+            raise OSError(
+                errno.ENOSPC,
+                f"expected to write {', '.join(writers)} to {directory}, got {error}; what was there before stays: see "
+                "whether the disk is full, make room or give another directory.",
+            ) from error
         raise
 
 

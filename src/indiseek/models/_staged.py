@@ -137,6 +137,8 @@ class StagedModel(RegisteredModel):
     def save(self, dir_path: str | Path, *, overwrite: bool = False, save_mdata: bool = False) -> None:
         """Save the model; never its code. Of several processes that train together, the first one writes.
 
+        What was saved before stays until all is written, and stays if anything fails.
+
         Parameters
         ----------
         dir_path
@@ -174,15 +176,14 @@ class StagedModel(RegisteredModel):
             "sparse": self._sparse,
             **fitted.payload(),
         }
-        write_payload(plain(payload), directory)
-        # load() must not take an earlier model's cells for this one's.
-        (directory / MDATA_NAME).unlink(missing_ok=True)
-        if save_mdata:
-            with mudata.set_options(pull_on_update=False):
-                self._adata.write(directory / MDATA_NAME)
-            if self._adata.isbacked:
-                # mudata closes the file that it was backed by and goes on with the new one.
-                self._matrices = self._read(self._adata)
+        write_payload(plain(payload), directory, mdata=self._adata if save_mdata else None)
+        if not save_mdata:
+            # load() must not take an earlier model's cells for this one's.
+            (directory / MDATA_NAME).unlink(missing_ok=True)
+        elif self._adata.isbacked and Path(self._adata.filename).resolve() == (directory / MDATA_NAME).resolve():
+            # What is open is the file that has just been replaced; changes to it would be lost.
+            self._adata.file.open(self._adata.filename)
+            self._matrices = self._read(self._adata)
 
     @classmethod
     def load(cls, dir_path: str | Path, mdata: MuData | None = None, *, accelerator: str = "auto") -> Self:

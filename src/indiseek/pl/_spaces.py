@@ -34,6 +34,12 @@ _DISPLAY_NAMES = {
     "ab": "Protein",
     "atac": "ATAC",
 }
+# By model: key of the joint code, the start of the modalities' keys, and their titles.
+_CODES = (
+    ("X_indiseek_shared", "X_indiseek_", "Shared", "{}-specific"),
+    ("X_disentangledssl_shared", "X_disentangledssl_", "Shared", "{}-specific"),
+    ("X_comm", "X_comm_", "Fused", "{} projected"),
+)
 
 
 def spaces(
@@ -59,7 +65,8 @@ def spaces(
         Counts are shown as log(1 + count), other values as they are.
     spaces
         Keys of ``mdata.obsm`` from top to bottom, or a mapping from keys to row titles. By default
-        ``X_indiseek_shared`` and ``X_indiseek_<modality>`` for each modality.
+        ``X_indiseek_shared`` and ``X_indiseek_<modality>`` for each modality, or where there is no such code what
+        DisentangledSSLModel or CoMMModel wrote.
     coordinates
         What :func:`umap_coordinates` returned for these keys; by default it is called with ``seed``.
     seed
@@ -124,10 +131,13 @@ def spaces(
 
 
 def _row_titles(mdata: MuData, spaces: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
-    known = {"X_indiseek_shared": "Shared"}
-    known |= {f"X_indiseek_{name}": f"{_DISPLAY_NAMES.get(name.lower(), name)}-specific" for name in mdata.mod}
+    by_model = [
+        {joint: title} | {f"{start}{name}": own.format(_DISPLAY_NAMES.get(name.lower(), name)) for name in mdata.mod}
+        for joint, start, title, own in _CODES
+    ]
     if spaces is None:
-        spaces = known
+        spaces = next((keys for keys in by_model if next(iter(keys)) in mdata.obsm), by_model[0])
+    known = {key: title for keys in by_model for key, title in keys.items()}
     titles = dict(spaces) if isinstance(spaces, Mapping) else {key: known.get(key, key) for key in spaces}
     for key in titles:
         latent(mdata, key)
