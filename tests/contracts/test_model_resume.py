@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as lightning
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from model_contract import FAST, At, assert_content, assert_same, content, interrupt, latents
+from model_contract import FAST, At, assert_content, assert_same, content, copy_of, interrupt, latents
+
+from indiseek.models._module import StagedModule
 
 TRAIN = FAST | {"max_epochs": 3}
 
@@ -23,7 +27,7 @@ def kill(_: lightning.LightningModule) -> None:
     raise Killed
 
 
-def out_of_memory(_: lightning.LightningModule) -> None:
+def out_of_memory(*_: Any, **__: Any) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
@@ -134,6 +138,91 @@ def test_memory_that_is_too_small_leaves_model_data_and_checkpoint(case, mdata, 
         shutil.rmtree(tmp_path)
 
 
+NO_SMALLER_BATCH = (
+    r"^expected {}, {} cells x \d+ features \(0.00 GiB a copy\), to fit into the memory of cpu, got out of memory; a "
+    r"smaller batch would not help: {}. The model is as it was.$"
+)
+FEWER_FEATURES = (
+    r"take fewer features, for counts by transforms=\{...: indiseek.data.LogNormalizePCA\(n_components=...\)\}"
+)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_cells_that_do_not_fit_into_memory_leave_model_and_data(case, mdata, monkeypatch, again):
+    model = case.new(mdata)
+    if again:
+        model.train(**FAST)
+    before, state = content(mdata), latents(model) if again else None
+    stages = list(case.widths)
+    views = "n_views times the training and validation cells"
+    failures = [
+        (StagedModule, "features", "the features of all cells", 150, FEWER_FEATURES),
+        (case.model, "_views", views, 135, "make the model with a smaller n_views"),
+        (StagedModule, "inputs", f"what stage '{stages[0]}' needs of all its cells", 135, FEWER_FEATURES),
+    ]
+    if len(stages) > 1:
+        # The last of those whose codes the last stage sees.
+        failures.append(
+            (StagedModule, "codes", f"what stage '{stages[-2]}' needs of all its cells", 135, FEWER_FEATURES)
+        )
+    for owner, name, what, n_cells, advice in failures:
+        message = NO_SMALLER_BATCH.format(what, n_cells, advice)
+        with monkeypatch.context() as patch, pytest.raises(MemoryError, match=message):
+            patch.setattr(owner, name, out_of_memory)
+            model.train(**FAST)
+        assert model.is_trained is again
+        assert_content(content(mdata), before)
+        if again:
+            assert_same(latents(model), state)
+            assert {len(table) for table in model.history.values()} == {1}
+
+
+CELLS_AT_ONCE = (
+    r"^expected features and codes of {} cells x \d+ features \(0.00 GiB a copy\) to fit into the memory of {}, got "
+    r"out of memory; take fewer cells at once{}. The model keeps its training, and no codes are written.$"
+)
+BY_CHUNK = ", or let indiseek.models.embed write the codes chunk by chunk"
+
+
+def test_codes_that_do_not_fit_into_memory_say_so_and_are_not_written(case, fitted, monkeypatch):
+    model, mdata = fitted
+    before, codes = content(mdata), latents(model)
+    only = copy_of(mdata)
+    del only.mod["prot"]
+    last = {"kind": case.last, "modality": "rna"}
+    for name, call, n_cells, advice in (
+        ("features", model.get_latent_representation, 200, ""),
+        ("features", lambda: model.get_latent_representation(indices=[5, 3]), 2, ""),
+        ("features", lambda: model.get_features(modality="rna"), 200, ""),
+        ("features", model.write_latents, 200, BY_CHUNK),
+        ("joint", model.get_latent_representation, 200, ", or a batch_size below 2048"),
+        ("codes", lambda: model.get_latent_representation(**last, batch_size=7), 200, ", or a batch_size below 7"),
+        ("code_of_one", lambda: model.get_latent_representation(only, **last), 200, ""),
+        ("joint", model.write_latents, 200, BY_CHUNK),
+        ("codes", model.write_latents, 200, BY_CHUNK),
+    ):
+        for device, elsewhere in (("cpu", ""), ("cuda:1", r", or move the model by to_device\('cpu'\)")):
+            message = CELLS_AT_ONCE.format(n_cells, device, advice + elsewhere)
+            with monkeypatch.context() as patch, pytest.raises(MemoryError, match=message):
+                patch.setattr(StagedModule, name, out_of_memory)
+                patch.setattr(StagedModule, "device", torch.device(device))
+                call()
+        assert_content(content(mdata), before)
+    model.to_device("cpu")
+    assert_same(latents(model), codes)
+
+
+def test_training_is_kept_where_only_its_codes_do_not_fit_into_memory(case, mdata, reference, monkeypatch):
+    model = case.new(mdata)
+    before = content(mdata)
+    message = CELLS_AT_ONCE.format(150, "cpu", BY_CHUNK)
+    with monkeypatch.context() as patch, pytest.raises(MemoryError, match=message):
+        patch.setattr(StagedModule, "joint", out_of_memory)
+        model.train(**FAST)
+    assert_content(content(mdata), before)
+    assert_same(latents(model), reference)
+
+
 def test_after_ctrl_c_in_any_stage_the_same_call_goes_on_to_the_same_result(case, make_mdata, uninterrupted, tmp_path):
     for number, stage in enumerate(case.widths):
         model = case.new(make_mdata(150))
@@ -178,3 +267,31 @@ def test_batches_hold_a_cell_for_each_process_and_every_process_the_networks(cas
         case.new(mdata).train(**FAST | {"batch_size": 2}, devices=3)
     with pytest.raises(ValueError, match="expected strategy='ddp' for several devices, got 'fsdp'; leave it out"):
         case.new(mdata).train(**FAST, devices=2, strategy="fsdp")
+
+
+@pytest.mark.parametrize("precision", [16, np.int64(16), "16-mixed", "16-true", "bf16-true", 64, "single"])
+def test_precisions_that_do_not_work_are_refused_before_anything_changes(case, fitted, tmp_path, precision):
+    trained, cells = fitted
+    before, codes = content(cells), latents(trained)
+    message = (
+        r"^expected precision to be one of \('32', '32-true', 'bf16', 'bf16-mixed'\), got "
+        rf"{re.escape(repr(precision))}; pass 'bf16-mixed' where the device has it, or leave precision out.$"
+    )
+    for model in (trained, case.new(cells)):
+        was_trained = model.is_trained
+        with pytest.raises(ValueError, match=message):
+            model.train(**FAST, precision=precision, checkpoint_dir=tmp_path / "fit")
+        assert model.is_trained is was_trained
+    assert not (tmp_path / "fit").exists()
+    assert_content(content(cells), before)
+    assert_same(latents(trained), codes)
+
+
+def test_bfloat16_trains_every_stage_and_gives_codes_in_single_precision(case, mdata):
+    model = case.new(mdata)
+    model.train(**TRAIN, precision="bf16-mixed")
+    assert list(model.stage_seconds) == list(case.widths)
+    for table in model.history.values():
+        assert np.isfinite(table.to_numpy()).all()
+    for code in latents(model).values():
+        assert code.dtype == np.float32 and np.isfinite(code).all()

@@ -15,6 +15,7 @@ from torch import nn
 
 from indiseek.objectives import Batch, CLIPObjective, NCEClubObjective, Objective
 from indiseek.train import StageModule, StageResult, StageSettings, StageState, fit_stage, resolve_place, seeded
+from indiseek.train._memory import all_must_fit
 
 N_TRAIN, N_HELD_OUT, N_SHARED = 40, 12, 3
 SETTINGS = {
@@ -109,14 +110,58 @@ class _Raise(lightning.Callback):
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GiB, max allowed: 9.07 GiB)."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 @pytest.mark.parametrize(("batch_size", "took", "smaller"), [(16, 16, 8), (3, 3, 2), (999, N_TRAIN, N_TRAIN // 2)])
 def test_memory_that_is_too_small_names_the_stage_and_a_batch_to_try(error, batch_size, took, smaller):
-    message = rf"expected batches of {took} cells of stage 'toy' to fit .*cpu.*batch_size=\{{'toy': {smaller}\}}"
+    message = (
+        rf"^expected batches of {took} cells of stage 'toy' to fit into the memory of cpu, got out of memory; "
+        rf"try train\(batch_size=\{{'toy': {smaller}\}}\). The model is as it was.$"
+    )
     with pytest.raises(MemoryError, match=message) as caught:
         _fit("plain", _objective("plain"), (_Raise(error),), batch_size=batch_size)
     assert caught.value.__cause__ is error
+
+
+def _out_of_memory(*_: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+ALL_CELLS = (
+    r"^expected what stage 'toy' needs of all its cells, 52 cells x 9 features \(0.00 GiB a copy\), to fit into the "
+    r"memory of cpu, got out of memory; a smaller batch would not help: take fewer features, for counts by "
+    r"transforms=\{...: indiseek.data.LogNormalizePCA\(n_components=...\)\}. The model is as it was.$"
+)
+
+
+@pytest.mark.parametrize("when", ["start", "finish"])
+def test_what_is_computed_of_all_cells_at_once_is_no_matter_of_the_batch(when):
+    objective = _objective("plain")
+    object.__setattr__(objective, when, _out_of_memory)
+    with pytest.raises(MemoryError, match=ALL_CELLS):
+        _fit("plain", objective)
+
+
+def test_cells_that_do_not_fit_on_the_device_are_no_matter_of_the_batch(monkeypatch):
+    monkeypatch.setattr(Batch, "to", _out_of_memory)
+    with pytest.raises(MemoryError, match=ALL_CELLS):
+        _fit("plain", _objective("plain"))
+
+
+@pytest.mark.parametrize(
+    ("device", "elsewhere"), [("cpu", ""), ("cuda:1", ", or accelerator='cpu'"), ("mps", ", or accelerator='cpu'")]
+)
+def test_memory_of_another_device_than_the_cpu_can_be_left_for_it(device, elsewhere):
+    message = (
+        "^expected the features of all cells, 1000000 cells x 150 features .0.56 GiB a copy., to fit into the memory "
+        rf"of {device}, got out of memory; a smaller batch would not help: {{}}{elsewhere}. The model is as it was.$"
+    )
+    for more, advice in (((), "take fewer features, .*"), (("make it smaller",), "make it smaller")):
+        with pytest.raises(MemoryError, match=message.format(advice)):
+            with all_must_fit("the features of all cells", 1_000_000, 150, torch.device(device), *more):
+                _out_of_memory()
 
 
 def test_other_errors_of_torch_come_through():

@@ -22,6 +22,9 @@ from indiseek.models._latents import LatentModel
 from indiseek.models._schedules import PATIENCE
 from indiseek.objectives import gather_objects
 from indiseek.train import StageSettings
+from indiseek.train._memory import all_must_fit
+
+_PRECISIONS = ("32", "32-true", "bf16", "bf16-mixed")
 
 
 class MultimodalModel(LatentModel):
@@ -127,7 +130,8 @@ class MultimodalModel(LatentModel):
         FloatingPointError
             If a loss is not finite; the model is then as it was before the call.
         MemoryError
-            If a step does not fit into memory; likewise. Names a batch size to try.
+            If a step, or the features of all cells, do not fit into memory; likewise. Names a batch size to try, or
+            what else would help. Where only the codes that are written at the end do not fit, the training is kept.
         """
         self._train(
             {"lr": lr, "weight_decay": weight_decay},
@@ -167,6 +171,7 @@ class MultimodalModel(LatentModel):
     ) -> None:
         """Check the arguments of :meth:`train`, fit all stages and write the codes."""
         check_processes(devices, num_nodes, trainer_kwargs.get("strategy", "auto"))
+        _check_precision(trainer_kwargs.get("precision"))
         check_range("patience", patience, low=1)
         given = {name: value for name, value in rates.items() if value is not None}
         for name, value in given.items():
@@ -211,14 +216,23 @@ class MultimodalModel(LatentModel):
             fitted = self._to_fit(plan.split, plan.seed)
             if saved is not None:
                 fitted = Fitted.from_payload(saved["fitted"], fitted.module, fitted.transforms)
-            module = fitted.module.to(place.device)
-            cells = module.features([self._values(name) for name in self.modalities])
-            start = start_of(fitted, cells, saved, checkpoint)
             split = cast(Split, fitted.split)
-            train, validation = (
-                Part(torch.as_tensor(rows, device=place.device), self._views(fitted, rows, plan.seed + i))
-                for i, rows in enumerate((split.train, split.validation))
-            )
+            parts = (split.train, split.validation)
+            n_features = sum(transform.n_output for transform in fitted.transforms.values())
+            with all_must_fit("the features of all cells", self._adata.n_obs, n_features, place.device):
+                module = fitted.module.to(place.device)
+                cells = module.features([self._values(name) for name in self.modalities])
+                rows = [torch.as_tensor(part, device=place.device) for part in parts]
+            start = start_of(fitted, cells, saved, checkpoint)
+            with all_must_fit(
+                "n_views times the training and validation cells",
+                sum(map(len, parts)),
+                n_features,
+                place.device,
+                "make the model with a smaller n_views",
+            ):
+                views = [self._views(fitted, part, plan.seed + i) for i, part in enumerate(parts)]
+            train, validation = map(Part, rows, views)
             if fit_stages(fitted, cells, (train, validation), plan, start, checkpoint, show_progress=show_progress):
                 checkpoint.remove()
                 if place.world_size > 1:
@@ -238,3 +252,15 @@ class MultimodalModel(LatentModel):
             "var_names": {name: cells_digest(pd.Index(names)) for name, names in self._var_names.items()},
             "obs_names": cells_digest(self._adata.obs_names),
         }
+
+
+def _check_precision(precision: Any) -> None:
+    """Raise ValueError but for single precision and bfloat16 mixed with it.
+
+    Lightning scales float16's gradients before their norm is limited, and the cells are held in single precision.
+    """
+    if precision is not None and str(precision) not in _PRECISIONS:
+        raise ValueError(
+            f"expected precision to be one of {_PRECISIONS}, got {precision!r}; pass 'bf16-mixed' where the device has "
+            "it, or leave precision out."
+        )

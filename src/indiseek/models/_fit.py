@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from indiseek.models._fitted import Fitted, cells_digest
 from indiseek.models._module import INFERENCE_BATCH, StagedModule
 from indiseek.objectives import Batch
 from indiseek.train import Place, StageSettings, StageState, fit_stage, resolve_place
+from indiseek.train._memory import all_must_fit
 
 logger = logging.getLogger(__name__)
 
@@ -162,10 +164,13 @@ def fit_stages(
     ------
     KeyboardInterrupt
         If the user interrupted the first stage before it had anything to keep.
+    MemoryError
+        If a step, or what a stage needs of all its cells, does not fit into memory.
     """
     module = fitted.module
     stages = list(module.objectives)
     train, validation = parts
+    n_cells, n_features = len(train.rows) + len(validation.rows), sum(x.shape[1] for x in cells.features)
     first = stages.index(start.stage)
     for number, stage in list(enumerate(stages))[first:]:
 
@@ -173,9 +178,13 @@ def fit_stages(
             progress = start._replace(stage=stage, state=state)._asdict()
             checkpoint.write({"fitted": fitted.payload(), **progress})
 
+        what = f"what stage {stage!r} needs of all its cells"
+        cells_must_fit = partial(all_must_fit, what, n_cells, n_features, cells.features[0].device)
+        with cells_must_fit():
+            seen = (_seen(module, stage, cells, train), _seen(module, stage, cells, validation))
         result = fit_stage(
             module.objective(stage),
-            (_seen(module, stage, cells, train), _seen(module, stage, cells, validation)),
+            seen,
             plan.settings[stage],
             name=stage,
             batch_size=plan.batch_sizes[stage],
@@ -188,10 +197,13 @@ def fit_stages(
             resume=start.state if number == first else None,
             trainer_kwargs=plan.trainer_kwargs,
         )
+        # Those of the next stage take as much.
+        del seen
         if len(result.history):
             fitted.record(stage, result)
         if stage in module.conditions[-1:]:
-            module.bridge.fit(module.inputs("specific", cells.take(train.rows), INFERENCE_BATCH).shared)
+            with cells_must_fit():
+                module.bridge.fit(module.inputs("specific", cells.take(train.rows), INFERENCE_BATCH).shared)
         if result.interrupted:
             if not fitted.trained_stages:
                 raise KeyboardInterrupt

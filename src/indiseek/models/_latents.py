@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, cast
 
 import mudata
@@ -18,10 +19,13 @@ from indiseek.models._certificate import certificate
 from indiseek.models._module import INFERENCE_BATCH
 from indiseek.models._staged import StagedModel
 from indiseek.objectives import Batch
+from indiseek.train._memory import amount, must_fit
 
 logger = logging.getLogger(__name__)
 
 MIN_HELD_OUT_CELLS = 100
+_FEWER_CELLS = "take fewer cells at once"
+_BY_CHUNK = f"{_FEWER_CELLS}, or let indiseek.models.embed write the codes chunk by chunk"
 
 
 class LatentModel(StagedModel):
@@ -70,6 +74,8 @@ class LatentModel(StagedModel):
             If `kind` is unknown, the features are not the model's, or values are not finite.
         KeyError
             If `modality` is unknown or not in `mdata`.
+        MemoryError
+            If features and codes of so many cells do not fit into memory.
         """
         kinds = list(self.module.objectives)
         kind = kinds[0] if kind is None else kind
@@ -85,14 +91,14 @@ class LatentModel(StagedModel):
         size = batch_size or INFERENCE_BATCH
         only = self._only_modality(mdata)
         if only is not None:
-            code = self._code_of_one(cast(MuData, mdata), only, modality, kind, indices, size)
-        else:
-            cells = self._cells(mdata, indices)
+            return self._code_of_one(cast(MuData, mdata), only, modality, kind, indices, size)
+        cells = self._cells(mdata, indices)
+        with self._must_fit(cells.n_cells, f"{_FEWER_CELLS}, or a batch_size below {size}"):
             if modality is None:
                 code = self.module.joint(kind, cells, size)
             else:
                 code = self.module.codes(kind, cells, size)[self.modalities.index(modality)]
-        return code.cpu().numpy()
+            return code.cpu().numpy()
 
     def _only_modality(self, mdata: MuData | None) -> str | None:
         """The one modality that these cells have, or None where they have all."""
@@ -103,19 +109,20 @@ class LatentModel(StagedModel):
 
     def _code_of_one(
         self, mdata: MuData, only: str, modality: str | None, kind: str, indices: ArrayLike | None, batch_size: int
-    ) -> torch.Tensor:
+    ) -> NDArray[np.float32]:
         if modality is not None and modality != only:
             raise KeyError(f"expected modality {only!r}, the only one that these cells have, got {modality!r}.")
         position = self.modalities.index(only)
         values = self._read_one(mdata, only)
         rows = None if indices is None else np.arange(values.shape[0])[np.asarray(indices)]
-        features = self.fitted.transforms[only].apply_to(values, rows)
         if self.module.objective(kind).sees_others:
             logger.warning(
                 f"the cells have no modality but {only!r}: what their specific code should be independent of is "
                 f"predicted from {only!r} itself."
             )
-        return self.module.code_of_one(kind, position, features, batch_size)
+        with self._must_fit(values.shape[0] if rows is None else len(rows), _FEWER_CELLS):
+            features = self.fitted.transforms[only].apply_to(values, rows)
+            return self.module.code_of_one(kind, position, features, batch_size).cpu().numpy()
 
     def get_features(
         self, mdata: MuData | None = None, *, modality: str, indices: ArrayLike | None = None
@@ -141,6 +148,8 @@ class LatentModel(StagedModel):
             Before training.
         KeyError
             If `modality` is unknown.
+        MemoryError
+            If the features of so many cells do not fit into memory.
         """
         self._check_modality(modality)
         return self._cells(mdata, indices).features[self.modalities.index(modality)].cpu().numpy()
@@ -167,11 +176,23 @@ class LatentModel(StagedModel):
         if stage not in self.fitted.trained_stages:
             raise RuntimeError(f"expected a finished stage {stage!r}, got an interrupted training; call train() again.")
 
-    def _cells(self, mdata: MuData | None, indices: ArrayLike | None = None) -> Batch:
+    def _cells(self, mdata: MuData | None, indices: ArrayLike | None = None, *, advice: str = _FEWER_CELLS) -> Batch:
         module = self.module
         values = self._values_of(mdata)
         rows = None if indices is None else np.arange(values[0].shape[0])[np.asarray(indices)]
-        return module.features(values, rows)
+        with self._must_fit(values[0].shape[0] if rows is None else len(rows), advice):
+            return module.features(values, rows)
+
+    def _must_fit(self, n_cells: int, advice: str) -> AbstractContextManager[None]:
+        """Block whose memory may run out for so many cells, and what to do then."""
+        n_features = sum(transform.n_output for transform in self.fitted.transforms.values())
+        return must_fit(
+            f"features and codes of {amount(n_cells, n_features)}",
+            self.module.device,
+            advice,
+            on_cpu="move the model by to_device('cpu')",
+            left="The model keeps its training, and no codes are written.",
+        )
 
     def write_latents(self, mdata: MuData | None = None) -> None:
         """Write the codes into ``.obsm`` for scanpy.
@@ -191,10 +212,13 @@ class LatentModel(StagedModel):
         ------
         RuntimeError
             Before training.
+        MemoryError
+            If features and codes of so many cells do not fit into memory; nothing is written then.
         """
         target = self._adata if mdata is None else mdata
-        cells = self._cells(mdata)
-        whole, parts = self._obsm(cells)
+        cells = self._cells(mdata, advice=_BY_CHUNK)
+        with self._must_fit(cells.n_cells, _BY_CHUNK):
+            whole, parts = self._obsm(cells)
         with mudata.set_options(pull_on_update=False):
             for key, code in whole.items():
                 target.obsm[key] = code

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import lightning.pytorch as lightning
@@ -22,6 +23,7 @@ from lightning.pytorch.utilities.warnings import PossibleUserWarning
 from indiseek.data import OrderedBatches, RowBatches
 from indiseek.objectives import Batch, Objective, gather_objects
 from indiseek.train._callbacks import EveryEpoch, KeepBest, Progress
+from indiseek.train._memory import all_must_fit, must_fit
 from indiseek.train._seed import seeded
 from indiseek.train._stage import StageModule, StageSettings, StageState
 
@@ -150,7 +152,8 @@ def fit_stage(
     FloatingPointError
         If a loss is not finite; names the terms.
     MemoryError
-        If a step does not fit into memory; names a batch size to try.
+        If a step does not fit into memory, where it names a batch size to try; or all cells, or what is computed from
+        all of them at once, do not.
     KeyboardInterrupt
         If the user stopped one of several processes.
     ValueError
@@ -166,15 +169,18 @@ def fit_stage(
         callbacks.append(Progress(name))
     callbacks.append(EveryEpoch(save, keep_best, resume))
     module = StageModule(objective, train, validation, settings, resume)
+    n_cells, n_features = train.n_cells + validation.n_cells, sum(x.shape[1] for x in train.features)
+    cells_must_fit = partial(all_must_fit, f"what stage {name!r} needs of all its cells", n_cells, n_features)
     has_critics = any(True for _ in objective.critic_parameters())
     strategy = _strategy(devices * num_nodes, has_critics=has_critics)
     options = {**_NO_FILES, **(trainer_kwargs or {}), **strategy, "callbacks": callbacks}
     start = time.perf_counter()
-    objective.to(train.features[0].device)
-    if resume is None:
-        with torch.no_grad():
+    device = train.features[0].device
+    with cells_must_fit(device), torch.no_grad():
+        objective.to(device)
+        if resume is None:
             objective.start(train)
-    else:
+    if resume is not None:
         objective.load_state_dict(resume["objective"])
         if keep_best is not None and resume["best"] is not None:
             keep_best.restore(resume["best"])
@@ -204,9 +210,13 @@ def fit_stage(
         if resume is not None:
             rows.state = resume["rows"]
         held_out = OrderedBatches(validation.n_cells, batch_size=batch_size, device=place.device)
+        with cells_must_fit(place.device):
+            module.train_cells, module.validation_cells = train.to(place.device), validation.to(place.device)
+        advice = f"try train(batch_size={{{name!r}: {max(2, rows.batch_size // 2)}}})"
         try:
             if resume is None or not resume["done"]:
-                trainer.fit(module, rows, held_out)
+                with must_fit(f"batches of {rows.batch_size} cells of stage {name!r}", place.device, advice):
+                    trainer.fit(module, rows, held_out)
         except SIGTERMException:
             raise
         except SystemExit as error:
@@ -215,15 +225,11 @@ def fit_stage(
             if place.world_size > 1:
                 # The others may be anywhere by now.
                 raise KeyboardInterrupt from error
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise MemoryError(_out_of_memory_message(name, rows.batch_size, place)) from error
     if keep_best is not None and keep_best.state is not None:
         objective.load_state_dict(keep_best.state)
-    objective.to(place.device).eval()
-    with torch.no_grad():
-        objective.finish(train.to(place.device))
+    with cells_must_fit(place.device), torch.no_grad():
+        objective.to(place.device).eval()
+        objective.finish(module.train_cells)
     if place.world_size > 1:
         objective.load_state_dict(gather_objects({k: v.cpu() for k, v in objective.state_dict().items()})[0])
     # Lightning's objects refer to each other in circles and would hold the cells until they are collected.
@@ -250,19 +256,6 @@ def _strategy(world_size: int, *, has_critics: bool) -> dict[str, Any]:
         return {}
     # Critic steps give the encoders no gradient, and encoder steps the critics none. Buffers are the same everywhere.
     return {"strategy": DDPStrategy(find_unused_parameters=has_critics, broadcast_buffers=False)}
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # On the CPU torch has no error of its own for it.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-def _out_of_memory_message(stage: str, batch_size: int, place: Place) -> str:
-    smaller = max(2, batch_size // 2)
-    return (
-        f"expected batches of {batch_size} cells of stage {stage!r} to fit into the memory of {place.device}, got out "
-        f"of memory; try train(batch_size={{{stage!r}: {smaller}}}), or accelerator='cpu'. The model is as it was."
-    )
 
 
 @contextmanager

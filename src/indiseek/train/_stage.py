@@ -122,7 +122,7 @@ class StageModule(lightning.LightningModule):
     objective
         What is trained.
     train, validation
-        Cells of each part, on any device.
+        Cells of each part, on the device of training.
     settings
         Learning rates and schedules.
     resume
@@ -162,11 +162,9 @@ class StageModule(lightning.LightningModule):
         return self.trainer.world_size > 1
 
     def on_fit_start(self) -> None:
-        """Bring the cells to the device, once."""
+        """See whether all processes have the same cells."""
         if self.shares_work:
             self._check_cells()
-        self.train_cells = self.train_cells.to(self.device)
-        self.validation_cells = self.validation_cells.to(self.device)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Row numbers are made on the device."""
