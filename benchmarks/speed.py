@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import matplotlib.pyplot as plt
 import mudata
@@ -74,13 +75,20 @@ def indiseek_fit(mdata: MuData, accelerator: str) -> Figures:
     return found
 
 
-def totalvi_fit(mdata: MuData, accelerator: str) -> Figures:
-    """Default fit of TOTALVI on raw counts, with early stopping, and its codes."""
+def totalvi(mdata: MuData) -> Any:
+    """TOTALVI on raw counts, untrained."""
     from scvi.model import TOTALVI
 
-    started = time.perf_counter()
     TOTALVI.setup_mudata(mdata, modalities={"rna_layer": "rna", "protein_layer": "prot"})
-    model = TOTALVI(mdata)
+    return TOTALVI(mdata)
+
+
+def totalvi_fit(mdata: MuData, accelerator: str) -> Figures:
+    """Default fit of TOTALVI on raw counts, with early stopping, and its codes."""
+    import scvi.model  # noqa: F401
+
+    started = time.perf_counter()
+    model = totalvi(mdata)
     before = time.perf_counter()
     model.train(accelerator=accelerator, enable_progress_bar=False)
     trained = time.perf_counter() - before
@@ -92,10 +100,7 @@ def totalvi_fit(mdata: MuData, accelerator: str) -> Figures:
 
 def totalvi_epochs(mdata: MuData, accelerator: str) -> Figures:
     """A few epochs of TOTALVI after a first one, which carries set-up that a long run does not feel."""
-    from scvi.model import TOTALVI
-
-    TOTALVI.setup_mudata(mdata, modalities={"rna_layer": "rna", "protein_layer": "prot"})
-    model = TOTALVI(mdata)
+    model = totalvi(mdata)
     model.train(max_epochs=1, accelerator=accelerator, enable_progress_bar=False)
     # It is left in eval mode, and Lightning leaves that as it is.
     model.module.train()
@@ -180,12 +185,12 @@ def import_seconds(package: str, n_times: int = 5) -> float:
     return statistics.median(once() for _ in range(n_times))
 
 
-def profile(path: Path, accelerator: str) -> dict[str, pd.DataFrame]:
-    """Tables, by stage, of the operations that take most of the device's time in two epochs."""
+def profile(path: Path, accelerator: str) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
+    """By stage the operations that take most of the device's time in two epochs; and weights, with those of TOTALVI."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     mdata = mudata.read_h5mu(path)
-    tables = {}
+    tables, n_weights = {}, {}
     for stage in ("shared", "specific"):
         epochs = {"shared": 1, "context": 1, "specific": 1} | {stage: 3}
         model = IndiSeekModel(mdata)
@@ -199,7 +204,13 @@ def profile(path: Path, accelerator: str) -> dict[str, pd.DataFrame]:
             columns=["operation", "share", "calls"],
         )
         tables[stage] = table.nlargest(8, "share")
-    return tables
+        n_weights[STAGES[stage]] = _n_weights(model.module.objective(stage))
+    return tables, n_weights | {"TOTALVI": _n_weights(totalvi(mdata).module)}
+
+
+def _n_weights(module: torch.nn.Module) -> int:
+    """Entries of the matrices: each is a multiplication and an addition for a cell that passes."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
 
 
 class _Recorder(Callback):
@@ -311,12 +322,14 @@ def main() -> None:
     suffix = "" if options.device == "cpu" else f"-{options.device}"
     if options.profile:
         with cells_on_disk(options.sizes[0]) as path:
-            tables = profile(path, options.device)
+            tables, n_weights = profile(path, options.device)
         shown = [
             f"## Stage {k}\n\n{markdown(t.assign(share=t['share'].map('{:.0%}'.format)))}" for k, t in tables.items()
         ]
-        notes = f"{options.device}, {torch.get_num_threads()} thread(s), {options.sizes[0]:,} cells. {DESCRIPTION}"
-        record = {stage: table.to_dict("records") for stage, table in tables.items()}
+        notes = f"{options.device}, {torch.get_num_threads()} thread(s), {options.sizes[0]:,} cells. {DESCRIPTION} "
+        notes += "Entries of weight matrices, each a multiplication and an addition for a cell that passes: "
+        notes += ", ".join(f"{name} {n:,}" for name, n in n_weights.items()) + "."
+        record = {stage: table.to_dict("records") for stage, table in tables.items()} | {"weights": n_weights}
         write_text(f"speed-profile{suffix}", "Where the time of a training goes", "\n\n".join(shown), record, notes)
         return
     sizes = [N_SAMPLE] if options.quick else options.sizes
