@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
+import tracemalloc
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -487,3 +489,21 @@ def test_a_closed_file_is_said_to_be_closed(h5mu, name):
     (source.group if name == "rna" else source).file.close()
     with pytest.raises(OSError, match=f"values of modality {name!r}, got damage in a file that has been closed"):
         values[:10]
+
+
+@pytest.mark.parametrize("rows", [None, np.array([7, 3, 3, 19])])
+def test_a_piece_of_cells_in_memory_costs_what_it_holds(rows):
+    rng = np.random.default_rng(0)
+    n_cells, n_stored = 20, 50_000
+    indptr = np.arange(0, n_cells * n_stored + 1, n_stored, dtype=np.int64)
+    indices = np.tile(np.arange(n_stored, dtype=np.int32), n_cells)
+    values = sparse.csr_matrix((rng.random(n_cells * n_stored, np.float32), indices, indptr))
+    # As anndata reads them: scipy would convert all indices for every piece.
+    values.indptr, values.indices = indptr, indices
+    expected = values.toarray() if rows is None else values.toarray()[rows]
+    tracemalloc.start()
+    pieces = list(itertools.islice(row_chunks(values, rows, size=1), 2))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(np.concatenate([piece.toarray() for piece in pieces]), expected[:2])
+    assert peak < 0.5 * indices.nbytes

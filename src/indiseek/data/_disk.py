@@ -141,7 +141,19 @@ def row_chunks(values: Values, rows: NDArray[np.intp] | None = None, size: int =
     """
     n = values.shape[0] if rows is None else len(rows)
     for start in range(0, n, size):
-        yield values[start : start + size] if rows is None else values[rows[start : start + size]]
+        wanted = np.arange(start, min(start + size, n)) if rows is None else rows[start : start + size]
+        yield _csr_rows(values, wanted) if isinstance(values, sparse.csr_matrix) else values[wanted]
+
+
+def _csr_rows(values: sparse.csr_matrix, rows: NDArray[np.intp]) -> sparse.csr_matrix:
+    """Rows of a CSR matrix, out of the piece of it where they lie.
+
+    Where the two index arrays differ in type, as anndata leaves them, scipy converts all of one for each piece.
+    """
+    low, high = int(rows.min()), int(rows.max()) + 1
+    start, stop = values.indptr[low], values.indptr[high]
+    parts = (values.data[start:stop], values.indices[start:stop], values.indptr[low : high + 1] - start)
+    return sparse.csr_matrix(parts, shape=(high - low, values.shape[1]))[rows - low]
 
 
 def _stack(pieces: list[Matrix]) -> Matrix:
