@@ -1,4 +1,4 @@
-"""Time and memory against the number of cells, from disk and in memory: ``python benchmarks/scale.py --sizes 20000``.
+"""Time and memory against the number of cells, from disk and in memory: ``python benchmarks/scale.py``.
 
 Cells are real ones, resampled with fresh Poisson noise and written block by block, never all in memory. Converting,
 and fitting from disk and in memory, run in processes of their own, so that each peak memory is its own.
@@ -125,9 +125,9 @@ COLUMNS = (
 def main() -> None:
     """Run, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[20_000, 50_000], help="numbers of cells")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[20_000, 1_000_000], help="numbers of cells")
     parser.add_argument(
-        "--most-in-memory", type=int, default=200_000, help="largest size that is also fitted in memory"
+        "--most-in-memory", type=int, default=1_000_000, help="largest size that is also fitted in memory"
     )
     parser.add_argument("--model", choices=list(MODELS), default=next(iter(MODELS)))
     parser.add_argument("--directory", type=Path, help="where the cells are written; by default a temporary one")

@@ -1,4 +1,4 @@
-"""Speed and memory beside other methods on the same cells and threads: ``python benchmarks/speed.py --sizes 20000``.
+"""Speed and memory beside other methods on the same cells and threads: ``python benchmarks/speed.py``.
 
 Each method runs in a process of its own, one after the other, so that its peak memory and the machine are its own, and
 with its own defaults. ``make peers`` installs them. Each result is kept in ``benchmarks/.cache``: a run that was
@@ -35,6 +35,7 @@ from _cache import CACHE, kept
 from _resampled import DESCRIPTION, write_resampled
 from _table import RESULTS, markdown, write_text
 from lightning.pytorch import Callback, Trainer
+from matplotlib.axes import Axes
 from mudata import MuData
 
 from indiseek import IndiSeekModel, datasets
@@ -284,27 +285,41 @@ def _stage_row(stage: str, row: dict[str, str], ours: Figures, found: dict[str, 
 
 
 def plot(path: Path, results: dict[int, dict[str, Figures | None]]) -> None:
-    """Time, throughput and memory of each method against the number of cells."""
+    """Time, throughput and memory of each method against the number of cells; of one number, as bars."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    methods = list(dict.fromkeys(name for found in results.values() for name in found))
     for axis, key in zip(axes, ("fit, s", "cells/s", "peak RSS, GiB"), strict=True):
-        for method in dict.fromkeys(name for found in results.values() for name in found):
-            points = [(n, f[key]) for n, found in results.items() if (f := found.get(method)) and key in f]
+        lines = {m: [(n, f[key]) for n, found in results.items() if (f := found.get(m)) and key in f] for m in methods}
+        if len(results) == 1:
+            _bars(axis, {method: points[0][1] for method, points in lines.items() if points})
+            axis.set_title(f"{key}, {next(iter(results)):,} cells")
+            continue
+        for method, points in lines.items():
             if points:
                 axis.plot(*zip(*points, strict=True), marker="o", label=method)
         axis.set(xscale="log", yscale="log", xlabel="cells", title=key)
-        sizes = list(results)
-        axis.set_xticks(sizes, [f"{n:,}" for n in sizes])
+        axis.set_xticks(list(results), [f"{n:,}" for n in results])
         axis.minorticks_off()
         axis.margins(0.15)
-    axes[0].legend(frameon=False, fontsize="small")
+    if len(results) > 1:
+        axes[0].legend(frameon=False, fontsize="small")
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _bars(axis: Axes, values: dict[str, float]) -> None:
+    bars = axis.barh(list(values), list(values.values()), color=["C0" if name == OURS else "0.7" for name in values])
+    axis.bar_label(bars, [f"{value:,.2f}" if value < 10 else f"{value:,.0f}" for value in values.values()], padding=3)
+    axis.invert_yaxis()
+    axis.margins(x=0.2)
+    axis.set_xticks([])
+    axis.spines[["top", "right", "bottom"]].set_visible(False)
 
 
 def main() -> None:
     """Run, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[N_SAMPLE, 20_000], help=f"{N_SAMPLE} is the sample")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[20_000], help=f"{N_SAMPLE} is the sample (20,000)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--methods", nargs="+", choices=PEERS, default=PEERS, metavar="PEER", help=f"of {', '.join(PEERS)}"
