@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 
 from indiseek.data import CLR, TRANSFORMS, LogNormalizePCA, Scale, _transforms
+from indiseek.data._disk import CHUNK_CELLS
 from indiseek.data._highly_variable import highly_variable
 
 ALL = [Scale, CLR, functools.partial(LogNormalizePCA, n_top_features=80, n_components=7)]
@@ -236,3 +238,15 @@ def test_an_empty_cell_gives_finite_features(counts, rows):
 def test_wrong_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         LogNormalizePCA(**options)
+
+
+def test_components_are_fitted_in_the_memory_of_one_chunk_and_two_covariances():
+    n_features = 1500
+    cells = sparse.random_array((CHUNK_CELLS + 900, n_features), density=0.05, dtype=np.float32, rng=0)
+    values = sparse.csr_matrix(cells.tocsr().ceil())
+    transform = LogNormalizePCA(n_top_features=n_features, n_components=20)
+    tracemalloc.start()
+    transform.fit(values, np.arange(len(values.indptr) - 1))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * CHUNK_CELLS * n_features + 2 * 8 * n_features**2

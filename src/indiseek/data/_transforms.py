@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from indiseek.data._disk import Matrix, Values, row_chunks
 from indiseek.data._highly_variable import highly_variable
 
+# Cells that are transformed at once.
+_STEP_CELLS = 1024
+
 
 class Transform(nn.Module, ABC):
     """Map from the stored values of one modality to the features a model sees.
@@ -82,9 +85,11 @@ class Transform(nn.Module, ABC):
         result = torch.empty((n, self.n_output), device=self.device)
         start = 0
         for chunk in row_chunks(values, rows):
-            stop = start + chunk.shape[0]
-            result[start:stop] = self(to_tensor(chunk, self.device))
-            start = stop
+            # What is computed on the way takes several times the memory of the values.
+            for piece in row_chunks(chunk, size=_STEP_CELLS):
+                stop = start + piece.shape[0]
+                result[start:stop] = self(to_tensor(piece, self.device))
+                start = stop
         return result
 
     def _set_buffers(self, **buffers: NDArray[Any]) -> None:
@@ -252,15 +257,22 @@ class LogNormalizePCA(Transform):
             np.log1p(dense, out=dense)
             total += dense.sum(axis=0, dtype=np.float64)
             gram += dense.T @ dense
+            # The next chunk needs its room.
+            del dense
         mean = total / n
-        covariance = (gram - n * np.outer(mean, mean)) / (n - 1)
-        spread = np.sqrt(np.maximum(np.diagonal(covariance), 0.0))
+        # In place, as each of these matrices can have the size of a chunk of cells.
+        outer = np.outer(mean, mean)
+        outer *= n
+        gram -= outer
+        gram /= n - 1
+        spread = np.sqrt(np.maximum(np.diagonal(gram), 0.0))
         # A feature that varies only outside the training cells has nothing to be scaled by.
         inverse = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-8)
-        correlation = covariance * np.outer(inverse, inverse)
+        gram *= np.outer(inverse, inverse, out=outer)
         n_components = min(self.n_components, len(picked), n - 1)
+        # LAPACK takes columns one after the other; other matrices would be copied.
         variances, axes = scipy.linalg.eigh(
-            correlation, subset_by_index=[len(picked) - n_components, len(picked) - 1], overwrite_a=True
+            gram.T, subset_by_index=[len(picked) - n_components, len(picked) - 1], overwrite_a=True
         )
         variances, axes = variances[::-1], axes[:, ::-1]
         # The sign of an eigenvector is arbitrary; fixed, the components do not depend on the solver.
