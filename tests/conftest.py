@@ -26,11 +26,11 @@ def pair(**modalities: AnnData) -> MuData:
         return MuData(modalities)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def pytest_runtest_setup() -> None:
     """Tiny matrices gain nothing from more threads, and a fixed number keeps sums in one order.
 
-    Before every test, because scanpy's compiled functions set the number for the whole process.
+    Before every test, because scanpy's compiled functions set the number for the whole process, and before its
+    fixtures, of which some train.
     """
     torch.set_num_threads(1)
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from indiseek import datasets, metrics, pl
 from indiseek.data import convert, open_mudata
-from indiseek.models import IndiSeekModel, embed
+from indiseek.models import IndiSeekModel, embed, load_model
 from indiseek.models._checkpoint import CHECKPOINT_NAME
 from indiseek.models._io import write_mudata
 from indiseek.models._latents import MIN_HELD_OUT_CELLS
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "convert":
             convert(options.file, options.out, shuffle=options.shuffle, seed=options.seed, overwrite=options.overwrite)
         elif options.command == "embed":
-            model = IndiSeekModel.load(options.model, accelerator=options.accelerator)
+            model = load_model(options.model, accelerator=options.accelerator)
             embed(model, open_mudata(options.file), options.out, overwrite=options.overwrite)
         else:
             _train(options, console)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from model_contract import FAST, At, assert_content, assert_same, content, copy_of, interrupt, latents
 
+from indiseek.data import TRANSFORMS
 from indiseek.models._module import StagedModule
 
 TRAIN = FAST | {"max_epochs": 3}
@@ -57,6 +58,15 @@ def test_killed_in_any_stage_a_new_process_goes_on_to_the_same_result(case, make
             pd.testing.assert_frame_equal(model.history[key], table)
         assert list(model.stage_seconds) == list(case.widths)
         assert [path.name for path in directory.iterdir()] == ["checkpoint.lock"]
+
+
+def test_transforms_are_not_fitted_again(case, make_mdata, uninterrupted, tmp_path, monkeypatch):
+    _kill(case, make_mdata(150), tmp_path, 0)
+    model = case.new(make_mdata(150))
+    for transform in TRANSFORMS.values():
+        monkeypatch.setattr(transform, "fit", out_of_memory)
+    model.train(**TRAIN, checkpoint_dir=tmp_path)
+    assert_same(latents(model), latents(uninterrupted))
 
 
 def test_checkpoints_change_nothing(case, mdata, uninterrupted, tmp_path):

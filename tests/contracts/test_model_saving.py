@@ -28,6 +28,7 @@ from model_contract import (
 )
 
 from indiseek.data import CLR, LogNormalizePCA
+from indiseek.models import load_model
 
 PARTS = ("train_indices", "validation_indices", "test_indices")
 
@@ -54,6 +55,22 @@ def test_a_loaded_model_is_the_same_to_the_last_bit(case, fitted, tmp_path):
     assert_same(latents(loaded, copy_of(mdata)), latents(model))
     assert repr(loaded) == repr(model)
     assert_content(content(mdata), before)
+
+
+def test_a_model_of_any_class_can_be_loaded(case, fitted, tmp_path):
+    model, mdata = fitted
+    model.save(tmp_path / "model")
+    for data in (mdata, None):
+        loaded = load_model(tmp_path / "model", data, accelerator="cpu")
+        assert type(loaded) is case.model
+        assert_same_model(loaded, model)
+    path = tmp_path / "model" / "model.pt"
+    torch.save(torch.load(path) | {"model": "OtherModel"}, path)
+    message = (
+        "expected a model of one of the classes .*'CoMMModel', .* got 'OtherModel'; call load\\(\\) of its own class"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path / "model")
 
 
 def test_load_without_data_then_save_then_load(case, fitted, tmp_path):

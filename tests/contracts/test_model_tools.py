@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import anndata
+import mudata
 import numpy as np
 import pytest
 
-from indiseek import metrics, pl
+from indiseek import cli, metrics, pl
 from indiseek.models import embed
 
 
@@ -41,9 +42,17 @@ def test_maps_show_the_codes_of_the_model_without_being_told_their_names(case, f
     assert len(rows) == 3 and all(wanted in row for wanted, row in zip(("", "RNA", "Protein"), rows, strict=True))
 
 
-def test_codes_are_written_chunk_by_chunk(fitted, tmp_path):
+@pytest.mark.parametrize("how", ["python", "command line"])
+def test_codes_are_written_chunk_by_chunk(fitted, tmp_path, how):
     model, mdata = fitted
-    embed(model, mdata, tmp_path / "codes.zarr", show_progress=False)
+    if how == "python":
+        embed(model, mdata, tmp_path / "codes.zarr", show_progress=False)
+    else:
+        model.save(tmp_path / "model")
+        with mudata.set_options(pull_on_update=False):
+            mdata.write(tmp_path / "cells.h5mu")
+        command = f"embed {tmp_path}/model {tmp_path}/cells.h5mu --out {tmp_path}/codes.zarr --accelerator cpu"
+        assert cli.main(command.split()) == 0
     written = anndata.read_zarr(tmp_path / "codes.zarr")
     assert written.obs_names.equals(mdata.obs_names)
     # The MuData also keeps there which cells each modality has.

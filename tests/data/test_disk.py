@@ -412,9 +412,20 @@ def test_a_damaged_chunk_is_named(cells_zarr, damage):
         canonical_values(open_mudata(cells_zarr)["prot"], None, "prot")
 
 
+@pytest.mark.parametrize("where", ["obs", "mod/rna/obs", "mod/prot/var"])
+def test_damaged_annotations_are_named(cells_zarr, where):
+    _truncate(_chunk(cells_zarr, f"{where}/_index", "0"))
+    message = f"expected readable annotations in {cells_zarr}, got damage in {where} .*write it again from its source"
+    with pytest.raises(OSError, match=message):
+        open_mudata(cells_zarr)
+
+
 @pytest.mark.parametrize("lose", [Path.unlink, lambda file: file.write_bytes(b"")])
-def test_a_lost_chunk_is_not_taken_for_zeros(cells_zarr, lose):
-    file = _chunk(cells_zarr)
+@pytest.mark.parametrize(
+    ("array", "name"), [("mod/rna/X/indices", "1"), ("obs/_index", "0"), ("mod/rna/var/_index", "0")]
+)
+def test_a_lost_chunk_is_not_taken_for_zeros_or_empty_names(cells_zarr, lose, array, name):
+    file = _chunk(cells_zarr, array, name)
     n_files = len(list(file.parent.iterdir()))
     lose(file)
     with pytest.raises(OSError, match=f"expected {n_files} chunk files in {file.parent}, got {n_files - 1}; restore"):

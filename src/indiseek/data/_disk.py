@@ -24,7 +24,7 @@ CHUNK_CELLS = 4096
 # Most values are zero: kept sparse.
 _SPARSE_BELOW_DENSITY = 0.3
 # What zarr, its codecs and HDF5 raise where bytes are missing or wrong.
-_READ_ERRORS = (OSError, RuntimeError, ValueError, IndexError, KeyError)
+READ_ERRORS = (OSError, RuntimeError, ValueError, IndexError, KeyError)
 
 
 @final
@@ -89,7 +89,7 @@ class DiskMatrix:
     def _read(self, start: int, stop: int) -> Matrix:
         try:
             values = self._source[int(start) : int(stop)]
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise OSError(self._damage(f"{type(error).__name__}: {error}")) from error
         if sparse.issparse(values):
             if values.nnz and not 0 <= values.indices.min() <= values.indices.max() < values.shape[1]:
@@ -176,7 +176,7 @@ def _damaged_part(source: Any) -> str:
             region = tuple(slice(i * step, (i + 1) * step) for i, step in zip(place, outer, strict=True))
             try:
                 array[region]
-            except _READ_ERRORS:
+            except READ_ERRORS:
                 return _chunk_file(array, place)
     return str(_chunk_file(arrays[0], ()))
 

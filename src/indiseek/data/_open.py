@@ -15,6 +15,8 @@ from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset
 from mudata import MuData
 
+from indiseek.data._disk import READ_ERRORS
+
 # Mark of a zarr that convert() has written: every chunk was written, so one that is missing is lost.
 COMPLETE = "indiseek-complete"
 # Slots that are read; .raw is not.
@@ -70,16 +72,17 @@ def _read(root: Any, path: Path) -> MuData:
     groups = root["mod"]
     names = [str(name) for name in groups.attrs.get("mod-order", list(groups))]
     if root.attrs.get(COMPLETE):
-        _check_complete(groups, path)
+        _check_complete(root, path)
     with mudata.set_options(pull_on_update=False):
-        mdata = MuData({name: _open_modality(groups[name]) for name in names})
-        obs = read_elem(root["obs"])
+        mdata = MuData({name: _open_modality(groups[name], path) for name in names})
+        obs = _annotation(root, "obs", path)
         # Cells that are not paired are refused later, with a message of their own.
         if obs.index.equals(mdata.obs_names):
             mdata.obs = obs
             for slot in ("obsm", "obsp", "uns"):
                 # Masks of the modalities are mudata's own.
-                found = {k: v for k, v in read_elem(root[slot]).items() if slot == "uns" or k not in names}
+                stored = _annotation(root, slot, path)
+                found = {k: v for k, v in stored.items() if slot == "uns" or k not in names}
                 getattr(mdata, slot).update(found)
     return mdata
 
@@ -96,22 +99,36 @@ def _root(path: Path) -> Any:
         ) from error
 
 
-def _open_modality(group: Any) -> AnnData:
-    read = {slot: read_elem(group[slot]) for slot in ("obs", "var", *SLOTS) if slot in group}
+def _open_modality(group: Any, path: Path) -> AnnData:
+    read = {slot: _annotation(group, slot, path) for slot in ("obs", "var", *SLOTS) if slot in group}
     if "X" in group:
         read["X"] = _matrix(group["X"])
     layers = group["layers"] if "layers" in group else {}
     return AnnData(**read, layers={name: _matrix(layers[name]) for name in layers})
 
 
+def _annotation(group: Any, slot: str, path: Path) -> Any:
+    try:
+        return read_elem(group[slot])
+    except READ_ERRORS as error:
+        where = f"{group.name}/{slot}".strip("/")
+        raise OSError(
+            f"expected readable annotations in {path}, got damage in {where} ({type(error).__name__}: {error}); "
+            "restore the file, or write it again from its source, for example with indiseek convert --overwrite."
+        ) from error
+
+
 def _matrix(stored: Any) -> Any:
     return sparse_dataset(stored) if isinstance(stored, h5py.Group | zarr.Group) else stored
 
 
-def _check_complete(groups: zarr.Group, path: Path) -> None:
-    """Raise OSError where a chunk file is gone or empty: zarr would take it for one of zeros."""
-    for key, part in groups.members(max_depth=None):
-        if isinstance(part, zarr.Array) and key.split("/")[1] in ("X", "layers"):
+def _check_complete(root: zarr.Group, path: Path) -> None:
+    """Raise OSError where a file of values or names is gone or empty: zarr would take it for zeros or empty names."""
+    members = dict(root.members(max_depth=None))
+    names = {f"{key}/{part.attrs['_index']}" for key, part in members.items() if "_index" in part.attrs}
+    for key, part in members.items():
+        of_values = key.startswith("mod/") and key.split("/")[2:3] in (["X"], ["layers"])
+        if isinstance(part, zarr.Array) and (of_values or key in names):
             n_files = prod(-(-n // step) for n, step in zip(part.shape, part.shards or part.chunks, strict=True))
             directory = path / part.path / "c"
             n_found = sum(file.is_file() and file.stat().st_size > 0 for file in directory.rglob("*"))

@@ -17,7 +17,7 @@ from indiseek.data import Split
 from indiseek.models._arguments import check_processes, check_range, split_arguments
 from indiseek.models._checkpoint import Checkpoint
 from indiseek.models._fit import Part, Plan, fit_stages, start_of
-from indiseek.models._fitted import Fitted, cells_digest
+from indiseek.models._fitted import Fitted, cells_digest, empty_transforms
 from indiseek.models._latents import LatentModel
 from indiseek.models._schedules import PATIENCE
 from indiseek.objectives import gather_objects
@@ -213,9 +213,11 @@ class MultimodalModel(LatentModel):
         what = self._description() | plan.description()
         with Checkpoint(checkpoint_dir, what, writes=place.rank == 0) as checkpoint:
             saved = checkpoint.read()
-            fitted = self._to_fit(plan.split, plan.seed)
-            if saved is not None:
-                fitted = Fitted.from_payload(saved["fitted"], fitted.module, fitted.transforms)
+            if saved is None:
+                fitted = self._to_fit(plan.split, plan.seed)
+            else:
+                transforms = empty_transforms(saved["fitted"]["transforms"], self._var_names)
+                fitted = self._restored(saved["fitted"], transforms)
             split = cast(Split, fitted.split)
             parts = (split.train, split.validation)
             n_features = sum(transform.n_output for transform in fitted.transforms.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -100,10 +101,10 @@ def cells_digest(names: pd.Index) -> str:
     return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()
 
 
-def empty_transforms(saved: dict[str, Any], n_features: dict[str, int]) -> dict[str, Transform]:
+def empty_transforms(saved: dict[str, Any], var_names: Mapping[str, Sequence[str]]) -> dict[str, Transform]:
     """Transforms of the saved kinds with buffers of the saved sizes, ready to take a saved state."""
     transforms = {}
     for name, entry in saved.items():
         transforms[name] = TRANSFORMS[entry["name"]](**entry["config"])
-        transforms[name].allocate(n_features[name], entry["n_output"])
+        transforms[name].allocate(len(var_names[name]), entry["n_output"])
     return transforms

@@ -110,7 +110,7 @@ def is_archive(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def read_payload(directory: Path, model: str) -> dict[str, Any]:
+def read_payload(directory: Path, model: str | None = None) -> dict[str, Any]:
     """Read a saved model without running anything that it may carry.
 
     Parameters
@@ -118,7 +118,7 @@ def read_payload(directory: Path, model: str) -> dict[str, Any]:
     directory
         Directory given to ``save``.
     model
-        Name of the class that reads.
+        Name of the class that reads; None for any.
 
     Raises
     ------
@@ -148,6 +148,6 @@ def read_payload(directory: Path, model: str) -> dict[str, Any]:
             f"expected a file of format {FORMAT} or older, got {payload['format']} written by indiseek "
             f"{payload['version']}; update indiseek."
         )
-    if payload["model"] != model:
+    if model is not None and payload["model"] != model:
         raise ValueError(f"expected a saved {model}, got a {payload['model']}; call {payload['model']}.load().")
     return payload

@@ -127,6 +127,10 @@ class StagedModel(RegisteredModel):
             transforms, self._new_module(transforms, seed), split, wanted, cells_digest(self._adata.obs_names)
         )
 
+    def _restored(self, payload: dict[str, Any], transforms: dict[str, Transform]) -> Fitted:
+        """State that :meth:`Fitted.payload` has written down, in empty transforms; nothing is fitted."""
+        return Fitted.from_payload(payload, self._new_module(transforms, seed=0), transforms)
+
     def _new_module(self, transforms: dict[str, Transform], seed: int) -> StagedModule:
         n_features = {name: transforms[name].n_output for name in self.modalities}
         ranks = {name: transforms[name].rank for name in self.modalities}
@@ -214,11 +218,9 @@ class StagedModel(RegisteredModel):
         model = cls(None, registry=payload["registry"], **payload["init"])
         model._registration = Registration(tuple(payload["modalities"]), payload["layers"])
         model._var_names, model._sparse = payload["var_names"], payload["sparse"]
-        n_features = {name: len(names) for name, names in model._var_names.items()}
-        model._transforms = empty_transforms(payload["transforms"], n_features)
-        module = model._new_module(model._transforms, seed=0)
-        model._fitted = Fitted.from_payload(payload, module, model._transforms)
-        module.to(resolve_device(accelerator))
+        model._transforms = empty_transforms(payload["transforms"], model._var_names)
+        model._fitted = model._restored(payload, model._transforms)
+        model._fitted.module.to(resolve_device(accelerator))
         if mdata is not None:
             model._attach(mdata)
         return model

@@ -1,0 +1,47 @@
+"""Load a saved model without knowing its class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mudata import MuData
+
+from indiseek.models._base import MultimodalModel
+from indiseek.models._comm import CoMMModel
+from indiseek.models._disentangled_ssl import DisentangledSSLModel
+from indiseek.models._indiseek import IndiSeekModel
+from indiseek.models._io import read_payload
+
+_MODELS: dict[str, type[MultimodalModel]] = {
+    cls.__name__: cls for cls in (CoMMModel, DisentangledSSLModel, IndiSeekModel)
+}
+
+
+def load_model(dir_path: str | Path, mdata: MuData | None = None, *, accelerator: str = "auto") -> MultimodalModel:
+    """Load a saved model of whatever class it is.
+
+    Parameters
+    ----------
+    dir_path
+        Directory given to :meth:`MultimodalModel.save`.
+    mdata, accelerator
+        As in :meth:`MultimodalModel.load`.
+
+    Returns
+    -------
+    A model of the class that was saved.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no saved model.
+    ValueError
+        If the file is damaged or carries code, holds a model of an unknown class, or the features are not the model's.
+    """
+    name = read_payload(Path(dir_path))["model"]
+    if name not in _MODELS:
+        raise ValueError(
+            f"expected a model of one of the classes {sorted(_MODELS)} in {dir_path}, got {name!r}; call load() of "
+            "its own class."
+        )
+    return _MODELS[name].load(dir_path, mdata, accelerator=accelerator)
