@@ -208,6 +208,7 @@ def test_codes_that_do_not_fit_into_memory_say_so_and_are_not_written(case, fitt
         ("joint", model.get_latent_representation, 200, ", or a batch_size below 2048"),
         ("codes", lambda: model.get_latent_representation(**last, batch_size=7), 200, ", or a batch_size below 7"),
         ("code_of_one", lambda: model.get_latent_representation(only, **last), 200, ""),
+        ("joint", lambda: model.certify(mdata, n_permutations=0), 200, ", passed as mdata"),
         ("joint", model.write_latents, 200, BY_CHUNK),
         ("codes", model.write_latents, 200, BY_CHUNK),
     ):

@@ -5,6 +5,7 @@ import pytest
 from model_contract import FAST, At, interrupt, latents, pair
 
 from indiseek.models import IndiSeekModel
+from indiseek.objectives import ConditionalFlowObjective
 
 CLUB = {"specific": "nce-club", "n_shared": 4, "n_specific": 3, "hidden": (32,), "critic_hidden": (16,)}
 FLOW = {"specific": "flow", "n_shared": 4, "n_context": 6, "hidden": (32,)}
@@ -32,6 +33,17 @@ def test_a_cell_that_is_its_own_donor_gives_back_its_features(flow):
 def test_an_interrupted_flow_says_that_its_last_weights_are_kept(mdata, log):
     IndiSeekModel(mdata, **FLOW).train(**FAST | {"max_epochs": 3}, callbacks=[At(2, interrupt, epoch=1)])
     assert "in stage 'specific' after 1 epochs; the last weights so far are kept" in log.records[-1].getMessage()
+
+
+def test_counterfactuals_that_do_not_fit_into_memory_say_so(flow, monkeypatch):
+    model, _ = flow
+
+    def out_of_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(ConditionalFlowObjective, "inverse", out_of_memory)
+    with pytest.raises(MemoryError, match="expected features and codes of 2 cells .* take fewer cells at once"):
+        model.counterfactual(modality="rna", indices=[0, 1], donors=[2, 3])
 
 
 def test_counterfactuals_say_what_they_need(flow, mdata):

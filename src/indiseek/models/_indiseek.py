@@ -20,7 +20,7 @@ from indiseek.data import Split, Transform
 from indiseek.models._arguments import candidates, check_choice, check_range, split_arguments
 from indiseek.models._base import MultimodalModel
 from indiseek.models._io import plain
-from indiseek.models._latents import MIN_HELD_OUT_CELLS
+from indiseek.models._latents import FEWER_CELLS, MIN_HELD_OUT_CELLS
 from indiseek.models._module import INFERENCE_BATCH
 from indiseek.models._schedules import N_CRITIC_STEPS, PATIENCE, schedule
 from indiseek.models._tuning import Grid, Trials, search
@@ -462,6 +462,8 @@ class IndiSeekModel(MultimodalModel):
             If the model's specific stage is not the flow, or there are not as many donors as cells.
         KeyError
             If `modality` is unknown.
+        MemoryError
+            If features and codes of so many cells do not fit into memory.
         """
         self._check_modality(modality)
         objective = self.module.objective("specific")
@@ -472,8 +474,8 @@ class IndiSeekModel(MultimodalModel):
         if own.n_cells != other.n_cells:
             raise ValueError(f"expected one donor for each cell, got {other.n_cells} donors for {own.n_cells} cells.")
         position = self.modalities.index(modality)
-        own, other = (self.module.inputs("specific", cells, INFERENCE_BATCH) for cells in (own, other))
-        with torch.no_grad():
+        with torch.no_grad(), self._must_fit(own.n_cells, FEWER_CELLS):
+            own, other = (self.module.inputs("specific", cells, INFERENCE_BATCH) for cells in (own, other))
             code = objective.full_code(position, own.features[position], own.shared)
             return objective.inverse(position, code, other.shared).cpu().numpy()
 

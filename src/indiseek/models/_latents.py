@@ -24,8 +24,8 @@ from indiseek.train._memory import amount, must_fit
 logger = logging.getLogger(__name__)
 
 MIN_HELD_OUT_CELLS = 100
-_FEWER_CELLS = "take fewer cells at once"
-_BY_CHUNK = f"{_FEWER_CELLS}, or let indiseek.models.embed write the codes chunk by chunk"
+FEWER_CELLS = "take fewer cells at once"
+_BY_CHUNK = f"{FEWER_CELLS}, or let indiseek.models.embed write the codes chunk by chunk"
 
 
 class LatentModel(StagedModel):
@@ -93,7 +93,7 @@ class LatentModel(StagedModel):
         if only is not None:
             return self._code_of_one(cast(MuData, mdata), only, modality, kind, indices, size)
         cells = self._cells(mdata, indices)
-        with self._must_fit(cells.n_cells, f"{_FEWER_CELLS}, or a batch_size below {size}"):
+        with self._must_fit(cells.n_cells, f"{FEWER_CELLS}, or a batch_size below {size}"):
             if modality is None:
                 code = self.module.joint(kind, cells, size)
             else:
@@ -120,7 +120,7 @@ class LatentModel(StagedModel):
                 f"the cells have no modality but {only!r}: what their specific code should be independent of is "
                 f"predicted from {only!r} itself."
             )
-        with self._must_fit(values.shape[0] if rows is None else len(rows), _FEWER_CELLS):
+        with self._must_fit(values.shape[0] if rows is None else len(rows), FEWER_CELLS):
             features = self.fitted.transforms[only].apply_to(values, rows)
             return self.module.code_of_one(kind, position, features, batch_size).cpu().numpy()
 
@@ -176,7 +176,7 @@ class LatentModel(StagedModel):
         if stage not in self.fitted.trained_stages:
             raise RuntimeError(f"expected a finished stage {stage!r}, got an interrupted training; call train() again.")
 
-    def _cells(self, mdata: MuData | None, indices: ArrayLike | None = None, *, advice: str = _FEWER_CELLS) -> Batch:
+    def _cells(self, mdata: MuData | None, indices: ArrayLike | None = None, *, advice: str = FEWER_CELLS) -> Batch:
         module = self.module
         values = self._values_of(mdata)
         rows = None if indices is None else np.arange(values[0].shape[0])[np.asarray(indices)]
@@ -275,6 +275,8 @@ class LatentModel(StagedModel):
             Before training, or if training was interrupted before the specific stage.
         ValueError
             If there are fewer than 100 cells to measure on.
+        MemoryError
+            If features and codes of so many cells do not fit into memory.
         """
         self._check_stage(list(self.module.objectives)[-1])
         if self._adata is None:
@@ -292,15 +294,16 @@ class LatentModel(StagedModel):
                 "and validation_size, or pass other cells as mdata."
             )
         reference = None if split is None else self._by_name(self._cells(None, split.train).features)
-        return certificate(
-            self.fitted,
-            values,
-            reference,
-            feature_names={name: self.feature_names(name) for name in self.modalities},
-            n_permutations=n_permutations,
-            seed=seed,
-            thresholds=thresholds,
-        )
+        with self._must_fit(n_cells, f"{FEWER_CELLS}, passed as mdata"):
+            return certificate(
+                self.fitted,
+                values,
+                reference,
+                feature_names={name: self.feature_names(name) for name in self.modalities},
+                n_permutations=n_permutations,
+                seed=seed,
+                thresholds=thresholds,
+            )
 
     def _by_name(self, tensors: Sequence[torch.Tensor]) -> dict[str, NDArray[Any]]:
         return {name: tensor.cpu().numpy() for name, tensor in zip(self.modalities, tensors, strict=True)}
