@@ -12,7 +12,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 
 from indiseek.data import CLR, TRANSFORMS, LogNormalizePCA, Scale, _transforms
-from indiseek.data._disk import CHUNK_CELLS
+from indiseek.data._disk import CHUNK_CELLS, row_chunks
 from indiseek.data._highly_variable import highly_variable
 
 ALL = [Scale, CLR, functools.partial(LogNormalizePCA, n_top_features=80, n_components=7)]
@@ -49,6 +49,22 @@ def test_pieces_of_any_size_give_the_same_features(make, counts, rows, monkeypat
     monkeypatch.setattr(_transforms, "row_chunks", functools.partial(_transforms.row_chunks, size=37))
     torch.testing.assert_close(whole.apply_to(counts), features, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(_fitted(make, counts, rows).apply_to(counts), features, rtol=1e-3, atol=1e-3)
+
+
+@EACH
+def test_cells_in_any_order_are_read_in_that_of_the_values(make, counts, rows, monkeypatch):
+    transform = _fitted(make, counts, rows)
+    wanted = np.random.default_rng(0).permutation(600)[:500]
+    read = []
+
+    def spy(values, rows=None, **settings):
+        read.extend(rows if values is counts else [])
+        return row_chunks(values, rows, **settings)
+
+    monkeypatch.setattr(_transforms, "row_chunks", spy)
+    features = transform.apply_to(counts, wanted)
+    np.testing.assert_array_equal(read, np.sort(wanted))
+    torch.testing.assert_close(features, transform.apply_to(counts)[wanted])
 
 
 @EACH

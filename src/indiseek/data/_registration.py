@@ -35,7 +35,7 @@ _PROTEIN_NAMES = ("prot", "protein", "adt", "ab")
 # Antibody panels have at most a few hundred features, transcriptomes and accessible regions thousands.
 _MANY_FEATURES = 500
 _RESERVED = "shared"
-# Only counts stay on disk; the features of all cells are held, and a copy of those of the training cells.
+# Only counts stay on disk; the features of all cells are held.
 _MANY_BYTES = 2**30
 
 
@@ -261,7 +261,7 @@ def _warn_of_features(name: str, n_bytes: int) -> None:
     if n_bytes > _MANY_BYTES:
         logger.warning(
             f"the features that the model sees of {name!r} take {n_bytes / 2**30:.1f} GiB of memory (cells x features "
-            "x 4 bytes), and training copies of it; where that is too much, select fewer features, or for counts pass "
+            "x 4 bytes); where that is too much, select fewer features, or for counts pass "
             f"transforms={{{name!r}: indiseek.data.LogNormalizePCA()}}."
         )
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
 
-from indiseek.data._disk import Matrix, Values, row_chunks
+from indiseek.data._disk import CHUNK_CELLS, Matrix, Values, row_chunks
 from indiseek.data._highly_variable import highly_variable
 
-# Cells that are transformed at once.
-_STEP_CELLS = 1024
+# Cells that are transformed at once: what is computed on the way takes several times the memory of the values.
+_STEP_CELLS = CHUNK_CELLS // 4
 
 
 class Transform(nn.Module, ABC):
@@ -80,16 +80,18 @@ class Transform(nn.Module, ABC):
 
     @torch.inference_mode()
     def apply_to(self, values: Values, rows: NDArray[np.intp] | None = None) -> Tensor:
-        """Transform cells chunk by chunk; the result, ``(n_cells, n_output)``, stays on the device."""
-        n = values.shape[0] if rows is None else len(rows)
-        result = torch.empty((n, self.n_output), device=self.device)
-        start = 0
-        for chunk in row_chunks(values, rows):
-            # What is computed on the way takes several times the memory of the values.
+        """Transform cells chunk by chunk; the result, ``(n_cells, n_output)``, stays on the device.
+
+        Cells `rows`, in whatever order, are read in that of `values`, so that each piece of a file is read once.
+        """
+        wanted = np.arange(values.shape[0]) if rows is None else rows
+        order = np.argsort(wanted, kind="stable")
+        result = torch.empty((len(wanted), self.n_output), device=self.device)
+        places = torch.from_numpy(order).to(self.device)
+        for chunk in row_chunks(values, wanted[order]):
             for piece in row_chunks(chunk, size=_STEP_CELLS):
-                stop = start + piece.shape[0]
-                result[start:stop] = self(to_tensor(piece, self.device))
-                start = stop
+                here, places = places.split([piece.shape[0], len(places) - piece.shape[0]])
+                result[here] = self(to_tensor(piece, self.device))
         return result
 
     def _set_buffers(self, **buffers: NDArray[Any]) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from indiseek.data import Split
 from indiseek.models._arguments import check_processes, check_range, split_arguments
 from indiseek.models._checkpoint import Checkpoint
-from indiseek.models._fit import Part, Plan, fit_stages, start_of
+from indiseek.models._fit import Plan, fit_stages, start_of
 from indiseek.models._fitted import Fitted, cells_digest, empty_transforms
 from indiseek.models._latents import LatentModel
 from indiseek.models._schedules import PATIENCE
@@ -130,7 +130,7 @@ class MultimodalModel(LatentModel):
         FloatingPointError
             If a loss is not finite; the model is then as it was before the call.
         MemoryError
-            If a step, or the features of all cells, do not fit into memory; likewise. Names a batch size to try, or
+            If a step, or the features of the cells, do not fit into memory; likewise. Names a batch size to try, or
             what else would help. Where only the codes that are written at the end do not fit, the training is kept.
         """
         self._train(
@@ -219,23 +219,23 @@ class MultimodalModel(LatentModel):
                 transforms = empty_transforms(saved["fitted"]["transforms"], self._var_names)
                 fitted = self._restored(saved["fitted"], transforms)
             split = cast(Split, fitted.split)
-            parts = (split.train, split.validation)
+            n_cells = len(split.train) + len(split.validation)
             n_features = sum(transform.n_output for transform in fitted.transforms.values())
-            with all_must_fit("the features of all cells", self._adata.n_obs, n_features, place.device):
+            with all_must_fit("the features of the training and validation cells", n_cells, n_features, place.device):
                 module = fitted.module.to(place.device)
-                cells = module.features([self._values(name) for name in self.modalities])
-                rows = [torch.as_tensor(part, device=place.device) for part in parts]
-            start = start_of(fitted, cells, saved, checkpoint)
+                values = [self._values(name) for name in self.modalities]
+                train, validation = module.features(values, np.concatenate(split[:2])).split(len(split.train))
+            start = start_of(fitted, (train, validation), saved, checkpoint)
             with all_must_fit(
                 "n_views times the training and validation cells",
-                sum(map(len, parts)),
+                n_cells,
                 n_features,
                 place.device,
                 "make the model with a smaller n_views",
             ):
-                views = [self._views(fitted, part, plan.seed + i) for i, part in enumerate(parts)]
-            train, validation = map(Part, rows, views)
-            if fit_stages(fitted, cells, (train, validation), plan, start, checkpoint, show_progress=show_progress):
+                train = train._replace(views=self._views(fitted, split.train, plan.seed))
+                validation = validation._replace(views=self._views(fitted, split.validation, plan.seed + 1))
+            if fit_stages(fitted, (train, validation), plan, start, checkpoint, show_progress=show_progress):
                 checkpoint.remove()
                 if place.world_size > 1:
                     # A next call must not find in one process what another is about to delete.

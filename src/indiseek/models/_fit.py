@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from indiseek.models._checkpoint import Checkpoint
 from indiseek.models._fitted import Fitted, cells_digest
-from indiseek.models._module import INFERENCE_BATCH, StagedModule
+from indiseek.models._module import INFERENCE_BATCH
 from indiseek.objectives import Batch
 from indiseek.train import Place, StageSettings, StageState, fit_stage, resolve_place
 from indiseek.train._memory import all_must_fit
@@ -100,14 +99,7 @@ class Start(NamedTuple):
     lengths: list[float]
 
 
-class Part(NamedTuple):
-    """Rows of the training or the validation cells, and their augmented features where the objective wants any."""
-
-    rows: Tensor
-    views: tuple[Tensor, ...]
-
-
-def start_of(fitted: Fitted, cells: Batch, saved: dict[str, Any] | None, checkpoint: Checkpoint) -> Start:
+def start_of(fitted: Fitted, cells: tuple[Batch, Batch], saved: dict[str, Any] | None, checkpoint: Checkpoint) -> Start:
     """Where a fit of these cells begins: where the `saved` state of `checkpoint` stands, or else at the first stage.
 
     Raises
@@ -115,7 +107,7 @@ def start_of(fitted: Fitted, cells: Batch, saved: dict[str, Any] | None, checkpo
     ValueError
         If that state was reached with other values of the cells.
     """
-    lengths = [float(torch.linalg.vector_norm(x)) for x in cells.features]
+    lengths = [float(torch.linalg.vector_norm(x)) for part in cells for x in part.features]
     if saved is None:
         return Start(next(iter(fitted.module.objectives)), None, len(fitted.history), lengths)
     # Machines may round in their own ways.
@@ -129,8 +121,7 @@ def start_of(fitted: Fitted, cells: Batch, saved: dict[str, Any] | None, checkpo
 
 def fit_stages(
     fitted: Fitted,
-    cells: Batch,
-    parts: tuple[Part, Part],
+    cells: tuple[Batch, Batch],
     plan: Plan,
     start: Start,
     checkpoint: Checkpoint,
@@ -144,9 +135,7 @@ def fit_stages(
     fitted
         State to train; changed.
     cells
-        Features of all cells.
-    parts
-        Training and validation cells.
+        Training and validation cells: features, and views where the objective wants any.
     plan
         How the stages are trained.
     start
@@ -169,8 +158,8 @@ def fit_stages(
     """
     module = fitted.module
     stages = list(module.objectives)
-    train, validation = parts
-    n_cells, n_features = len(train.rows) + len(validation.rows), sum(x.shape[1] for x in cells.features)
+    train, validation = cells
+    n_cells, n_features = train.n_cells + validation.n_cells, sum(x.shape[1] for x in train.features)
     first = stages.index(start.stage)
     for number, stage in list(enumerate(stages))[first:]:
 
@@ -179,9 +168,12 @@ def fit_stages(
             checkpoint.write({"fitted": fitted.payload(), **progress})
 
         what = f"what stage {stage!r} needs of all its cells"
-        cells_must_fit = partial(all_must_fit, what, n_cells, n_features, cells.features[0].device)
+        cells_must_fit = partial(all_must_fit, what, n_cells, n_features, train.features[0].device)
         with cells_must_fit():
-            seen = (_seen(module, stage, cells, train), _seen(module, stage, cells, validation))
+            seen = (
+                module.inputs(stage, train, INFERENCE_BATCH),
+                module.inputs(stage, validation, INFERENCE_BATCH),
+            )
         result = fit_stage(
             module.objective(stage),
             seen,
@@ -203,7 +195,7 @@ def fit_stages(
             fitted.record(stage, result)
         if stage in module.conditions[-1:]:
             with cells_must_fit():
-                module.bridge.fit(module.inputs("specific", cells.take(train.rows), INFERENCE_BATCH).shared)
+                module.bridge.fit(module.inputs("specific", train, INFERENCE_BATCH).shared)
         if result.interrupted:
             if not fitted.trained_stages:
                 raise KeyboardInterrupt
@@ -214,8 +206,3 @@ def fit_stages(
             )
             return False
     return True
-
-
-def _seen(module: StagedModule, stage: str, cells: Batch, part: Part) -> Batch:
-    """What a stage sees of one part. Codes of these cells only: those of all would be the largest tensors there are."""
-    return module.inputs(stage, cells.take(part.rows), INFERENCE_BATCH)._replace(views=part.views)

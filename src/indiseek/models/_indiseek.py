@@ -255,7 +255,7 @@ class IndiSeekModel(MultimodalModel):
         FloatingPointError
             If a loss is not finite; the model is then as it was before the call.
         MemoryError
-            If a step, or the features of all cells, do not fit into memory; likewise. Names a batch size to try, or
+            If a step, or the features of the cells, do not fit into memory; likewise. Names a batch size to try, or
             what else would help. Where only the codes that are written at the end do not fit, the training is kept.
         """
         check_range("n_critic_steps", n_critic_steps, low=1)

@@ -42,6 +42,13 @@ class Batch(NamedTuple):
         """The same rows of every tensor."""
         return Batch(*(tuple(t.index_select(0, rows) for t in tensors) for tensors in self))
 
+    def split(self, n_cells: int) -> tuple[Batch, Batch]:
+        """The first `n_cells` and the others, in the same memory."""
+        return (
+            Batch(*(tuple(t[:n_cells] for t in tensors) for tensors in self)),
+            Batch(*(tuple(t[n_cells:] for t in tensors) for tensors in self)),
+        )
+
     def to(self, device: torch.device) -> Batch:
         """Every tensor on `device`."""
         return Batch(*(tuple(t.to(device) for t in tensors) for tensors in self))
