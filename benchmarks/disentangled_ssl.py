@@ -23,7 +23,8 @@ import numpy as np
 import pandas as pd
 import torch
 from _cache import CACHE, kept
-from _table import markdown, spread, write_text
+from _certified import Figures, certified, spreads, tall
+from _table import markdown, write_text
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
@@ -40,7 +41,6 @@ from indiseek.objectives import (
 from indiseek.train import StageSettings, fit_stage, seeded
 
 Array = NDArray[np.floating[Any]]
-Figures = dict[str, float]
 
 COLUMNS = ("C: Yc", "C: Y1", "C: Y2", "Z1: Y1", "Z1: Yc")
 _SOURCE = "Wang et al. (2025), arXiv 2410.23996, synthetic experiment"
@@ -256,30 +256,9 @@ def pbmc(seed: int, smoke: bool) -> dict[str, Figures]:
     }
     mdata = datasets.pbmc10k_cite()
     return {
-        label: _certified(model(mdata, **arguments), seed, train | ({"max_epochs": 1} if smoke else {}))
+        label: certified(model(mdata, **arguments), seed, train | ({"max_epochs": 1} if smoke else {}))
         for label, (model, arguments, train) in runs.items()
     }
-
-
-def _certified(model: Any, seed: int, train: dict[str, Any]) -> Figures:
-    model.train(seed=seed, accelerator="cpu", write_latents=False, show_progress=False, **train)
-    certificate = model.certify(n_permutations=20, seed=seed)
-    content = certificate.content.set_index(["modality", "code"])
-    found: Figures = {}
-    for name in model.modalities:
-        leaks = certificate.leakage.query("modality == @name")
-        found[f"leak of Z_{name}"] = leaks["above_null"].max()
-        found[f"critic on Z_{name}, nats"] = leaks["infonce"].max()
-        own, joint = content.loc[(name, "specific")], content.loc[(name, "joint")]
-        found[f"private of {name} in Z_{name}"] = own["private"]
-        found[f"private of {name} in C"] = joint["private"] - joint["private_null"]
-        found[f"private of {name} in {name} itself"] = own["private_ceiling"]
-        found[f"predictable of {name} in C"] = joint["predictable"]
-        found[f"predictable of {name} in {name} itself"] = joint["predictable_ceiling"]
-        found[f"X_{name} from C, Z"] = content.loc[(name, "shared+specific"), "features"]
-    found["FOSCTTM"] = certificate.retrieval["foscttm"].item()
-    found["s"] = sum(model.stage_seconds.values())
-    return {name: float(value) for name, value in found.items()}
 
 
 def certificates(n_seeds: int, *, fresh: bool, smoke: bool) -> tuple[str, dict[str, Any]]:
@@ -289,14 +268,7 @@ def certificates(n_seeds: int, *, fresh: bool, smoke: bool) -> tuple[str, dict[s
         kept(cache / f"pbmc.{seed}.json", lambda seed=seed: pbmc(seed, smoke), fresh=fresh) for seed in range(n_seeds)
     ]
     found = {label: [run[label] for run in runs] for label in runs[0]}
-    rows = pd.DataFrame([_row(label, values) for label, values in found.items()])
-    return markdown(rows.set_index("codes").T.reset_index(names="")), found
-
-
-def _row(label: str, values: list[Figures]) -> dict[str, str]:
-    return {"codes": label} | {
-        name: spread([found[name] for found in values], 0 if name == "s" else 3) for name in values[0]
-    }
+    return tall(found), found
 
 
 def simulated(data: str, labels: list[str], n_seeds: int, *, fresh: bool, smoke: bool) -> tuple[str, dict[str, Any]]:
@@ -316,7 +288,7 @@ def simulated(data: str, labels: list[str], n_seeds: int, *, fresh: bool, smoke:
             path = cache / f"{data}.{label.replace(' ', '_').replace(',', '')}.{seed}.json"
             found[label].append(kept(path, compute, fresh=fresh))
             print(f"{data}, seed {seed}, {label}: {found[label][-1]}", flush=True)
-    rows = [_row(label, values) for label, values in found.items()]
+    rows = [spreads(label, values) for label, values in found.items()]
     if data == "published":
         rows += [
             {"codes": f"published, beta {beta:g}"} | _numbers(COLUMNS[:3], values)

@@ -1,0 +1,59 @@
+"""Numbers of the certificate of a model trained on the sample, and their table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from _table import markdown, spread
+
+from indiseek.models import MultimodalModel
+
+Figures = dict[str, float]
+
+
+def certified(model: MultimodalModel, seed: int, train: dict[str, Any], accelerator: str = "cpu") -> Figures:
+    """Train a model, and the numbers of its certificate on its test cells.
+
+    Parameters
+    ----------
+    model
+        Untrained.
+    seed
+        Of split, weights, batches and probes.
+    train
+        Further arguments of its ``train``.
+    accelerator
+        Where it is trained.
+    """
+    model.train(seed=seed, accelerator=accelerator, write_latents=False, show_progress=False, **train)
+    certificate = model.certify(n_permutations=20, seed=seed)
+    content = certificate.content.set_index(["modality", "code"])
+    found: Figures = {}
+    for name in model.modalities:
+        leaks = certificate.leakage.query("modality == @name")
+        found[f"leak of Z_{name}"] = leaks["above_null"].max()
+        found[f"critic on Z_{name}, nats"] = leaks["infonce"].max()
+        own, joint = content.loc[(name, "specific")], content.loc[(name, "joint")]
+        found[f"private of {name} in Z_{name}"] = own["private"]
+        found[f"private of {name} in C"] = joint["private"] - joint["private_null"]
+        found[f"private of {name} in {name} itself"] = own["private_ceiling"]
+        found[f"predictable of {name} in C"] = joint["predictable"]
+        found[f"predictable of {name} in {name} itself"] = joint["predictable_ceiling"]
+        found[f"X_{name} from C, Z"] = content.loc[(name, "shared+specific"), "features"]
+    found["FOSCTTM"] = certificate.retrieval["foscttm"].item()
+    found["s"] = sum(model.stage_seconds.values())
+    return {name: float(value) for name, value in found.items()}
+
+
+def tall(found: dict[str, list[Figures]]) -> str:
+    """Markdown with a column for each entry, because there are more figures than entries."""
+    rows = pd.DataFrame([spreads(label, values) for label, values in found.items()])
+    return markdown(rows.set_index("codes").T.reset_index(names=""))
+
+
+def spreads(label: str, values: list[Figures]) -> dict[str, str]:
+    """Row of a table: mean, lowest and highest of each figure over seeds."""
+    return {"codes": label} | {
+        name: spread([found[name] for found in values], 0 if name == "s" else 3) for name in values[0]
+    }
