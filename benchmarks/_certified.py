@@ -12,7 +12,7 @@ from indiseek.models import MultimodalModel
 Figures = dict[str, float]
 
 
-def certified(model: MultimodalModel, seed: int, train: dict[str, Any], accelerator: str = "cpu") -> Figures:
+def certified(model: MultimodalModel, seed: int, train: dict[str, Any]) -> Figures:
     """Train a model, and the numbers of its certificate on its test cells.
 
     Parameters
@@ -23,10 +23,21 @@ def certified(model: MultimodalModel, seed: int, train: dict[str, Any], accelera
         Of split, weights, batches and probes.
     train
         Further arguments of its ``train``.
-    accelerator
-        Where it is trained.
     """
-    model.train(seed=seed, accelerator=accelerator, write_latents=False, show_progress=False, **train)
+    model.train(seed=seed, accelerator="cpu", write_latents=False, show_progress=False, **train)
+    return figures(model, seed)
+
+
+def figures(model: MultimodalModel, seed: int) -> Figures:
+    """The numbers of a trained model's certificate on its test cells.
+
+    Parameters
+    ----------
+    model
+        Trained.
+    seed
+        Of the probes.
+    """
     certificate = model.certify(n_permutations=20, seed=seed)
     content = certificate.content.set_index(["modality", "code"])
     found: Figures = {}
@@ -48,11 +59,11 @@ def certified(model: MultimodalModel, seed: int, train: dict[str, Any], accelera
 
 def tall(found: dict[str, list[Figures]]) -> str:
     """Markdown with a column for each entry, because there are more figures than entries."""
-    rows = pd.DataFrame([spreads(label, values) for label, values in found.items()])
+    rows = pd.DataFrame([table_row(label, values) for label, values in found.items()])
     return markdown(rows.set_index("codes").T.reset_index(names=""))
 
 
-def spreads(label: str, values: list[Figures]) -> dict[str, str]:
+def table_row(label: str, values: list[Figures]) -> dict[str, str]:
     """Row of a table: mean, lowest and highest of each figure over seeds."""
     return {"codes": label} | {
         name: spread([found[name] for found in values], 0 if name == "s" else 3) for name in values[0]

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 from _cache import CACHE, kept
-from _certified import Figures, certified, spreads, tall
+from _certified import Figures, certified, table_row, tall
 from _table import markdown, write_text
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
@@ -288,7 +288,7 @@ def simulated(data: str, labels: list[str], n_seeds: int, *, fresh: bool, smoke:
             path = cache / f"{data}.{label.replace(' ', '_').replace(',', '')}.{seed}.json"
             found[label].append(kept(path, compute, fresh=fresh))
             print(f"{data}, seed {seed}, {label}: {found[label][-1]}", flush=True)
-    rows = [spreads(label, values) for label, values in found.items()]
+    rows = [table_row(label, values) for label, values in found.items()]
     if data == "published":
         rows += [
             {"codes": f"published, beta {beta:g}"} | _numbers(COLUMNS[:3], values)

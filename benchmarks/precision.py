@@ -11,7 +11,7 @@ import argparse
 
 import torch
 from _cache import CACHE, kept
-from _certified import Figures, certified, tall
+from _certified import Figures, figures, tall
 from _table import write_text
 
 from indiseek import IndiSeekModel, datasets
@@ -22,9 +22,12 @@ PRECISIONS = {"cpu": ("32", "bf16-mixed"), "cuda": ("32", "TF32", "bf16-mixed")}
 
 def fit(precision: str, seed: int, device: str) -> Figures:
     """Figures of one fit."""
-    torch.set_float32_matmul_precision("high" if precision == "TF32" else "highest")
     model = IndiSeekModel(datasets.pbmc10k_cite())
-    return certified(model, seed, {"precision": "32" if precision == "TF32" else precision}, device)
+    settings = {"seed": seed, "accelerator": device, "write_latents": False, "show_progress": False}
+    torch.set_float32_matmul_precision("high" if precision == "TF32" else "highest")
+    model.train(precision="32" if precision == "TF32" else precision, **settings)
+    torch.set_float32_matmul_precision("highest")
+    return figures(model, seed)
 
 
 def main() -> None:

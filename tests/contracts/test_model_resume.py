@@ -14,7 +14,7 @@ import pytest
 import torch
 from model_contract import FAST, At, assert_content, assert_same, content, copy_of, interrupt, latents
 
-from indiseek.data import TRANSFORMS
+from indiseek.data import CLR, TRANSFORMS, Scale
 from indiseek.models._module import StagedModule
 
 TRAIN = FAST | {"max_epochs": 3}
@@ -113,7 +113,28 @@ def test_other_arguments_or_data_are_refused_and_leave_the_checkpoint(case, make
     other["rna"].X = other["rna"].X[:, ::-1]
     with pytest.raises(ValueError, match="expected the values of the cells with which the fit in .* began, got others"):
         case.new(other).train(**TRAIN, checkpoint_dir=tmp_path)
+    for transform in (Scale(), CLR()):
+        model = case.new(make_mdata(150), transforms={"prot": transform})
+        if transform.name == "clr":
+            # That of the fit, given by name.
+            model.train(**TRAIN, checkpoint_dir=shutil.copytree(tmp_path, tmp_path / "copy"))
+            continue
+        with pytest.raises(ValueError, match=message.format("transforms/prot/name", "transforms/prot/name")):
+            model.train(**TRAIN, checkpoint_dir=tmp_path)
     assert path.read_bytes() == before
+
+
+def test_a_trained_model_keeps_its_split_whatever_the_checkpoint(case, make_mdata, tmp_path):
+    with pytest.raises(Killed):
+        case.new(make_mdata(150)).train(
+            **TRAIN, train_size=0.5, checkpoint_dir=tmp_path, callbacks=[At(0, kill, epoch=1)]
+        )
+    model = case.new(make_mdata(150))
+    model.train(**FAST)
+    before = latents(model)
+    with pytest.raises(ValueError, match="expected the split of the first training, .*; a test cell must stay one"):
+        model.train(**TRAIN, train_size=0.5, checkpoint_dir=tmp_path)
+    assert_same(latents(model), before)
 
 
 def test_two_fits_cannot_write_the_same_directory(case, make_mdata, uninterrupted, tmp_path):
@@ -208,7 +229,6 @@ def test_codes_that_do_not_fit_into_memory_say_so_and_are_not_written(case, fitt
         ("joint", model.get_latent_representation, 200, ", or a batch_size below 2048"),
         ("codes", lambda: model.get_latent_representation(**last, batch_size=7), 200, ", or a batch_size below 7"),
         ("code_of_one", lambda: model.get_latent_representation(only, **last), 200, ""),
-        ("joint", lambda: model.certify(mdata, n_permutations=0), 200, ", passed as mdata"),
         ("joint", model.write_latents, 200, BY_CHUNK),
         ("codes", model.write_latents, 200, BY_CHUNK),
     ):

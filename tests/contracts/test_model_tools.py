@@ -51,8 +51,8 @@ def test_codes_are_written_chunk_by_chunk(fitted, tmp_path, how):
         model.save(tmp_path / "model")
         with mudata.set_options(pull_on_update=False):
             mdata.write(tmp_path / "cells.h5mu")
-        command = f"embed {tmp_path}/model {tmp_path}/cells.h5mu --out {tmp_path}/codes.zarr --accelerator cpu"
-        assert cli.main(command.split()) == 0
+        paths = [str(tmp_path / "model"), str(tmp_path / "cells.h5mu"), "--out", str(tmp_path / "codes.zarr")]
+        assert cli.main(["embed", *paths, "--accelerator", "cpu"]) == 0
     written = anndata.read_zarr(tmp_path / "codes.zarr")
     assert written.obs_names.equals(mdata.obs_names)
     # The MuData also keeps there which cells each modality has.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 import shutil
 import tracemalloc
@@ -415,9 +416,48 @@ def test_a_damaged_chunk_is_named(cells_zarr, damage):
 @pytest.mark.parametrize("where", ["obs", "mod/rna/obs", "mod/prot/var"])
 def test_damaged_annotations_are_named(cells_zarr, where):
     _truncate(_chunk(cells_zarr, f"{where}/_index", "0"))
-    message = f"expected readable annotations in {cells_zarr}, got damage in {where} .*write it again from its source"
+    message = f"expected a readable MuData in {cells_zarr}, got damage in {where} .*write it again from its source"
     with pytest.raises(OSError, match=message):
         open_mudata(cells_zarr)
+
+
+@pytest.mark.parametrize("where", ["obs", "mod/rna", "mod/rna/obs", "mod/prot/var"])
+@pytest.mark.parametrize("damage", [Path.unlink, _truncate])
+@pytest.mark.filterwarnings("ignore:Object at:zarr.errors.ZarrUserWarning")
+def test_damaged_metadata_are_named(cells_zarr, where, damage):
+    # Zarr keeps a copy of all metadata at the root; without it each group's own is read.
+    root = cells_zarr / "zarr.json"
+    content = json.loads(root.read_text())
+    content.pop("consolidated_metadata", None)
+    root.write_text(json.dumps(content))
+    damage(cells_zarr / where / "zarr.json")
+    with pytest.raises(OSError, match=f"expected a readable MuData in {cells_zarr}, got damage in "):
+        open_mudata(cells_zarr)
+
+
+@pytest.mark.filterwarnings("ignore:\\s*AnnData expects:UserWarning")
+def test_small_tables_and_names_of_other_types_are_no_damage(tmp_path):
+    cells = make_cells()
+    table = pd.DataFrame({"a": [0.0]})
+    cells.uns["table"], cells["rna"].uns["table"] = table, table
+    names = cells["prot"].var_names
+    cells["prot"].var_names = pd.CategoricalIndex(names)
+    with mudata.set_options(pull_on_update=False):
+        cells.write(tmp_path / "cells.h5mu")
+    convert(tmp_path / "cells.h5mu", tmp_path / "cells.zarr", show_progress=False)
+    opened = open_mudata(tmp_path / "cells.zarr")
+    pd.testing.assert_frame_equal(opened["rna"].uns["table"], table, check_index_type=False)
+    assert list(opened["prot"].var_names) == list(names)
+    _chunk(tmp_path / "cells.zarr", "mod/prot/var/_index", "0").unlink()
+    with pytest.raises(OSError, match="expected 1 chunk files in .*mod/prot/var/_index/c, got 0; restore"):
+        open_mudata(tmp_path / "cells.zarr")
+
+
+def test_slots_that_are_not_there_are_no_damage(h5mu):
+    with h5py.File(h5mu, "r+") as file:
+        for slot in ("obsp", "uns", "mod/rna/varm"):
+            del file[slot]
+    assert open_mudata(h5mu).n_obs == N_CELLS
 
 
 @pytest.mark.parametrize("lose", [Path.unlink, lambda file: file.write_bytes(b"")])

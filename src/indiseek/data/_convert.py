@@ -11,6 +11,7 @@ from typing import IO, Any, cast
 import anndata
 import mudata
 import numpy as np
+import pandas as pd
 import zarr
 from anndata import AnnData
 from mudata import MuData
@@ -121,12 +122,19 @@ def _write_annotations(mdata: MuData, order: NDArray[np.intp] | None, path: Path
             slots = {slot: dict(getattr(adata, slot)) for slot in SLOTS}
             part = AnnData(sparse.csr_matrix(adata.shape, dtype=np.float32), obs=adata.obs, var=adata.var, **slots)
             parts[name] = part[rows].copy()
+            for table in (parts[name].obs, parts[name].var):
+                table.index = _as_one_array(table.index)
         whole = MuData(parts)
-        whole.obs = mdata.obs.iloc[rows]
+        whole.obs = mdata.obs.iloc[rows].set_axis(_as_one_array(mdata.obs_names[rows]))
         whole.obsm.update({key: value[rows] for key, value in mdata.obsm.items() if key not in parts})
         whole.obsp.update({key: value[rows][:, rows] for key, value in mdata.obsp.items()})
         whole.uns.update(mdata.uns)
         mudata.write_zarr(path, whole, zarr_format=3, shards=None)
+
+
+def _as_one_array(names: pd.Index) -> pd.Index:
+    """Names that are stored as one array, of which a lost chunk is noticed; categories take several."""
+    return names.astype(str).astype(object)
 
 
 def _write_matrix(root: zarr.Group, key: str, values: Values, chunks: Iterator[Matrix], bar: tqdm) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import product
@@ -24,7 +25,7 @@ CHUNK_CELLS = 4096
 # Most values are zero: kept sparse.
 _SPARSE_BELOW_DENSITY = 0.3
 # What zarr, its codecs and HDF5 raise where bytes are missing or wrong.
-READ_ERRORS = (OSError, RuntimeError, ValueError, IndexError, KeyError)
+READ_ERRORS = (OSError, RuntimeError, ValueError, IndexError, KeyError, EOFError, zlib.error)
 
 
 @final

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -17,7 +17,7 @@ from mudata import MuData
 
 from indiseek.data._disk import READ_ERRORS
 
-# Mark of a zarr that convert() has written: every chunk was written, so one that is missing is lost.
+# Mark of a zarr that convert() has written: every chunk of values and names was, so one that is missing is lost.
 COMPLETE = "indiseek-complete"
 # Slots that are read; .raw is not.
 SLOTS = ("obsm", "varm", "obsp", "varp", "uns")
@@ -69,19 +69,20 @@ def _read(root: Any, path: Path) -> MuData:
             f"expected a MuData in {path}, got {sorted(root)}; build one from its parts with mudata.MuData "
             "and write that."
         )
-    groups = root["mod"]
-    names = [str(name) for name in groups.attrs.get("mod-order", list(groups))]
+    with _readable(path, "mod"):
+        groups = root["mod"]
+        names = [str(name) for name in groups.attrs.get("mod-order", list(groups))]
     if root.attrs.get(COMPLETE):
-        _check_complete(root, path)
+        _check_complete(root, names, path)
     with mudata.set_options(pull_on_update=False):
-        mdata = MuData({name: _open_modality(groups[name], path) for name in names})
+        mdata = MuData({name: _open_modality(groups, name, path) for name in names})
         obs = _annotation(root, "obs", path)
         # Cells that are not paired are refused later, with a message of their own.
         if obs.index.equals(mdata.obs_names):
             mdata.obs = obs
             for slot in ("obsm", "obsp", "uns"):
+                stored = _annotation(root, slot, path) if slot in root else {}
                 # Masks of the modalities are mudata's own.
-                stored = _annotation(root, slot, path)
                 found = {k: v for k, v in stored.items() if slot == "uns" or k not in names}
                 getattr(mdata, slot).update(found)
     return mdata
@@ -99,22 +100,32 @@ def _root(path: Path) -> Any:
         ) from error
 
 
-def _open_modality(group: Any, path: Path) -> AnnData:
-    read = {slot: _annotation(group, slot, path) for slot in ("obs", "var", *SLOTS) if slot in group}
-    if "X" in group:
-        read["X"] = _matrix(group["X"])
-    layers = group["layers"] if "layers" in group else {}
-    return AnnData(**read, layers={name: _matrix(layers[name]) for name in layers})
+def _open_modality(groups: Any, name: str, path: Path) -> AnnData:
+    with _readable(path, f"mod/{name}"):
+        group = groups[name]
+        stored = [slot for slot in SLOTS if slot in group]
+    read = {slot: _annotation(group, slot, path) for slot in ("obs", "var", *stored)}
+    with _readable(path, f"mod/{name}"):
+        if "X" in group:
+            read["X"] = _matrix(group["X"])
+        layers = group["layers"] if "layers" in group else {}
+        return AnnData(**read, layers={layer: _matrix(layers[layer]) for layer in layers})
 
 
 def _annotation(group: Any, slot: str, path: Path) -> Any:
-    try:
+    with _readable(path, f"{group.name}/{slot}".strip("/")):
         return read_elem(group[slot])
+
+
+@contextmanager
+def _readable(path: Path, where: str) -> Iterator[None]:
+    """Raise OSError that names the place where a file cannot be read."""
+    try:
+        yield
     except READ_ERRORS as error:
-        where = f"{group.name}/{slot}".strip("/")
         raise OSError(
-            f"expected readable annotations in {path}, got damage in {where} ({type(error).__name__}: {error}); "
-            "restore the file, or write it again from its source, for example with indiseek convert --overwrite."
+            f"expected a readable MuData in {path}, got damage in {where} ({type(error).__name__}: {error}); restore "
+            "the file, or write it again from its source, for example with indiseek convert --overwrite."
         ) from error
 
 
@@ -122,18 +133,35 @@ def _matrix(stored: Any) -> Any:
     return sparse_dataset(stored) if isinstance(stored, h5py.Group | zarr.Group) else stored
 
 
-def _check_complete(root: zarr.Group, path: Path) -> None:
+def _check_complete(root: zarr.Group, names: Sequence[str], path: Path) -> None:
     """Raise OSError where a file of values or names is gone or empty: zarr would take it for zeros or empty names."""
-    members = dict(root.members(max_depth=None))
-    names = {f"{key}/{part.attrs['_index']}" for key, part in members.items() if "_index" in part.attrs}
-    for key, part in members.items():
-        of_values = key.startswith("mod/") and key.split("/")[2:3] in (["X"], ["layers"])
-        if isinstance(part, zarr.Array) and (of_values or key in names):
-            n_files = prod(-(-n // step) for n, step in zip(part.shape, part.shards or part.chunks, strict=True))
-            directory = path / part.path / "c"
-            n_found = sum(file.is_file() and file.stat().st_size > 0 for file in directory.rglob("*"))
-            if n_found < n_files:
-                raise OSError(
-                    f"expected {n_files} chunk files in {directory}, got {n_found}; restore the missing ones, or "
-                    "write the zarr again from its source, for example with indiseek convert --overwrite."
-                )
+    arrays: dict[str, zarr.Array] = {}
+    for where in ("obs", *(f"mod/{name}/{slot}" for name in names for slot in ("obs", "var"))):
+        with _readable(path, where):
+            key = f"{where}/{root[where].attrs['_index']}"
+            stored = root[key]
+            # Names that are stored as a group have arrays that may well be all zero.
+            if isinstance(stored, zarr.Array):
+                arrays[key] = stored
+    for name in names:
+        for slot in ("X", "layers"):
+            with _readable(path, f"mod/{name}/{slot}"):
+                arrays |= _arrays(root, f"mod/{name}/{slot}")
+    for key, array in arrays.items():
+        n_files = prod(-(-n // step) for n, step in zip(array.shape, array.shards or array.chunks, strict=True))
+        directory = path / key / "c"
+        n_found = sum(file.is_file() and file.stat().st_size > 0 for file in directory.rglob("*"))
+        if n_found < n_files:
+            raise OSError(
+                f"expected {n_files} chunk files in {directory}, got {n_found}; restore the missing ones, or "
+                "write the zarr again from its source, for example with indiseek convert --overwrite."
+            )
+
+
+def _arrays(root: zarr.Group, key: str) -> dict[str, zarr.Array]:
+    """The array at `key`, or all arrays of the group there."""
+    part = root.get(key)
+    if isinstance(part, zarr.Array):
+        return {key: part}
+    members = [] if part is None else part.members(max_depth=None)
+    return {f"{key}/{name}": member for name, member in members if isinstance(member, zarr.Array)}

@@ -35,7 +35,7 @@ _PROTEIN_NAMES = ("prot", "protein", "adt", "ab")
 # Antibody panels have at most a few hundred features, transcriptomes and accessible regions thousands.
 _MANY_FEATURES = 500
 _RESERVED = "shared"
-# Only counts stay on disk; the features of all cells are held.
+# Only counts stay on disk; their features are held.
 _MANY_BYTES = 2**30
 
 

@@ -82,7 +82,7 @@ class Transform(nn.Module, ABC):
     def apply_to(self, values: Values, rows: NDArray[np.intp] | None = None) -> Tensor:
         """Transform cells chunk by chunk; the result, ``(n_cells, n_output)``, stays on the device.
 
-        Cells `rows`, in whatever order, are read in that of `values`, so that each piece of a file is read once.
+        Cells `rows`, in whatever order, are read in that of `values`, so that a file is read once, front to back.
         """
         wanted = np.arange(values.shape[0]) if rows is None else rows
         order = np.argsort(wanted, kind="stable")

@@ -211,6 +211,7 @@ class MultimodalModel(LatentModel):
         place = plan.place()
         # A checkpoint of anything else is refused.
         what = self._description() | plan.description()
+        self._check_split(plan.split)
         with Checkpoint(checkpoint_dir, what, writes=place.rank == 0) as checkpoint:
             saved = checkpoint.read()
             if saved is None:
@@ -251,6 +252,7 @@ class MultimodalModel(LatentModel):
             "init": self._arguments,
             "modalities": self.modalities,
             "layers": self._registration.layers,
+            "transforms": {name: {"name": t.name, "config": t.config()} for name, t in self._transforms.items()},
             "var_names": {name: cells_digest(pd.Index(names)) for name, names in self._var_names.items()},
             "obs_names": cells_digest(self._adata.obs_names),
         }

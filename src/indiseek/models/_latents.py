@@ -275,8 +275,6 @@ class LatentModel(StagedModel):
             Before training, or if training was interrupted before the specific stage.
         ValueError
             If there are fewer than 100 cells to measure on.
-        MemoryError
-            If features and codes of so many cells do not fit into memory.
         """
         self._check_stage(list(self.module.objectives)[-1])
         if self._adata is None:
@@ -294,16 +292,15 @@ class LatentModel(StagedModel):
                 "and validation_size, or pass other cells as mdata."
             )
         reference = None if split is None else self._by_name(self._cells(None, split.train).features)
-        with self._must_fit(n_cells, f"{FEWER_CELLS}, passed as mdata"):
-            return certificate(
-                self.fitted,
-                values,
-                reference,
-                feature_names={name: self.feature_names(name) for name in self.modalities},
-                n_permutations=n_permutations,
-                seed=seed,
-                thresholds=thresholds,
-            )
+        return certificate(
+            self.fitted,
+            values,
+            reference,
+            feature_names={name: self.feature_names(name) for name in self.modalities},
+            n_permutations=n_permutations,
+            seed=seed,
+            thresholds=thresholds,
+        )
 
     def _by_name(self, tensors: Sequence[torch.Tensor]) -> dict[str, NDArray[Any]]:
         return {name: tensor.cpu().numpy() for name, tensor in zip(self.modalities, tensors, strict=True)}

@@ -99,19 +99,24 @@ class StagedModel(RegisteredModel):
         part: NDArray[np.intp] = getattr(self._fitted.split, name)
         return part
 
+    def _check_split(self, wanted: dict[str, Any]) -> None:
+        """Raise if a model that is trained already cannot be trained further with this split."""
+        if self._fitted is None:
+            return
+        if self._fitted.split is None:
+            raise RuntimeError(
+                "expected the cells that the model was trained on, got others; "
+                "load the model with its own MuData to train it further."
+            )
+        if plain(wanted) not in (plain(self._fitted.split_arguments), _DEFAULT_SPLIT):
+            raise ValueError(
+                f"expected the split of the first training, {self._fitted.split_arguments}, got {wanted}; "
+                "a test cell must stay one: leave these arguments out or make a new model."
+            )
+
     def _to_fit(self, wanted: dict[str, Any], seed: int) -> Fitted:
         """State to train: a copy of the present one, or a new one with split, fitted transforms and networks."""
         if self._fitted is not None:
-            if self._fitted.split is None:
-                raise RuntimeError(
-                    "expected the cells that the model was trained on, got others; "
-                    "load the model with its own MuData to train it further."
-                )
-            if plain(wanted) not in (plain(self._fitted.split_arguments), _DEFAULT_SPLIT):
-                raise ValueError(
-                    f"expected the split of the first training, {self._fitted.split_arguments}, got {wanted}; "
-                    "a test cell must stay one: leave these arguments out or make a new model."
-                )
             return copy.deepcopy(self._fitted)
         n_cells = self._adata.n_obs
         if wanted["external_indexing"] is not None:
