@@ -3,14 +3,18 @@
 import logging
 from importlib.metadata import version
 
-from indiseek import data, datasets, distributions, estimators, metrics, models, objectives, pl, simulation
-from indiseek.models import PAPER, CoMMModel, DisentangledSSLModel, IndiSeekModel
+from indiseek import data, datasets, distributions, estimators, metrics, models, nn, objectives, pl, simulation, tuning
+from indiseek.models import PAPER, CoMMModel, DisentangledSSLModel, Flow, IndiSeekModel, NCEClub
+from indiseek.nn import Encoder
 
 __all__ = [
     "PAPER",
     "CoMMModel",
     "DisentangledSSLModel",
+    "Encoder",
+    "Flow",
     "IndiSeekModel",
+    "NCEClub",
     "__version__",
     "data",
     "datasets",
@@ -18,9 +22,11 @@ __all__ = [
     "estimators",
     "metrics",
     "models",
+    "nn",
     "objectives",
     "pl",
     "simulation",
+    "tuning",
 ]
 
 __version__ = version("indiseek")

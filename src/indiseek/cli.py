@@ -17,11 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from indiseek import datasets, metrics, pl
-from indiseek.data import convert, open_mudata
-from indiseek.models import IndiSeekModel, embed, load_model
-from indiseek.models._checkpoint import CHECKPOINT_NAME
-from indiseek.models._io import write_mudata
-from indiseek.models._latents import MIN_HELD_OUT_CELLS
+from indiseek.data import convert, open_mudata, write_mudata
+from indiseek.models import MIN_HELD_OUT_CELLS, IndiSeekModel, embed, load_model
+from indiseek.train import CHECKPOINT_NAME
 
 DEMO_PROTEINS = ("CD3", "CD4", "CD8a", "CD14", "CD19", "CD56", "CD45RA", "CD45RO")
 _CODES = {"IndiSeek, shared codes": "shared", "IndiSeek, wide codes": "context"}
@@ -163,13 +161,13 @@ def _certify(model: IndiSeekModel, out: Path, seed: int, console: Console) -> li
 
 
 def _print_training(model: IndiSeekModel, console: Console) -> None:
-    split = _split(model)
+    split, mdata = _split(model), cast(MuData, model.adata)
     console.print("\n[bold]Training[/bold]")
     table = Table()
     for column in ("cells", "training", "validation", "test", *(f"{s}, s" for s in model.stage_seconds)):
         table.add_column(column, justify="right")
     table.add_row(
-        str(model.adata.n_obs),
+        str(mdata.n_obs),
         *(str(len(part)) for part in split),
         *(f"{seconds:.1f}" for seconds in model.stage_seconds.values()),
     )

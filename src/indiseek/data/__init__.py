@@ -1,39 +1,48 @@
 """From a MuData to tensors: registration, transforms, splits, batches."""
 
-from indiseek.data._batches import OrderedBatches, RowBatches
+from indiseek.data._batches import CellTensors, OrderedBatches, RowBatches
+from indiseek.data._cells import Cells, Schema, choose_transform
 from indiseek.data._convert import convert
 from indiseek.data._disk import DiskMatrix, Matrix, Values, is_sparse, row_chunks
+from indiseek.data._files import mudata_writer, replace_files, write_mudata
+from indiseek.data._manager import categories_of
 from indiseek.data._open import open_mudata
-from indiseek.data._registration import Registration, checked_values, make_registration, read_modality, register
-from indiseek.data._split import Split, given_split, random_split
+from indiseek.data._setup import Setup, make_setup
+from indiseek.data._split import Split, SplitOptions, given_split, random_split
 from indiseek.data._transforms import CLR, TRANSFORMS, LogNormalizePCA, Scale, Transform
 from indiseek.data._views import thinned_views
 from indiseek.data._zarr import checked_array, new_zarr
 
 __all__ = [
     "CLR",
+    "CellTensors",
+    "Cells",
     "DiskMatrix",
     "TRANSFORMS",
     "LogNormalizePCA",
     "Matrix",
     "OrderedBatches",
-    "Registration",
     "RowBatches",
     "Scale",
+    "Schema",
+    "Setup",
     "Split",
+    "SplitOptions",
     "Transform",
     "Values",
+    "categories_of",
     "checked_array",
-    "checked_values",
     "convert",
+    "choose_transform",
     "given_split",
+    "make_setup",
+    "mudata_writer",
     "is_sparse",
-    "make_registration",
     "new_zarr",
     "open_mudata",
     "random_split",
-    "read_modality",
-    "register",
+    "replace_files",
     "row_chunks",
     "thinned_views",
+    "write_mudata",
 ]

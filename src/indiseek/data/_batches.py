@@ -1,12 +1,70 @@
-"""Batches as row numbers: the data stay on the device, a batch is an index lookup."""
+"""Cells as tensors, and batches of them as row numbers: the data stay on the device, a batch is an index lookup."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class CellTensors(NamedTuple):
+    """What an objective is given of cells: the same rows of every tensor.
+
+    Attributes
+    ----------
+    features
+        One ``(n_cells, n_features)`` tensor for each modality; ``(n_cells, 0)`` for one that no cell here has.
+    condition
+        Frozen codes of the stages that come before, one ``(n_cells, n_condition)`` tensor for each modality; empty for
+        a stage that is given none.
+    views
+        Augmented features, made before training for objectives that compare views of a cell, one
+        ``(n_cells, n_views, n_features)`` tensor for each modality; empty where there are none. They take
+        ``4 * n_views`` bytes for each feature and cell.
+    covariates
+        One ``(n_cells,)`` tensor for each covariate that was set up, the batch key first: int64 codes of categories,
+        float32 values of numbers.
+    present
+        One ``(n_cells,)`` tensor of bools for each modality: whether a cell has it. Empty where every cell has all.
+    """
+
+    features: tuple[Tensor, ...]
+    condition: tuple[Tensor, ...] = ()
+    views: tuple[Tensor, ...] = ()
+    covariates: tuple[Tensor, ...] = ()
+    present: tuple[Tensor, ...] = ()
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.features[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.features[0].device
+
+    def condition_of_others(self, modality: int) -> Tensor:
+        """Frozen codes of all modalities but one, side by side, ``(n_cells, (n_modalities - 1) * n_condition)``."""
+        return torch.cat([code for j, code in enumerate(self.condition) if j != modality], dim=-1)
+
+    def take(self, rows: Tensor) -> CellTensors:
+        """The same rows of every tensor."""
+        return CellTensors(*(tuple(t.index_select(0, rows) for t in tensors) for tensors in self))
+
+    def split(self, n_cells: int) -> tuple[CellTensors, CellTensors]:
+        """The first `n_cells` and the others, in the same memory."""
+        return (
+            CellTensors(*(tuple(t[:n_cells] for t in tensors) for tensors in self)),
+            CellTensors(*(tuple(t[n_cells:] for t in tensors) for tensors in self)),
+        )
+
+    def to(self, device: torch.device) -> CellTensors:
+        """Every tensor on `device`."""
+        return CellTensors(*(tuple(t.to(device) for t in tensors) for tensors in self))
 
 
 class RowBatches:

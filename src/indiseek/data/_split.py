@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from indiseek._checks import check_number
 
 
 class Split(NamedTuple):
@@ -15,6 +18,49 @@ class Split(NamedTuple):
     train: NDArray[np.intp]
     validation: NDArray[np.intp]
     test: NDArray[np.intp]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SplitOptions:
+    """What a user asks of the split.
+
+    Attributes
+    ----------
+    train_size, validation_size
+        Fractions of the cells; the rest are test cells.
+    external_indexing
+        Positions of training, validation and (optionally) test cells, instead of a random split.
+    """
+
+    train_size: float = 0.8
+    validation_size: float = 0.1
+    external_indexing: Sequence[ArrayLike] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fractions."""
+        check_number("train_size", self.train_size)
+        check_number("validation_size", self.validation_size)
+
+    def n_train(self, n_cells: int) -> int:
+        """Number of training cells that these options give."""
+        if self.external_indexing is not None:
+            return max(1, np.size(self.external_indexing[0]))
+        return max(1, round(self.train_size * n_cells))
+
+    def split(self, n_cells: int, seed: int) -> Split:
+        """Split so many cells; ValueError as in :func:`random_split` and :func:`given_split`."""
+        if self.external_indexing is not None:
+            return given_split(n_cells, self.external_indexing)
+        return random_split(n_cells, train_size=self.train_size, validation_size=self.validation_size, seed=seed)
+
+    def record(self) -> dict[str, Any]:
+        """The options as plain values."""
+        indexing = self.external_indexing
+        return {
+            "train_size": self.train_size,
+            "validation_size": self.validation_size,
+            "external_indexing": None if indexing is None else [np.asarray(part).tolist() for part in indexing],
+        }
 
 
 def random_split(n_cells: int, *, train_size: float, validation_size: float, seed: int) -> Split:

@@ -1,71 +1,342 @@
-"""What every model does for its user: register, train, give latents, save, load."""
+"""What every model does for its user: set up, train, give codes, certify, save, load."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+import copy
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Self, cast
 
+import mudata
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
+from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
+from scvi.data import AnnDataManager
 
-from indiseek.data import Split
-from indiseek.models._arguments import check_processes, check_range, split_arguments
-from indiseek.models._checkpoint import Checkpoint
-from indiseek.models._fit import Plan, fit_stages, start_of
-from indiseek.models._fitted import Fitted, cells_digest, empty_transforms
-from indiseek.models._latents import LatentModel
-from indiseek.models._schedules import PATIENCE
-from indiseek.objectives import gather_objects
-from indiseek.train import StageSettings
-from indiseek.train._memory import all_must_fit
+from indiseek._checks import check_number
+from indiseek.data import (
+    TRANSFORMS,
+    Cells,
+    CellTensors,
+    Schema,
+    Setup,
+    Split,
+    SplitOptions,
+    Transform,
+    categories_of,
+    make_setup,
+)
+from indiseek.metrics import Certificate, Thresholds
+from indiseek.models._certificate import certificate
+from indiseek.models._options import Options, name_of
+from indiseek.models._saved import MDATA_NAME, read_saved, write_saved
+from indiseek.objectives import rank
+from indiseek.train import (
+    Checkpoint,
+    Fitted,
+    Pipeline,
+    Plan,
+    Stage,
+    amount_of,
+    digest_of_names,
+    empty_transforms,
+    fit_pipeline,
+    memory_explained,
+    resolve_device,
+    settings_of,
+    to_plain,
+)
 
+logger = logging.getLogger(__name__)
+
+MIN_HELD_OUT_CELLS = 100
 _PRECISIONS = ("32", "32-true", "bf16", "bf16-mixed")
+FEWER_CELLS = "take fewer cells at once"
+_BY_CHUNK = f"{FEWER_CELLS}, or let indiseek.models.embed write the codes chunk by chunk"
+# Key in .uns under which the set-up goes with a MuData, its copies and its files.
+_SETUP_KEY = "indiseek_setup"
 
 
-class MultimodalModel(LatentModel):
-    """Base of the models: a subclass declares its objectives and how each stage is trained.
+class MultimodalModel(ABC):
+    """A model of a MuData's modalities: what the cells are, a pipeline of stages, the trained state, the spaces.
+
+    A subclass declares its options and its stages.
 
     Parameters
     ----------
     mdata
-        Paired cells; None only for a model that is loaded without data.
-    registry
-        For :meth:`load` only.
+        Paired cells.
+    options
+        The subclass's own options.
     transforms
         Transform by modality; the others are chosen from the data.
     """
 
-    @abstractmethod
-    def _schedule(
-        self,
-        n_train: int,
-        *,
-        max_epochs: int | Mapping[str, int] | None,
-        batch_size: int | Mapping[str, int] | None,
-        patience: int | None,
-        given: Mapping[str, Any],
-    ) -> tuple[dict[str, StageSettings], dict[str, int]]:
-        """Settings and batch size of each stage: what the user has `given`, and for the rest the defaults."""
+    _least_modalities: ClassVar[int] = 2
+    _options_class: ClassVar[type[Options]]
 
-    def _views(self, fitted: Fitted, rows: NDArray[np.intp], seed: int) -> tuple[torch.Tensor, ...]:
-        """Augmented features of cells, ``(n_cells, n_views, n_features)`` by modality, for objectives that want any."""
+    _mdata: MuData | None = None
+    _cells: Cells | None = None
+    _fitted: Fitted | None = None
+    # Split and seed on which the options were chosen, whose test cells must stay test cells.
+    _chosen_on: dict[str, Any] | None = None
+
+    def __init__(self, mdata: MuData, options: Options, transforms: Mapping[str, Transform] | None) -> None:
+        self._options: Any = options
+        setup, said = self._setup_of(mdata)
+        given = dict(transforms or {})
+        _check_transforms(given, setup.modalities)
+        cells, self._transforms = Cells.to_train_on(mdata, setup, given, at_least=self._least_modalities)
+        self._schema: Schema = cells.schema
+        self._mdata, self._cells = mdata, cells
+        self._check_options()
+        logger.info(f"{self._describe()}{said}")
+        if setup.covariates and not self._uses_covariates:
+            logger.warning(
+                f"{list(setup.covariates)} are registered and handed to the objectives, of which none of "
+                f"{type(self).__name__} uses covariates yet: the codes are not corrected for them."
+            )
+
+    @abstractmethod
+    def _stages(self) -> list[Stage]:
+        """The stages, in the order of training."""
+
+    @abstractmethod
+    def _check_options(self) -> None:
+        """Raise KeyError or ValueError where the options do not go with the cells."""
+
+    @property
+    def _uses_covariates(self) -> bool:
+        return False
+
+    def _make_views(self, fitted: Fitted, rows: NDArray[np.intp], seed: int) -> tuple[torch.Tensor, ...]:
+        """Augmented features of cells as in ``CellTensors.views``, for objectives that want any."""
         del fitted, rows, seed
         return ()
+
+    # What the cells are
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        *,
+        modalities: Sequence[str] | None = None,
+        layers: Mapping[str, str | None] | None = None,
+        batch_key: str | None = None,
+        categorical_covariate_keys: Sequence[str] | None = None,
+        continuous_covariate_keys: Sequence[str] | None = None,
+    ) -> None:
+        """Choose what models of this class see of `mdata`. Without this call the constructor chooses.
+
+        The choice is noted in ``mdata.uns["indiseek_setup"]`` and so goes with copies, subsets and files. Nothing else
+        is written, and other classes are not touched.
+
+        Parameters
+        ----------
+        mdata
+            Paired cells: every modality holds the same cells in the same order.
+        modalities
+            Names of the modalities in the order wanted. By default one called rna or gex and one called
+            prot, protein, adt or ab; else the two that there are.
+        layers
+            Layer by modality; ``X`` where none is named.
+        batch_key
+            Column of ``.obs`` with the batch, of the MuData or else of a modality. No model corrects for batches yet,
+            and the constructor says so: batch and covariates are registered, checked in new cells, and handed to the
+            objectives.
+        categorical_covariate_keys, continuous_covariate_keys
+            Further columns of ``.obs``: categories, and numbers.
+
+        Raises
+        ------
+        TypeError
+            If `mdata` is not a MuData.
+        KeyError
+            If a modality or a column does not exist.
+        ValueError
+            If modalities cannot be detected or are not paired, or a covariate has missing values.
+        """
+        setup = make_setup(
+            mdata,
+            modalities,
+            layers,
+            batch_key=batch_key,
+            categorical_covariate_keys=categorical_covariate_keys,
+            continuous_covariate_keys=continuous_covariate_keys,
+            at_least=cls._least_modalities,
+        )
+        mdata.uns[_SETUP_KEY] = {**mdata.uns.get(_SETUP_KEY, {}), cls.__name__: setup.record()}
+
+    @classmethod
+    def setup_anndata(cls, adata: AnnData) -> None:
+        """Not for these models: they need two modalities.
+
+        Raises
+        ------
+        TypeError
+            Always; says what to call.
+        """
+        raise TypeError(
+            f"expected a MuData with two modalities, got {type(adata).__name__}; build one with "
+            f"mudata.MuData({{'rna': rna, 'prot': protein}}) and call {cls.__name__}.setup_mudata."
+        )
+
+    @classmethod
+    def _setup_of(cls, mdata: MuData) -> tuple[Setup, str]:
+        """Set-up that goes with `mdata`, or what is found in it; and what is to be said of that."""
+        record = mdata.uns.get(_SETUP_KEY, {}).get(cls.__name__) if isinstance(mdata, MuData) else None
+        if record is not None:
+            return Setup.from_record(record), ""
+        setup = make_setup(mdata, at_least=cls._least_modalities)
+        unused = [name for name in mdata.mod if name not in setup.modalities]
+        return setup, f"; not used: {unused} (setup_mudata chooses)" if unused else ""
+
+    def _describe(self) -> str:
+        if self._cells is None:
+            return f"{type(self).__name__} without data"
+        parts = []
+        for name in self.modalities:
+            layer = self._schema.setup.layers[name]
+            where = f"layer {layer!r} of " if layer else ""
+            n_features = len(self._schema.features[name])
+            parts.append(f"{where}{name!r} ({n_features} features, {self._transforms[name].name})")
+        return f"{type(self).__name__}: {len(self._cells)} cells, {' and '.join(parts)}"
+
+    def __repr__(self) -> str:
+        stages = [] if self._fitted is None else self._fitted.trained_stages
+        return f"{self._describe()}; trained stages: {', '.join(stages) or 'none'}"
+
+    @property
+    def adata(self) -> MuData | None:
+        """The MuData of the model; None for a model that was loaded without."""
+        return self._mdata
+
+    @property
+    def adata_manager(self) -> AnnDataManager:
+        """scvi-tools' record of the fields of the cells.
+
+        Raises
+        ------
+        RuntimeError
+            If the model was loaded without data.
+        """
+        return self._training_cells().manager
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities, in the model's order."""
+        return self._schema.modalities
+
+    def _training_cells(self) -> Cells:
+        if self._cells is None:
+            raise RuntimeError("expected a model with data, got one loaded without; call load(path, mdata).")
+        return self._cells
+
+    def _cells_of(self, mdata: MuData | None, *, one_is_enough: bool = False) -> Cells:
+        """Cells of a MuData, by default those of training."""
+        if mdata is None and self._cells is None:
+            raise RuntimeError("expected a MuData, got none from a model loaded without data; pass mdata.")
+        if mdata is None or mdata is self._mdata:
+            return cast(Cells, self._cells)
+        return self._schema.read(mdata, one_is_enough=one_is_enough)
+
+    def _check_modality(self, modality: str) -> None:
+        if modality not in self.modalities:
+            raise KeyError(f"expected modality to be one of {list(self.modalities)}, got {modality!r}; use its name.")
+
+    # The trained state
+
+    @property
+    def fitted(self) -> Fitted:
+        """State that training has left.
+
+        Raises
+        ------
+        RuntimeError
+            Before training.
+        """
+        if self._fitted is None:
+            raise RuntimeError("expected a trained model, got one that is not; call train() first.")
+        return self._fitted
+
+    @property
+    def module(self) -> Pipeline:
+        """Networks and fitted transforms; RuntimeError before training."""
+        return self.fitted.pipeline
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether ``train`` has finished or was interrupted after an epoch."""
+        return self._fitted is not None
+
+    @property
+    def history(self) -> dict[str, pd.DataFrame]:
+        """Means of each epoch, one ``(n_epochs, 1)`` table by ``"stage/term"``; empty before training."""
+        return {} if self._fitted is None else self._fitted.history
+
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        """Wall time of training by stage."""
+        return self.fitted.stage_seconds
+
+    @property
+    def train_indices(self) -> NDArray[np.intp] | None:
+        """Sorted positions of the training cells; None before training."""
+        return self._part("train")
+
+    @property
+    def validation_indices(self) -> NDArray[np.intp] | None:
+        """Sorted positions of the cells that early stopping sees; None before training."""
+        return self._part("validation")
+
+    @property
+    def test_indices(self) -> NDArray[np.intp] | None:
+        """Sorted positions of the cells that no fit, early stopping or transform sees; None before training."""
+        return self._part("test")
+
+    def _part(self, name: str) -> NDArray[np.intp] | None:
+        if self._fitted is None or self._fitted.split is None:
+            return None
+        part: NDArray[np.intp] = getattr(self._fitted.split, name)
+        return part
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the networks; RuntimeError before training."""
+        return self.module.device
+
+    def to_device(self, device: str | torch.device) -> None:
+        """Move transforms and networks.
+
+        Parameters
+        ----------
+        device
+            As torch names it, such as ``"cpu"`` or ``"cuda:0"``.
+
+        Raises
+        ------
+        RuntimeError
+            Before training, or if there is no such device.
+        """
+        self.module.to(torch.device(device))
 
     def train(
         self,
         max_epochs: int | Mapping[str, int] | None = None,
         *,
         batch_size: int | Mapping[str, int] | None = None,
-        lr: float | None = None,
-        weight_decay: float | None = None,
-        early_stopping: bool = True,
-        patience: int = PATIENCE,
+        lr: float | Mapping[str, float] | None = None,
+        weight_decay: float | Mapping[str, float] | None = None,
+        early_stopping: bool | Mapping[str, bool] = True,
+        patience: int | Mapping[str, int] = 10,
         train_size: float = 0.8,
         validation_size: float = 0.1,
         external_indexing: Sequence[ArrayLike] | None = None,
@@ -78,24 +349,28 @@ class MultimodalModel(LatentModel):
         show_progress: bool = True,
         **trainer_kwargs: Any,
     ) -> None:
-        """Train all stages, with early stopping on held-out cells.
+        """Train all stages, one after the other.
 
         The cells are split once into training, validation and test cells; test cells are touched by no
         fit, no early stopping and no transform. A second call continues from the weights that are there.
         Ctrl-C ends the stage that runs and keeps its weights: the best ones where the stage stops early.
 
+        Of `max_epochs`, `batch_size`, `lr`, `weight_decay`, `early_stopping` and `patience`, one value is for every
+        stage, and a dict gives values to some by name; the names of the stages and their defaults stand on the model's
+        page.
+
         Parameters
         ----------
         max_epochs
-            Most epochs of every stage, or of each by name; the defaults stand on the model's page.
+            Most epochs. By default as many as a stage's number of steps takes.
         batch_size
-            Cells in a step, for every stage or for each by name. InfoNCE cannot show more than
-            ``log(batch_size)`` nats.
+            Cells in a step. InfoNCE cannot show more than ``log(batch_size)`` nats.
         lr, weight_decay
             Learning rate and decoupled weight decay of AdamW.
         early_stopping
             Whether a stage stops when its held-out loss has not fallen for `patience` epochs. Without it
-            contrastive learning memorises the training pairs.
+            contrastive learning memorises the training pairs. True is for all stages that stop early by default; a
+            stage that ends when its learning rate does is made to stop early by name only.
         patience
             See `early_stopping`.
         train_size, validation_size
@@ -124,6 +399,8 @@ class MultimodalModel(LatentModel):
         ------
         RuntimeError
             If the model was loaded without data.
+        KeyError
+            If a stage is unknown.
         ValueError
             If an argument is out of range, a later call asks for another split, `checkpoint_dir` holds the state of
             another fit or is in use by one, or the processes do not have the same cells.
@@ -133,138 +410,520 @@ class MultimodalModel(LatentModel):
             If a step, or the features of the cells, do not fit into memory; likewise. Names a batch size to try, or
             what else would help. Where only the codes that are written at the end do not fit, the training is kept.
         """
-        self._train(
-            {"lr": lr, "weight_decay": weight_decay},
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            patience=patience,
-            early_stopping=early_stopping,
-            split=split_arguments(train_size, validation_size, external_indexing),
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
-            seed=seed,
-            checkpoint_dir=checkpoint_dir,
-            write_latents=write_latents,
-            show_progress=show_progress,
-            trainer_kwargs=trainer_kwargs,
+        cells = self._training_cells()
+        split = SplitOptions(
+            train_size=train_size, validation_size=validation_size, external_indexing=external_indexing
         )
-
-    def _train(
-        self,
-        rates: Mapping[str, float | None],
-        *,
-        max_epochs: int | Mapping[str, int] | None,
-        batch_size: int | Mapping[str, int] | None,
-        patience: int,
-        early_stopping: bool,
-        split: dict[str, Any],
-        accelerator: str,
-        devices: int,
-        num_nodes: int,
-        seed: int,
-        checkpoint_dir: str | Path | None,
-        write_latents: bool,
-        show_progress: bool,
-        trainer_kwargs: dict[str, Any],
-        **schedule_options: Any,
-    ) -> None:
-        """Check the arguments of :meth:`train`, fit all stages and write the codes."""
-        check_processes(devices, num_nodes, trainer_kwargs.get("strategy", "auto"))
-        _check_precision(trainer_kwargs.get("precision"))
-        check_range("patience", patience, low=1)
-        given = {name: value for name, value in rates.items() if value is not None}
-        for name, value in given.items():
-            check_range(name, value, **({"low": 0} if name == "weight_decay" else {"above": 0}))
-        settings, sizes = self._schedule(
-            self._n_train(split["train_size"], split["external_indexing"]),
+        _check_trainer(devices, num_nodes, seed, trainer_kwargs)
+        settings = settings_of(
+            self._stages(),
+            split.n_train(len(cells)),
             max_epochs=max_epochs,
             batch_size=batch_size,
-            patience=patience if early_stopping else None,
-            given=given,
-            **schedule_options,
+            lr=lr,
+            weight_decay=weight_decay,
+            early_stopping=early_stopping,
+            patience=patience,
         )
         plan = Plan(
             settings=settings,
-            batch_sizes=sizes,
-            split=split,
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
             seed=seed,
             trainer_kwargs=trainer_kwargs,
         )
-        self._fit(plan, checkpoint_dir, show_progress=show_progress)
+        process = plan.process()
+        self._check_split(split, seed)
+        checkpoint = None
+        if checkpoint_dir is not None:
+            # One of anything else is refused.
+            what = self._record() | plan.record() | {"split": _digested(split)}
+            checkpoint = Checkpoint(checkpoint_dir, what, writes=process.rank == 0)
+        self._fitted = fit_pipeline(
+            cells,
+            plan,
+            checkpoint,
+            process,
+            new=lambda: self._to_fit(split, seed),
+            restored=lambda saved: self._restored(saved, self._own_transforms()),
+            make_views=self._make_views,
+            show_progress=show_progress,
+        )
         if write_latents:
             self.write_latents()
 
-    def _n_train(self, train_size: float, external_indexing: Sequence[ArrayLike] | None) -> int:
-        """Number of training cells that these arguments will give."""
-        if self._adata is None:
-            raise RuntimeError("expected a model with data, got one loaded without; call load(path, mdata).")
-        if external_indexing is not None:
-            return max(1, np.size(external_indexing[0]))
-        return max(1, round(train_size * self._adata.n_obs))
+    def _check_split(self, wanted: SplitOptions, seed: int) -> None:
+        """Raise if the options were chosen, or a model was trained, with another split."""
+        record = wanted.record()
+        if self._fitted is None:
+            if self._chosen_on not in (None, record | {"seed": seed}):
+                raise ValueError(
+                    f"expected the split on which the model was tuned, {self._chosen_on}, got "
+                    f"{record | {'seed': seed}}; other test cells would be cells that the choice has seen."
+                )
+            return
+        if self._fitted.split is None:
+            raise RuntimeError(
+                "expected the cells that the model was trained on, got others; "
+                "load the model with its own MuData to train it further."
+            )
+        # What train() takes when the user says nothing keeps the split that there is.
+        if record not in (self._fitted.split_options, SplitOptions().record()):
+            raise ValueError(
+                f"expected the split of the first training, {self._fitted.split_options}, got {record}; "
+                "a test cell must stay one: leave these arguments out or make a new model."
+            )
 
-    def _fit(self, plan: Plan, checkpoint_dir: str | Path | None, *, show_progress: bool) -> None:
-        """Train all stages on a copy of the state, and keep the copy if nothing fails."""
-        place = plan.place()
-        # A checkpoint of anything else is refused.
-        what = self._description() | plan.description()
-        self._check_split(plan.split)
-        with Checkpoint(checkpoint_dir, what, writes=place.rank == 0) as checkpoint:
-            saved = checkpoint.read()
-            if saved is None:
-                fitted = self._to_fit(plan.split, plan.seed)
-            else:
-                transforms = empty_transforms(saved["fitted"]["transforms"], self._var_names)
-                fitted = self._restored(saved["fitted"], transforms)
-            split = cast(Split, fitted.split)
-            n_cells = len(split.train) + len(split.validation)
-            n_features = sum(transform.n_output for transform in fitted.transforms.values())
-            with all_must_fit("the features of the training and validation cells", n_cells, n_features, place.device):
-                module = fitted.module.to(place.device)
-                values = [self._values(name) for name in self.modalities]
-                train, validation = module.features(values, np.concatenate(split[:2])).split(len(split.train))
-            start = start_of(fitted, (train, validation), saved, checkpoint)
-            with all_must_fit(
-                "n_views times the training and validation cells",
-                n_cells,
-                n_features,
-                place.device,
-                "make the model with a smaller n_views",
-            ):
-                train = train._replace(views=self._views(fitted, split.train, plan.seed))
-                validation = validation._replace(views=self._views(fitted, split.validation, plan.seed + 1))
-            if fit_stages(fitted, (train, validation), plan, start, checkpoint, show_progress=show_progress):
-                checkpoint.remove()
-                if place.world_size > 1:
-                    # A next call must not find in one process what another is about to delete.
-                    gather_objects(None)
-        self._fitted = fitted
-        self._transforms = fitted.transforms
+    def _to_fit(self, wanted: SplitOptions, seed: int) -> Fitted:
+        """State to train: a copy of the present one, or a new one with split, fitted transforms and networks."""
+        if self._fitted is not None:
+            return copy.deepcopy(self._fitted)
+        cells = self._training_cells()
+        split = wanted.split(len(cells), seed)
+        # One by one, so that a transform given for two modalities is fitted to each.
+        transforms = {name: copy.deepcopy(transform) for name, transform in self._transforms.items()}
+        for name, transform in transforms.items():
+            transform.fit(cells.values[name], split.train)
+        return Fitted(self._new_pipeline(transforms, seed), split, wanted.record(), digest_of_names(cells.names))
 
-    def _description(self) -> dict[str, Any]:
+    def _new_pipeline(self, transforms: Mapping[str, Transform], seed: int) -> Pipeline:
+        categories = categories_of(self._schema.registry, self._schema.setup)
+        n_categories = {key: len(categories.get(key, ())) for key in self._schema.setup.covariates}
+        return Pipeline(transforms, self._stages(), n_categories, seed)
+
+    def _restored(self, saved: dict[str, Any], own: Mapping[str, type[Transform]]) -> Fitted:
+        """State that :meth:`Fitted.payload` has written down; nothing is fitted."""
+        transforms = empty_transforms(saved["transforms"], self._schema.features, own)
+        return Fitted.from_payload(saved, self._new_pipeline(transforms, seed=0))
+
+    def _own_transforms(self) -> dict[str, type[Transform]]:
+        return {transform.name: type(transform) for transform in self._transforms.values()}
+
+    def _record(self) -> dict[str, Any]:
         """Plain values that tell this model and its cells from others."""
+        features = self._schema.features
         return {
             "version": version("indiseek"),
             "model": type(self).__name__,
-            "init": self._arguments,
-            "modalities": self.modalities,
-            "layers": self._registration.layers,
+            "options": self._options.record(),
+            "setup": self._schema.setup.record(),
             "transforms": {name: {"name": t.name, "config": t.config()} for name, t in self._transforms.items()},
-            "var_names": {name: cells_digest(pd.Index(names)) for name, names in self._var_names.items()},
-            "obs_names": cells_digest(self._adata.obs_names),
+            "var_names": {name: digest_of_names(pd.Index(names)) for name, names in features.items()},
+            "obs_names": digest_of_names(self._training_cells().names),
         }
 
+    # The spaces
 
-def _check_precision(precision: Any) -> None:
-    """Raise ValueError but for single precision and bfloat16 mixed with it.
+    def get_latent_representation(
+        self,
+        mdata: MuData | None = None,
+        *,
+        modality: str | None = None,
+        kind: str | None = None,
+        indices: ArrayLike | None = None,
+        batch_size: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Codes of cells, those that the model was trained on or others with the same features.
 
-    Lightning scales float16's gradients before their norm is limited, and the cells are held in single precision.
-    """
+        Parameters
+        ----------
+        mdata
+            Cells; by default those of training. Features may be in any order. Cells with only one of the
+            modalities are taken too: their joint code is that modality's, and where the specific code is a
+            map given the other modalities' codes, these are predicted, with a warning.
+        modality
+            Modality whose code is wanted. None, for the first kind, gives the joint code of all modalities;
+            of shared codes that is the mean of the modalities' unit codes, brought back to unit length.
+        kind
+            Stage whose codes are wanted, by default the first. Of IndiSeekModel and DisentangledSSLModel
+            ``"shared"`` or ``"specific"``, and ``"context"`` for the wide codes that are the condition of
+            IndiSeek's flow; of CoMMModel ``"fused"``.
+        indices
+            Positions of the cells wanted, or a boolean mask; by default all, in order.
+        batch_size
+            Cells in a step; changes memory, not values.
+
+        Returns
+        -------
+        ``(n_cells, n_latent)``.
+
+        Raises
+        ------
+        RuntimeError
+            Before training, or if training was interrupted before the stage.
+        ValueError
+            If `kind` is unknown, the features are not the model's, or values are not finite.
+        KeyError
+            If `modality` is unknown or not in `mdata`.
+        MemoryError
+            If features and codes of so many cells do not fit into memory.
+        """
+        kinds = list(self.module.stages)
+        kind = kinds[0] if kind is None else kind
+        if kind not in kinds:
+            raise ValueError(f"expected kind to be one of {kinds}, got {kind!r}; choose one of them.")
+        self._check_stage(kind)
+        if modality is None and kind != kinds[0]:
+            raise ValueError(f"expected a modality for kind={kind!r}, got None; choose one of {list(self.modalities)}.")
+        if modality is not None:
+            self._check_modality(modality)
+        if batch_size is not None:
+            check_number("batch_size", batch_size, low=1, whole=True)
+        cells = self._cells_of(mdata, one_is_enough=True)
+        if cells.only is not None and modality not in (None, cells.only):
+            raise KeyError(f"expected modality {cells.only!r}, the only one that these cells have, got {modality!r}.")
+        if cells.only is not None and self.module.objective(kind).sees_others:
+            logger.warning(
+                f"the cells have no modality but {cells.only!r}: what their specific code should be independent of is "
+                f"predicted from {cells.only!r} itself."
+            )
+        options = {} if batch_size is None else {"batch_size": batch_size}
+        smaller = f", or a batch_size below {batch_size}" if batch_size else ""
+        tensors = self._tensors(cells, indices)
+        with self._explained(tensors.n_cells, f"{FEWER_CELLS}{smaller}"):
+            if modality is None:
+                return self.module.joint(kind, tensors, **options).cpu().numpy()
+            return self.module.codes(kind, tensors, **options)[modality].cpu().numpy()
+
+    def get_features(
+        self, mdata: MuData | None = None, *, modality: str, indices: ArrayLike | None = None
+    ) -> NDArray[np.float32]:
+        """What the networks see of a modality: its values after the transform fitted on the training cells.
+
+        Parameters
+        ----------
+        mdata
+            Cells; by default those of training.
+        modality
+            Name of the modality.
+        indices
+            Positions of the cells wanted, or a boolean mask; by default all, in order.
+
+        Returns
+        -------
+        ``(n_cells, n_features)``.
+
+        Raises
+        ------
+        RuntimeError
+            Before training.
+        KeyError
+            If `modality` is unknown.
+        MemoryError
+            If the features of so many cells do not fit into memory.
+        """
+        self._check_modality(modality)
+        tensors = self._tensors(self._cells_of(mdata), indices)
+        return tensors.features[self.modalities.index(modality)].cpu().numpy()
+
+    def feature_names(self, modality: str) -> list[str]:
+        """Names of the columns of :meth:`get_features`: the modality's features, or its components.
+
+        Parameters
+        ----------
+        modality
+            Name of the modality.
+
+        Raises
+        ------
+        RuntimeError
+            Before training.
+        KeyError
+            If `modality` is unknown.
+        """
+        self._check_modality(modality)
+        return self.fitted.transforms[modality].output_names(self._schema.features[modality])
+
+    def _check_stage(self, stage: str) -> None:
+        if stage not in self.fitted.trained_stages:
+            raise RuntimeError(f"expected a finished stage {stage!r}, got an interrupted training; call train() again.")
+
+    def _tensors(self, cells: Cells, indices: ArrayLike | None = None, *, advice: str = FEWER_CELLS) -> CellTensors:
+        rows = None if indices is None else np.arange(len(cells))[np.asarray(indices)]
+        with self._explained(len(cells) if rows is None else len(rows), advice):
+            return self.module.tensors(cells, rows)
+
+    def _explained(self, n_cells: int, advice: str) -> AbstractContextManager[None]:
+        """Block whose memory may run out for so many cells, and what to do then."""
+        n_features = sum(transform.n_output for transform in self.fitted.transforms.values())
+        return memory_explained(
+            f"features and codes of {amount_of(n_cells, n_features)}",
+            self.module.device,
+            advice,
+            on_cpu="move the model by to_device('cpu')",
+            left="The model keeps its training, and no codes are written.",
+        )
+
+    def write_latents(self, mdata: MuData | None = None) -> None:
+        """Write the codes into ``.obsm`` for scanpy.
+
+        For a model of modalities rna and prot, ``mdata.obsm`` gets the joint shared code and each
+        modality's specific one (for IndiSeekModel ``X_indiseek_shared``, ``X_indiseek_rna``,
+        ``X_indiseek_prot``); each modality's own ``.obsm`` gets the joint shared code and its specific
+        code (``X_indiseek_specific``). CoMMModel gives the fused code (``X_comm``) and each modality's projection
+        (``X_comm_rna``, ``X_comm_prot``, in the modality ``X_comm_projection``). Nothing else changes.
+
+        Parameters
+        ----------
+        mdata
+            Cells; by default those of training.
+
+        Raises
+        ------
+        RuntimeError
+            Before training.
+        MemoryError
+            If features and codes of so many cells do not fit into memory; nothing is written then.
+        """
+        cells = self._cells_of(mdata)
+        target = cast(MuData, self._mdata if mdata is None else mdata)
+        tensors = self._tensors(cells, advice=_BY_CHUNK)
+        with self._explained(tensors.n_cells, _BY_CHUNK):
+            whole, parts = self._obsm(tensors)
+        with mudata.set_options(pull_on_update=False):
+            for key, code in whole.items():
+                target.obsm[key] = code
+            for name, codes in parts.items():
+                for key, code in codes.items():
+                    target.mod[name].obsm[key] = code
+
+    def _obsm(self, cells: CellTensors) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, NDArray[Any]]]]:
+        """Codes of all trained stages by key: those of the MuData, and those of each modality."""
+        whole: dict[str, NDArray[Any]] = {}
+        parts: dict[str, dict[str, NDArray[Any]]] = {name: {} for name in self.modalities}
+        for stage in self.fitted.trained_stages:
+            space = self.module.stages[stage].space
+            if space.joint is not None:
+                whole[space.joint] = self.module.joint(stage, cells).cpu().numpy()
+                for codes in parts.values():
+                    codes[space.joint] = whole[space.joint].copy()
+            if space.each is None and space.own is None:
+                continue
+            for name, code in self._by_name(self.module.codes(stage, cells)).items():
+                if space.each is not None:
+                    whole[space.each.format(modality=name)] = code
+                if space.own is not None:
+                    parts[name][space.own] = code.copy()
+        return whole, parts
+
+    def certify(
+        self,
+        mdata: MuData | None = None,
+        *,
+        n_permutations: int = 100,
+        seed: int = 0,
+        thresholds: Thresholds | None = None,
+    ) -> Certificate:
+        """Measure on held-out cells whether the specific spaces are independent and complete, the shared ones shared.
+
+        Uses the test cells, and nothing of the model but its codes: see :func:`indiseek.metrics.certify`. What one
+        modality knows of another is fitted on the training cells' features. The counts of the test cells,
+        thinned into halves, give the counting noise where the transform takes counts. Of a model without specific
+        codes (CoMMModel) the projections are judged as shared codes, and the fused code, which is meant to hold what
+        only one modality knows, as the joint one.
+
+        Parameters
+        ----------
+        mdata
+            Other held-out cells with all modalities, instead of the test cells.
+        n_permutations
+            Permutations of the distance correlation.
+        seed
+            Seed of probes, critics, permutations and thinning.
+        thresholds
+            Limits of the verdicts.
+
+        Returns
+        -------
+        The certificate: tables, verdicts, ``summary()``.
+
+        Raises
+        ------
+        RuntimeError
+            Before training, or if training was interrupted before the specific stage.
+        ValueError
+            If there are fewer than 100 cells to measure on.
+        """
+        self._check_stage(list(self.module.stages)[-1])
+        training = self._training_cells()
+        split = self.fitted.split
+        if mdata is None and split is None:
+            raise RuntimeError("expected the cells of training, got others; pass held-out cells as mdata.")
+        cells = self._cells_of(mdata)
+        rows = cast(Split, split).test if mdata is None else np.arange(len(cells))
+        if len(rows) < MIN_HELD_OUT_CELLS:
+            raise ValueError(
+                f"expected at least {MIN_HELD_OUT_CELLS} held-out cells, got {len(rows)}; train with smaller "
+                "train_size and validation_size, or pass other cells as mdata."
+            )
+        known = None if split is None else self.module.tensors(training, split.train).features
+        reference = None if known is None else self._by_name(dict(zip(self.modalities, known, strict=True)))
+        return certificate(
+            self.module,
+            cells,
+            rows,
+            reference,
+            feature_names={name: self.feature_names(name) for name in self.modalities},
+            n_permutations=n_permutations,
+            seed=seed,
+            thresholds=thresholds,
+        )
+
+    @staticmethod
+    def _by_name(tensors: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
+        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+
+    # On disk
+
+    def save(self, dir_path: str | Path, *, overwrite: bool = False, save_mdata: bool = False) -> None:
+        """Save the model; never its code. Of several processes that train together, the first one writes.
+
+        What was saved before stays until all is written, and stays if anything fails.
+
+        Parameters
+        ----------
+        dir_path
+            Directory; made if it does not exist.
+        overwrite
+            Whether a model that is there is replaced.
+        save_mdata
+            Whether the MuData is written beside it as ``mdata.h5mu``.
+
+        Raises
+        ------
+        RuntimeError
+            Before training, or if there is no MuData to save.
+        FileExistsError
+            If the directory exists and `overwrite` is False.
+        """
+        fitted = self.fitted
+        if rank() > 0:
+            return
+        if save_mdata and self._mdata is None:
+            raise RuntimeError("expected a model with data, got one loaded without; leave save_mdata out.")
+        directory = Path(dir_path)
+        if directory.exists() and not overwrite:
+            raise FileExistsError(f"expected a new directory, got {directory}, which exists; pass overwrite=True.")
+        directory.mkdir(parents=True, exist_ok=True)
+        own = directory / MDATA_NAME
+        schema = self._schema
+        payload = {
+            "version": version("indiseek"),
+            "model": type(self).__name__,
+            "options": self._options.record(),
+            "setup": schema.setup.record(),
+            "features": schema.features,
+            "sparse": schema.sparse,
+            "registry": schema.registry,
+            **fitted.payload(),
+        }
+        write_saved(to_plain(payload), directory, mdata=self._mdata if save_mdata else None)
+        if not save_mdata:
+            # load() must not take an earlier model's cells for this one's.
+            own.unlink(missing_ok=True)
+        elif (mdata := cast(MuData, self._mdata)).isbacked and Path(mdata.filename).resolve() == own.resolve():
+            # What is open is the file that has just been replaced; changes to it would be lost.
+            mdata.file.open(mdata.filename)
+            self._cells = schema.read(mdata)
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | Path,
+        mdata: MuData | None = None,
+        *,
+        accelerator: str = "auto",
+        own_code: Iterable[Any] = (),
+    ) -> Self:
+        """Load a saved model.
+
+        Parameters
+        ----------
+        dir_path
+            Directory given to :meth:`save`.
+        mdata
+            Cells with the same features, in any order. None loads the MuData saved beside the model, or
+            else gives a model without data, which needs `mdata` in its calls.
+        accelerator
+            Where the model goes, as Lightning names it.
+        own_code
+            Your own classes of transforms, and classes or functions of encoders, that the model was made with: a file
+            knows them by name and never carries code.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no saved model.
+        ValueError
+            If the file is damaged or carries code, needs `own_code`, or the features are not the model's.
+        """
+        directory = Path(dir_path)
+        saved = read_saved(directory, cls.__name__)
+        if mdata is None and (directory / MDATA_NAME).is_file():
+            with mudata.set_options(pull_on_update=False):
+                mdata = mudata.read_h5mu(directory / MDATA_NAME)
+        own = list(own_code)
+        model = cls.__new__(cls)
+        model._options = cls._options_class.from_record(saved["options"], own)
+        model._schema = Schema(
+            setup=Setup.from_record(saved["setup"]),
+            features=saved["features"],
+            sparse=saved["sparse"],
+            registry=saved["registry"],
+        )
+        transforms = [each for each in own if isinstance(each, type) and issubclass(each, Transform)]
+        own_transforms = {each.name: each for each in transforms}
+        model._transforms = empty_transforms(saved["transforms"], model._schema.features, own_transforms)
+        model._fitted = model._restored(saved, own_transforms)
+        model._fitted.pipeline.to(resolve_device(accelerator))
+        if mdata is not None:
+            model._mdata, model._cells = mdata, model._schema.read(mdata)
+            if model._fitted.cells != digest_of_names(mdata.obs_names):
+                model._fitted.split = None
+        return model
+
+
+def _check_transforms(transforms: Mapping[str, Transform], modalities: Sequence[str]) -> None:
+    unknown = sorted(set(transforms) - set(modalities))
+    if unknown:
+        raise KeyError(f"expected transforms for the modalities {list(modalities)}, got {unknown}; use their names.")
+    for name, transform in transforms.items():
+        if not isinstance(transform, Transform):
+            raise TypeError(
+                f"expected a transform for {name!r}, got {type(transform).__name__}; take one of "
+                f"{sorted(c.__name__ for c in TRANSFORMS.values())} or derive your own from indiseek.data.Transform."
+            )
+        if TRANSFORMS.get(transform.name, type(transform)) is not type(transform):
+            raise ValueError(
+                f"expected a transform with a name of its own for {name!r}, got {name_of(type(transform))} with "
+                f"name={transform.name!r}, which is taken; give the class another name."
+            )
+
+
+def _check_trainer(devices: int, num_nodes: int, seed: int, trainer_kwargs: Mapping[str, Any]) -> None:
+    """Raise for what Lightning would take and these models cannot, or would refuse in its own words."""
+    check_number("devices", devices, low=1, whole=True)
+    check_number("num_nodes", num_nodes, low=1, whole=True)
+    check_number("seed", seed, low=0, whole=True)
+    strategy = trainer_kwargs.get("strategy", "auto")
+    if devices * num_nodes > 1 and strategy not in ("auto", "ddp"):
+        raise ValueError(
+            f"expected strategy='ddp' for several devices, got {strategy!r}; leave it out: the networks are small, and "
+            "every device holds them whole."
+        )
+    precision = trainer_kwargs.get("precision")
+    # Lightning scales float16's gradients before their norm is limited, and the cells are held in single precision.
     if precision is not None and str(precision) not in _PRECISIONS:
         raise ValueError(
             f"expected precision to be one of {_PRECISIONS}, got {precision!r}; pass 'bf16-mixed' where the device has "
             "it, or leave precision out."
         )
+
+
+def _digested(split: SplitOptions) -> dict[str, Any]:
+    """The options with digests in place of positions."""
+    record = split.record()
+    parts = record["external_indexing"]
+    digests = None if parts is None else [digest_of_names(pd.Index(part)) for part in parts]
+    return record | {"external_indexing": digests}

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indiseek.data import Matrix, Transform
+from indiseek.data import Cells, Matrix
 from indiseek.metrics import Certificate, Thresholds, certify, thin_counts
-from indiseek.models._fitted import Fitted
-from indiseek.models._module import INFERENCE_BATCH
+from indiseek.train import Pipeline
 
 
 def certificate(
-    fitted: Fitted,
-    values: Mapping[str, Matrix],
+    pipeline: Pipeline,
+    cells: Cells,
+    rows: NDArray[np.intp],
     reference: Mapping[str, NDArray[Any]] | None,
     *,
     feature_names: Mapping[str, Sequence[str]],
@@ -28,10 +29,10 @@ def certificate(
 
     Parameters
     ----------
-    fitted
-        State of the model.
-    values
-        Values of the held-out cells by modality, in the model's order.
+    pipeline
+        Transforms and networks.
+    cells, rows
+        Cells, and positions of the held-out ones among them.
     reference
         Features of the training cells by modality, ``(n_cells, n_features)``; None if they are not at hand.
     feature_names
@@ -39,21 +40,17 @@ def certificate(
     n_permutations, seed, thresholds
         As in :func:`indiseek.metrics.certify`.
     """
-    module = fitted.module
-    stages = list(module.objectives)
+    stages = list(pipeline.stages)
     first, last = stages[0], stages[-1]
-
-    def by_name(tensors: Sequence[Tensor]) -> dict[str, NDArray[Any]]:
-        return {name: tensor.cpu().numpy() for name, tensor in zip(values, tensors, strict=True)}
-
-    cells = module.features(list(values.values()))
+    tensors = pipeline.tensors(cells, rows)
+    values = {name: matrix[rows] for name, matrix in cells.values.items()}
     return certify(
-        by_name(cells.features),
-        by_name(module.codes(first, cells, INFERENCE_BATCH)),
-        by_name(module.codes(last, cells, INFERENCE_BATCH)) if last != first else None,
-        joint=module.joint(first, cells, INFERENCE_BATCH).cpu().numpy(),
+        _arrays(dict(zip(pipeline.names, tensors.features, strict=True))),
+        _arrays(pipeline.codes(first, tensors)),
+        _arrays(pipeline.codes(last, tensors)) if last != first else None,
+        joint=pipeline.joint(first, tensors).cpu().numpy(),
         reference=reference,
-        replicates=_replicates(fitted.transforms, values, seed),
+        replicates=_replicates(pipeline, values, seed),
         feature_names=feature_names,
         n_permutations=n_permutations,
         seed=seed,
@@ -61,12 +58,17 @@ def certificate(
     )
 
 
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+
+
 def _replicates(
-    transforms: Mapping[str, Transform], values: Mapping[str, Matrix], seed: int
+    pipeline: Pipeline, values: Mapping[str, Matrix], seed: int
 ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
     """Features of two thinned halves of the counts, for modalities that have counts."""
     result = {}
-    for name, transform in transforms.items():
+    for name in pipeline.names:
+        transform = pipeline.transform(name)
         if transform.needs_counts:
             first, second = thin_counts(values[name], seed=seed)
             result[name] = (transform.apply_to(first).cpu().numpy(), transform.apply_to(second).cpu().numpy())

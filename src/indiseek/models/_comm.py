@@ -3,26 +3,73 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar, final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, final
 
+import numpy as np
 import torch
 from mudata import MuData
 from numpy.typing import NDArray
 
+from indiseek._checks import by_name, check_choice, check_number
 from indiseek.data import LogNormalizePCA, Transform, thinned_views
-from indiseek.models._arguments import check_choice, check_range
 from indiseek.models._base import MultimodalModel
-from indiseek.models._fitted import Fitted
-from indiseek.models._module import INFERENCE_BATCH
-from indiseek.models._schedules import StageDefaults, epochs_and_sizes
-from indiseek.objectives import Activation, Batch, CoMMObjective, Form, Negatives, Objective
-from indiseek.train import StageSettings
+from indiseek.models._options import Options, check_dimension
+from indiseek.nn import Encoder
+from indiseek.objectives import CoMMObjective, Form, Negatives, Objective
+from indiseek.train import Fitted, Schedule, Shapes, Space, Stage
 
 logger = logging.getLogger(__name__)
 
-_DEFAULTS = {"fused": StageDefaults(batch_size=256, n_steps=1000)}
+_FUSED = Schedule(n_steps=1000, batch_size=256, weight_decay=1e-2, cosine=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoMMOptions(Options):
+    """Options of :class:`CoMMModel`, which documents them."""
+
+    n_latent: int
+    n_tokens: int
+    n_layers: int
+    n_heads: int
+    form: Form
+    negatives: Negatives
+    temperature: float
+    joint_weight: float
+    unimodal_weight: float
+    feature_dropout: float | Mapping[str, float]
+    noise: float | Mapping[str, float]
+    n_views: int
+    lowest_depth: float
+    encoder: Encoder
+
+    def __post_init__(self) -> None:
+        """Check them."""
+        check_dimension("n_latent", self.n_latent, low=1)
+        for name in ("n_tokens", "n_layers", "n_heads"):
+            check_number(name, getattr(self, name), low=1, whole=True)
+        if self.n_latent % self.n_heads:
+            raise ValueError(
+                f"expected n_latent to be a multiple of n_heads={self.n_heads}, got {self.n_latent}; change one of "
+                "them."
+            )
+        check_choice("form", self.form, ("paper", "code"))
+        check_choice("negatives", self.negatives, ("both", "cross"))
+        check_number("temperature", self.temperature, above=0)
+        check_number("joint_weight", self.joint_weight, low=0)
+        check_number("unimodal_weight", self.unimodal_weight, low=0)
+        if self.joint_weight == self.unimodal_weight == 0:
+            raise ValueError("expected joint_weight or unimodal_weight above 0, got 0 for both; raise one of them.")
+        for rate in _numbers(self.feature_dropout):
+            # At 1 every feature could be dropped.
+            check_number("feature_dropout", rate, low=0, below=1)
+        for scale in _numbers(self.noise):
+            check_number("noise", scale, low=0)
+        check_number("n_views", self.n_views, low=0, whole=True)
+        if self.n_views == 1:
+            raise ValueError("expected n_views of 0, or of at least 2, got 1; both views of a cell would be the same.")
+        check_number("lowest_depth", self.lowest_depth, above=0, high=1)
 
 
 @final
@@ -40,14 +87,15 @@ class CoMMModel(MultimodalModel):
     It is one space, and does not say which of the three a direction is: for that see
     :class:`indiseek.IndiSeekModel`.
 
+    :meth:`train` knows the stage ``"fused"``: 1,000 steps of 256 cells with weight decay 1e-2 and a learning rate that
+    falls from 1e-3 along a cosine; it stops early.
+
     Parameters
     ----------
     mdata
-        Paired cells with two or more modalities. Registered with the modalities that are found, unless
+        Paired cells with two or more modalities. Set up with the modalities that are found, unless
         :meth:`setup_mudata` was called on it. One modality is allowed, with a warning: its code is then learned from
         augmentations alone, and nothing can be redundant or synergistic.
-    registry
-        For :meth:`load` only.
     n_latent
         Dimension of the codes and of the tokens; a multiple of `n_heads`.
     n_tokens
@@ -55,8 +103,6 @@ class CoMMModel(MultimodalModel):
         :math:`n` modalities, 4 bytes each, and a few times as many in each layer.
     n_layers, n_heads
         Attention blocks, and heads of each.
-    hidden
-        Widths of the hidden layers that make the tokens.
     form
         ``"paper"``, the loss above; or ``"code"``, that of the authors' program: projections of the augmented cells,
         each against the other augmentation, and the mean of the :math:`n + 1` terms.
@@ -78,16 +124,16 @@ class CoMMModel(MultimodalModel):
         cell. 0 augments the transformed features alone.
     lowest_depth
         Counts of a view are thinned to a share drawn between this one and 1.
-    activation, layer_norm
-        Form of the networks that make the tokens.
+    encoder
+        Form of the networks that make the tokens; networks of your own.
     transforms
-        Transform by modality, out of :mod:`indiseek.data`; by default raw RNA counts get
-        ``LogNormalizePCA``, raw protein counts ``CLR``, and values that are not counts ``Scale``.
+        Transform by modality, out of :mod:`indiseek.data` or derived from :class:`indiseek.data.Transform`; by default
+        raw RNA counts get ``LogNormalizePCA``, raw protein counts ``CLR``, and values that are not counts ``Scale``.
 
     Raises
     ------
     TypeError
-        If `mdata` is not a MuData or a transform is not one of the package's.
+        If `mdata` is not a MuData or an option or transform is of the wrong type.
     KeyError
         If an argument by modality names others than those that there are.
     ValueError
@@ -109,19 +155,17 @@ class CoMMModel(MultimodalModel):
     Dufumier et al. (2025), arXiv 2409.07402.
     """
 
-    _key: ClassVar[str] = "comm"
     _least_modalities: ClassVar[int] = 1
+    _options_class: ClassVar[type[Options]] = CoMMOptions
 
     def __init__(
         self,
-        mdata: MuData | None = None,
+        mdata: MuData,
         *,
-        registry: dict[str, Any] | None = None,
         n_latent: int = 64,
         n_tokens: int = 2,
         n_layers: int = 1,
         n_heads: int = 4,
-        hidden: Sequence[int] = (128, 128),
         form: Form = "paper",
         negatives: Negatives = "cross",
         temperature: float = 0.1,
@@ -131,142 +175,89 @@ class CoMMModel(MultimodalModel):
         noise: float | Mapping[str, float] = 0.2,
         n_views: int = 4,
         lowest_depth: float = 0.5,
-        activation: Activation = "gelu",
-        layer_norm: bool = True,
+        encoder: Encoder = Encoder(hidden=(128, 128)),  # noqa: B008 (frozen)
         transforms: Mapping[str, Transform] | None = None,
     ) -> None:
-        check_choice("form", form, ("paper", "code"))
-        check_choice("negatives", negatives, ("both", "cross"))
-        check_choice("activation", activation, ("gelu", "relu"))
-        for name, number in {"n_tokens": n_tokens, "n_layers": n_layers, "n_heads": n_heads}.items():
-            check_range(name, number, low=1)
-        check_range("n_latent", n_latent, low=1)
-        if n_latent % n_heads:
-            raise ValueError(
-                f"expected n_latent to be a multiple of n_heads={n_heads}, got {n_latent}; change one of them."
-            )
-        for width in hidden:
-            check_range("widths in hidden", width, low=1)
-        check_range("temperature", temperature, above=0)
-        check_range("joint_weight", joint_weight, low=0)
-        check_range("unimodal_weight", unimodal_weight, low=0)
-        if joint_weight == unimodal_weight == 0:
-            raise ValueError("expected joint_weight or unimodal_weight above 0, got 0 for both; raise one of them.")
-        for rate in _numbers(feature_dropout):
-            if not 0 <= rate < 1:
-                raise ValueError(
-                    f"expected feature_dropout in [0, 1), got {rate}; at 1 every feature could be dropped: choose a "
-                    "smaller one."
-                )
-        for scale in _numbers(noise):
-            check_range("noise", scale, low=0, below=float("inf"))
-        check_range("n_views", n_views, low=0)
-        if n_views == 1:
-            raise ValueError("expected n_views of 0, or of at least 2, got 1; both views of a cell would be the same.")
-        check_range("lowest_depth", lowest_depth, above=0)
-        if lowest_depth > 1:
-            raise ValueError(f"expected lowest_depth of at most 1, got {lowest_depth}; a view cannot gain counts.")
-        self._arguments = {
-            "n_latent": n_latent,
-            "n_tokens": n_tokens,
-            "n_layers": n_layers,
-            "n_heads": n_heads,
-            "hidden": list(hidden),
-            "form": form,
-            "negatives": negatives,
-            "temperature": temperature,
-            "joint_weight": joint_weight,
-            "unimodal_weight": unimodal_weight,
-            "feature_dropout": _plain(feature_dropout),
-            "noise": _plain(noise),
-            "n_views": n_views,
-            "lowest_depth": lowest_depth,
-            "activation": activation,
-            "layer_norm": layer_norm,
-        }
-        super().__init__(mdata, registry=registry, transforms=transforms)
-        if mdata is None:
-            return
-        for name in ("feature_dropout", "noise"):
-            value = self._arguments[name]
-            if isinstance(value, dict) and set(value) != set(self.modalities):
-                raise KeyError(
-                    f"expected {name} of the modalities {list(self.modalities)}, got {list(value)}; name each of them."
-                )
-        # Without noise, as on held-out cells, only these two make one view unlike the other.
-        is_thinned = (
-            n_views and lowest_depth < 1 and any(isinstance(t, LogNormalizePCA) for t in self._transforms.values())
+        options = CoMMOptions(
+            n_latent=n_latent,
+            n_tokens=n_tokens,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            form=form,
+            negatives=negatives,
+            temperature=temperature,
+            joint_weight=joint_weight,
+            unimodal_weight=unimodal_weight,
+            feature_dropout=feature_dropout,
+            noise=noise,
+            n_views=n_views,
+            lowest_depth=lowest_depth,
+            encoder=encoder,
         )
-        if not (is_thinned or any(_numbers(feature_dropout))):
-            raise ValueError(
-                "expected augmentations that change held-out cells, got feature_dropout=0 and no thinned counts "
-                f"(n_views={n_views}, lowest_depth={lowest_depth}); raise feature_dropout, or n_views for RNA counts."
-            )
+        super().__init__(mdata, options, transforms)
         if len(self.modalities) == 1:
             logger.warning(
                 f"there is no modality but {self.modalities[0]!r}: its code is learned from augmentations alone, and "
                 "nothing of it can be redundant with another modality or synergistic."
             )
 
-    def _n_condition(self) -> int:
-        return 0
+    def _check_options(self) -> None:
+        options: CoMMOptions = self._options
+        for name in ("feature_dropout", "noise"):
+            by_name(name, getattr(options, name), self.modalities, what="modalities")
+        # Without noise, as on held-out cells, only these two make one view unlike the other.
+        is_thinned = options.lowest_depth < 1 and any(map(self._has_views, self.modalities))
+        if not (is_thinned or any(_numbers(options.feature_dropout))):
+            raise ValueError(
+                "expected augmentations that change held-out cells, got feature_dropout=0 and no thinned counts "
+                f"(n_views={options.n_views}, lowest_depth={options.lowest_depth}); raise feature_dropout, or n_views "
+                "for RNA counts."
+            )
 
-    def _schedule(
-        self,
-        n_train: int,
-        *,
-        max_epochs: int | Mapping[str, int] | None,
-        batch_size: int | Mapping[str, int] | None,
-        patience: int | None,
-        given: Mapping[str, Any],
-    ) -> tuple[dict[str, StageSettings], dict[str, int]]:
-        """The learning rate falls along a cosine."""
-        epochs, sizes = epochs_and_sizes(_DEFAULTS, n_train, max_epochs=max_epochs, batch_size=batch_size)
-        settings = {
-            name: replace(StageSettings(max_epochs=n, patience=patience, weight_decay=1e-2, cosine=True), **given)
-            for name, n in epochs.items()
-        }
-        return settings, sizes
+    def _stages(self) -> list[Stage]:
+        space = Space(joint="X_comm", each="X_comm_{modality}", own="X_comm_projection")
+        return [Stage(name="fused", objective=self._fused, schedule=_FUSED, space=space)]
 
-    def _make_objectives(self, n_features: dict[str, int], ranks: dict[str, int]) -> dict[str, Objective]:
-        del ranks
-        arguments = {key: value for key, value in self._arguments.items() if key not in ("n_views", "lowest_depth")}
+    def _fused(self, shapes: Shapes) -> Objective:
+        options: CoMMOptions = self._options
         # Where genes are dropped from the counts, no component is dropped.
-        arguments["feature_dropout"] = {
-            name: 0.0 if self._has_views(name) else rate for name, rate in self._rates().items()
-        }
-        return {"fused": CoMMObjective(n_features, **arguments)}
+        rates = {name: 0.0 if self._has_views(name) else rate for name, rate in self._rates().items()}
+        return CoMMObjective(
+            shapes.n_features,
+            options.n_latent,
+            n_tokens=options.n_tokens,
+            n_layers=options.n_layers,
+            n_heads=options.n_heads,
+            form=options.form,
+            negatives=options.negatives,
+            temperature=options.temperature,
+            joint_weight=options.joint_weight,
+            unimodal_weight=options.unimodal_weight,
+            feature_dropout=rates,
+            noise=options.noise,
+            encoder=options.encoder,
+        )
 
     def _rates(self) -> dict[str, float]:
-        rate = self._arguments["feature_dropout"]
-        return rate if isinstance(rate, dict) else dict.fromkeys(self.modalities, rate)
+        return by_name("feature_dropout", self._options.feature_dropout, self.modalities, what="modalities")
 
     def _has_views(self, name: str) -> bool:
-        return self._arguments["n_views"] > 0 and isinstance(self._transforms[name], LogNormalizePCA)
+        return self._options.n_views > 0 and isinstance(self._transforms[name], LogNormalizePCA)
 
-    def _views(self, fitted: Fitted, rows: NDArray[Any], seed: int) -> tuple[torch.Tensor, ...]:
+    def _make_views(self, fitted: Fitted, rows: NDArray[np.intp], seed: int) -> tuple[torch.Tensor, ...]:
         if not any(map(self._has_views, self.modalities)):
             return ()
         views = []
         for name, transform in fitted.transforms.items():
+            values = self._training_cells().values[name]
             if self._has_views(name):
-                settings = {"lowest": self._arguments["lowest_depth"], "dropout": self._rates()[name], "seed": seed}
-                views.append(thinned_views(self._values(name), transform, rows, self._arguments["n_views"], **settings))
+                rate, lowest = self._rates()[name], self._options.lowest_depth
+                n_views = self._options.n_views
+                views.append(thinned_views(values, transform, rows, n_views, lowest=lowest, dropout=rate, seed=seed))
             else:
-                views.append(transform.apply_to(self._values(name), rows)[:, None])
+                views.append(transform.apply_to(values, rows)[:, None])
         return tuple(views)
-
-    def _obsm(self, cells: Batch) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, NDArray[Any]]]]:
-        fused = self.module.joint("fused", cells, INFERENCE_BATCH).cpu().numpy()
-        projections = self._by_name(self.module.codes("fused", cells, INFERENCE_BATCH))
-        whole = {"X_comm": fused} | {f"X_comm_{name}": code for name, code in projections.items()}
-        parts = {name: {"X_comm": fused.copy(), "X_comm_projection": code.copy()} for name, code in projections.items()}
-        return whole, parts
 
 
 def _numbers(value: float | Mapping[str, float]) -> list[float]:
     return list(value.values()) if isinstance(value, Mapping) else [value]
-
-
-def _plain(value: float | Mapping[str, float]) -> float | dict[str, float]:
-    return dict(value) if isinstance(value, Mapping) else value

@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar, final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, final
 
 from mudata import MuData
 
+from indiseek._checks import by_name, check_choice, check_number
 from indiseek.data import Transform
-from indiseek.models._arguments import check_choice, check_range
 from indiseek.models._base import MultimodalModel
-from indiseek.models._schedules import StageDefaults, epochs_and_sizes
+from indiseek.models._options import Options, check_dimension
+from indiseek.nn import Encoder
 from indiseek.objectives import (
-    Activation,
     Bottleneck,
     DisentangledSharedObjective,
     DisentangledSpecificObjective,
-    Objective,
     Orthogonality,
     n_masked_features,
 )
-from indiseek.train import StageSettings
+from indiseek.train import Schedule, Space, Stage
 
-_DEFAULTS = {
-    "shared": StageDefaults(batch_size=512, n_steps=2000),
-    "specific": StageDefaults(batch_size=512, n_steps=1000),
-}
+# The learning rate falls along a cosine, as published.
+_SHARED = Schedule(n_steps=2000, cosine=True)
+_SPECIFIC = Schedule(n_steps=1000, cosine=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisentangledSSLOptions(Options):
+    """Options of :class:`DisentangledSSLModel`, which documents them."""
+
+    n_shared: int
+    n_specific: int | Mapping[str, int]
+    beta: float
+    bottleneck: Bottleneck
+    kappa: float
+    lam: float
+    orthogonality: Orthogonality
+    noise: float
+    masked: float
+    temperature: float
+    encoder: Encoder
+
+    def __post_init__(self) -> None:
+        """Check them."""
+        check_dimension("n_shared", self.n_shared, low=2)
+        check_dimension("n_specific", self.n_specific, low=2)
+        check_number("beta", self.beta, low=0)
+        check_choice("bottleneck", self.bottleneck, ("kl", "cosine"))
+        check_number("kappa", self.kappa, above=0)
+        check_number("lam", self.lam, low=0)
+        check_choice("orthogonality", self.orthogonality, ("correlation", "published"))
+        check_number("noise", self.noise, low=0)
+        check_number("masked", self.masked, low=0, below=1)
+        check_number("temperature", self.temperature, above=0)
 
 
 @final
@@ -40,13 +68,14 @@ class DisentangledSSLModel(MultimodalModel):
     :math:`\max I(Z_1, X_2; X_1) - \lambda I(Z_1; C_1)`. All codes given out are unit vectors; shared ones are
     the mean directions :math:`\mu_i`.
 
+    :meth:`train` knows the stages ``"shared"`` (2,000 steps) and ``"specific"`` (1,000 steps), each of 512 cells a step
+    with a learning rate that falls from 1e-3 along a cosine; both stop early.
+
     Parameters
     ----------
     mdata
-        Paired cells with two or more modalities. Registered with the modalities that are found, unless
+        Paired cells with two or more modalities. Set up with the modalities that are found, unless
         :meth:`setup_mudata` was called on it.
-    registry
-        For :meth:`load` only.
     n_shared
         Dimension of the shared codes. They lie on the unit sphere and so have one degree of freedom less.
     n_specific
@@ -70,18 +99,16 @@ class DisentangledSSLModel(MultimodalModel):
         Fraction of the transformed features that the augmentation sets to zero.
     temperature
         Temperature of InfoNCE in both stages.
-    hidden
-        Widths of the encoders' hidden layers.
-    activation, layer_norm
-        Form of the encoders.
+    encoder
+        Form of the encoders; networks of your own.
     transforms
-        Transform by modality, out of :mod:`indiseek.data`; by default raw RNA counts get
-        ``LogNormalizePCA``, raw protein counts ``CLR``, and values that are not counts ``Scale``.
+        Transform by modality, out of :mod:`indiseek.data` or derived from :class:`indiseek.data.Transform`; by default
+        raw RNA counts get ``LogNormalizePCA``, raw protein counts ``CLR``, and values that are not counts ``Scale``.
 
     Raises
     ------
     TypeError
-        If `mdata` is not a MuData or a transform is not one of the package's.
+        If `mdata` is not a MuData or an option or transform is of the wrong type.
     KeyError
         If `n_specific` or `transforms` names an unknown modality.
     ValueError
@@ -103,13 +130,12 @@ class DisentangledSSLModel(MultimodalModel):
     Wang et al. (2025), arXiv 2410.23996.
     """
 
-    _key: ClassVar[str] = "disentangledssl"
+    _options_class: ClassVar[type[Options]] = DisentangledSSLOptions
 
     def __init__(
         self,
-        mdata: MuData | None = None,
+        mdata: MuData,
         *,
-        registry: dict[str, Any] | None = None,
         n_shared: int = 8,
         n_specific: int | Mapping[str, int] = 8,
         beta: float = 0.01,
@@ -120,86 +146,60 @@ class DisentangledSSLModel(MultimodalModel):
         noise: float = 0.01,
         masked: float = 0.1,
         temperature: float = 0.07,
-        hidden: Sequence[int] = (256, 256),
-        activation: Activation = "gelu",
-        layer_norm: bool = True,
+        encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
         transforms: Mapping[str, Transform] | None = None,
     ) -> None:
-        check_choice("bottleneck", bottleneck, ("kl", "cosine"))
-        check_choice("orthogonality", orthogonality, ("correlation", "published"))
-        check_choice("activation", activation, ("gelu", "relu"))
-        check_range("n_shared", n_shared, low=2)
-        for n in n_specific.values() if isinstance(n_specific, Mapping) else [n_specific]:
-            check_range("n_specific", n, low=2)
-        for width in hidden:
-            check_range("widths in hidden", width, low=1)
-        check_range("beta", beta, low=0, below=float("inf"))
-        check_range("kappa", kappa, above=0, below=float("inf"))
-        check_range("lam", lam, low=0, below=float("inf"))
-        check_range("noise", noise, low=0, below=float("inf"))
-        check_range("masked", masked, low=0, below=1)
-        check_range("temperature", temperature, above=0)
-        self._arguments = {
-            "n_shared": n_shared,
-            "n_specific": dict(n_specific) if isinstance(n_specific, Mapping) else n_specific,
-            "beta": beta,
-            "bottleneck": bottleneck,
-            "kappa": kappa,
-            "lam": lam,
-            "orthogonality": orthogonality,
-            "noise": noise,
-            "masked": masked,
-            "temperature": temperature,
-            "hidden": list(hidden),
-            "activation": activation,
-            "layer_norm": layer_norm,
-        }
-        super().__init__(mdata, registry=registry, transforms=transforms)
-        if mdata is not None:
-            self._check_sizes()
+        options = DisentangledSSLOptions(
+            n_shared=n_shared,
+            n_specific=n_specific,
+            beta=beta,
+            bottleneck=bottleneck,
+            kappa=kappa,
+            lam=lam,
+            orthogonality=orthogonality,
+            noise=noise,
+            masked=masked,
+            temperature=temperature,
+            encoder=encoder,
+        )
+        super().__init__(mdata, options, transforms)
 
-    def _check_sizes(self) -> None:
-        n_specific = self._n_specific()
-        if set(n_specific) != set(self.modalities):
-            raise KeyError(
-                f"expected n_specific of the modalities {list(self.modalities)}, got {list(n_specific)}; "
-                "name each of them."
-            )
-        for name in self.modalities:
-            n_features = self._transforms[name].max_output(len(self._var_names[name]))
-            n_masked_features(n_features, self._arguments["masked"])
+    def _stages(self) -> list[Stage]:
+        options: DisentangledSSLOptions = self._options
+        shared = Stage(
+            name="shared",
+            objective=lambda shapes: DisentangledSharedObjective(
+                shapes.n_features,
+                options.n_shared,
+                beta=options.beta,
+                bottleneck=options.bottleneck,
+                kappa=options.kappa,
+                temperature=options.temperature,
+                encoder=options.encoder,
+            ),
+            schedule=_SHARED,
+            space=Space(joint="X_disentangledssl_shared"),
+        )
+        specific = Stage(
+            name="specific",
+            objective=lambda shapes: DisentangledSpecificObjective(
+                shapes.n_features,
+                options.n_shared,
+                by_name("n_specific", options.n_specific, self.modalities, what="modalities"),
+                lam=options.lam,
+                orthogonality=options.orthogonality,
+                noise=options.noise,
+                masked=options.masked,
+                temperature=options.temperature,
+                encoder=options.encoder,
+            ),
+            schedule=_SPECIFIC,
+            given=("shared",),
+            space=Space(each="X_disentangledssl_{modality}", own="X_disentangledssl_specific"),
+        )
+        return [shared, specific]
 
-    def _schedule(
-        self,
-        n_train: int,
-        *,
-        max_epochs: int | Mapping[str, int] | None,
-        batch_size: int | Mapping[str, int] | None,
-        patience: int | None,
-        given: Mapping[str, Any],
-    ) -> tuple[dict[str, StageSettings], dict[str, int]]:
-        """Both stages alike: the learning rate falls along a cosine, as published."""
-        epochs, sizes = epochs_and_sizes(_DEFAULTS, n_train, max_epochs=max_epochs, batch_size=batch_size)
-        settings = {
-            name: replace(StageSettings(max_epochs=n, patience=patience, cosine=True), **given)
-            for name, n in epochs.items()
-        }
-        return settings, sizes
-
-    def _n_condition(self) -> int:
-        return int(self._arguments["n_shared"])
-
-    def _n_specific(self) -> dict[str, int]:
-        wanted = self._arguments["n_specific"]
-        return dict(wanted) if isinstance(wanted, dict) else dict.fromkeys(self.modalities, wanted)
-
-    def _make_objectives(self, n_features: dict[str, int], ranks: dict[str, int]) -> dict[str, Objective]:
-        del ranks
-        n_shared = self._arguments["n_shared"]
-        form = {key: self._arguments[key] for key in ("temperature", "hidden", "activation", "layer_norm")}
-        first = {key: self._arguments[key] for key in ("beta", "bottleneck", "kappa")}
-        second = {key: self._arguments[key] for key in ("lam", "orthogonality", "noise", "masked")}
-        return {
-            "shared": DisentangledSharedObjective(n_features, n_shared, **first, **form),
-            "specific": DisentangledSpecificObjective(n_features, n_shared, self._n_specific(), **second, **form),
-        }
+    def _check_options(self) -> None:
+        by_name("n_specific", self._options.n_specific, self.modalities, what="modalities")
+        for name, transform in self._transforms.items():
+            n_masked_features(transform.max_output(len(self._schema.features[name])), self._options.masked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import zarr
@@ -13,8 +14,8 @@ from tqdm import tqdm
 
 from indiseek.data import checked_array, new_zarr
 from indiseek.models._base import MultimodalModel
-from indiseek.models._module import INFERENCE_BATCH
 from indiseek.objectives import gather_objects, rank
+from indiseek.train import INFERENCE_BATCH
 
 # Whole batches and whole chunks of the transforms, so that the codes are those of write_latents to the last bit.
 _CHUNK_CELLS = 16 * INFERENCE_BATCH
@@ -82,20 +83,20 @@ def _wait(target: str | Path) -> None:
 def _write(
     model: MultimodalModel, mdata: MuData | None, target: str | Path, *, overwrite: bool, show_progress: bool
 ) -> None:
-    module = model.module
-    values = model._values_of(mdata)
-    cells = model.adata if mdata is None else mdata
-    n_cells = cells.n_obs
+    pipeline = model.module
+    cells = model._cells_of(mdata)
+    n_cells = len(cells)
+    obs = cast(MuData, model.adata if mdata is None else mdata).obs
     with (
         new_zarr(target, overwrite=overwrite) as path,
         tqdm(total=n_cells, desc="embed", unit="cell", disable=not show_progress) as bar,
     ):
         root = zarr.open_group(path, mode="w", zarr_format=3)
-        write_elem(root, "/", AnnData(obs=cells.obs), dataset_kwargs={"shards": None})
+        write_elem(root, "/", AnnData(obs=obs), dataset_kwargs={"shards": None})
         arrays: dict[str, zarr.Array] = {}
         for start in range(0, n_cells, _CHUNK_CELLS):
             rows = np.arange(start, min(start + _CHUNK_CELLS, n_cells))
-            codes, _ = model._obsm(module.features(values, rows))
+            codes, _ = model._obsm(pipeline.tensors(cells, rows))
             for key, code in codes.items():
                 if key not in arrays:
                     shape = (n_cells, code.shape[1])

@@ -5,41 +5,65 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Self, cast, final
+from typing import Any, ClassVar, Literal, cast, final
 
 import numpy as np
 import torch
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
-from indiseek.data import Split, Transform
-from indiseek.models._arguments import candidates, check_choice, check_range, split_arguments
-from indiseek.models._base import MultimodalModel
-from indiseek.models._io import plain
-from indiseek.models._latents import FEWER_CELLS, MIN_HELD_OUT_CELLS
-from indiseek.models._module import INFERENCE_BATCH
-from indiseek.models._schedules import N_CRITIC_STEPS, PATIENCE, schedule
-from indiseek.models._tuning import Grid, Trials, search
-from indiseek.models._tuning_record import Record, fingerprint_of_data
-from indiseek.models._tuning_result import Tuning
-from indiseek.objectives import (
-    Activation,
-    CLIPObjective,
-    ConditionalFlowObjective,
-    Independence,
-    IndependentOf,
-    NCEClubObjective,
-    Objective,
-)
-from indiseek.train import StageSettings, resolve_device
+from indiseek._checks import by_name, check_choice, check_number
+from indiseek.data import Split, SplitOptions, Transform
+from indiseek.models._base import FEWER_CELLS, MIN_HELD_OUT_CELLS, MultimodalModel
+from indiseek.models._options import Flow, NCEClub, Options, check_dimension
+from indiseek.nn import Encoder
+from indiseek.objectives import CLIPObjective, ConditionalFlowObjective, NCEClubObjective, Objective
+from indiseek.train import Schedule, Shapes, Space, Stage, resolve_device, settings_of
+from indiseek.tuning import Grid, Record, Trials, Tuning, candidates, fingerprint_of_data, search
 
 logger = logging.getLogger(__name__)
 
-Specific = Literal["flow", "nce-club"]
+_WORDS: dict[str, type[Flow] | type[NCEClub]] = {"flow": Flow, "nce-club": NCEClub}
+_N_SPECIFIC_NCE_CLUB = 8
+
+# It usually stops earlier.
+_SHARED = Schedule(n_steps=4000)
+# The flow leaks more where it is stopped, or taken from an earlier epoch, while its learning rate is still high; weight
+# decay keeps it from memorising instead.
+_FLOW = Schedule(
+    n_steps=600, stops_early=False, lr=2e-2, weight_decay=1.0, cosine=True, max_gradient_norm=5.0, critic_lr=2e-3
+)
+# Held-out reconstruction gets better for as long as independence gets worse.
+_NCE_CLUB = Schedule(n_steps=2000, stops_early=False, cosine=True, warmup=Fraction(1, 40), ramp=Fraction(1, 20))
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndiSeekOptions(Options):
+    """Options of :class:`IndiSeekModel`, which documents them."""
+
+    n_shared: int
+    n_specific: int | Mapping[str, int] | None
+    alignment: float
+    specific: Flow | NCEClub
+    encoder: Encoder
+
+    def __post_init__(self) -> None:
+        """Check them."""
+        check_dimension("n_shared", self.n_shared, low=2)
+        if self.n_specific is not None:
+            check_dimension("n_specific", self.n_specific, low=1)
+        check_number("alignment", self.alignment, low=0)
+        if not isinstance(self.specific, Flow | NCEClub):
+            check_choice("specific", self.specific, tuple(_WORDS))
+        if not isinstance(self.encoder, Encoder):
+            raise TypeError(
+                f"expected encoder to be an indiseek.Encoder, got {type(self.encoder).__name__}; for example "
+                "indiseek.Encoder(hidden=(128,))."
+            )
 
 
 @final
@@ -56,52 +80,41 @@ class IndiSeekModel(MultimodalModel):
         \min_{h_i, g_i} I_{NCE-CLUB}(Z_i; C_j)
         + \frac{\lambda}{2 E\lVert X_i \rVert^2} E \lVert g_i(Z_i, C_i) - X_i \rVert^2
 
+    :meth:`train` knows the stages ``"shared"`` (at most 4,000 steps, until held-out InfoNCE stops falling),
+    ``"context"`` (the wide codes of stage 1 for a flow, likewise) and ``"specific"`` (600 steps of a flow from learning
+    rate 2e-2 with weight decay 1, or 2,000 of ``"nce-club"``; it ends when its learning rate does), each of 512 cells a
+    step and with learning rate 1e-3 where nothing else is said.
+
     Parameters
     ----------
     mdata
-        Paired cells with two or more modalities. Registered with the modalities that are found, unless
+        Paired cells with two or more modalities. Set up with the modalities that are found, unless
         :meth:`setup_mudata` was called on it.
-    registry
-        For :meth:`load` only.
     n_shared
         Dimension of the shared codes. They lie on the unit sphere and so have one degree of freedom less.
     n_specific
         Dimension of the specific codes; one number, or one for each modality. By default all dimensions of
         the flow, and 8 for ``"nce-club"``. Of a flow, the dimensions that carry most of the modality are kept.
-    specific
-        ``"flow"`` or ``"nce-club"``.
-    n_context
-        Dimension of the wide codes of stage 1 that, beside the shared ones, are the condition of the flow;
-        0 for none.
-    lam
-        Weight :math:`\lambda` of the reconstruction. Small values favour independence, large ones
-        completeness; the paper recommends 0.1 to 10.
-    independence
-        ``"nce-club"`` or ``"vclub"``.
-    independent_of
-        ``"other"``, or ``"own"`` for the ablation that the paper calls IndiSeek0.
-    independence_weight
-        Factor on the independence term; 0 switches it off.
     alignment
         Weight of ``1 - cos(c_1, c_2)`` in stage 1; removes from the shared codes what the other modality
-        cannot know. 0 is the paper's stage 1. The wide codes of `n_context` are never penalised.
-    hidden, critic_hidden
-        Widths of the hidden layers of encoders and decoders, and of critics.
-    activation, layer_norm
-        Form of all networks.
+        cannot know. 0 is the paper's stage 1. The wide codes of a flow are never penalised.
+    specific
+        ``"flow"`` or ``"nce-club"``, or with options of its own :class:`indiseek.Flow` or :class:`indiseek.NCEClub`.
+    encoder
+        Form of the encoders, and of the decoders and critics of ``"nce-club"``; networks of your own.
     transforms
-        Transform by modality, out of :mod:`indiseek.data`; by default raw RNA counts get
-        ``LogNormalizePCA``, raw protein counts ``CLR``, and values that are not counts ``Scale``.
+        Transform by modality, out of :mod:`indiseek.data` or derived from :class:`indiseek.data.Transform`; by default
+        raw RNA counts get ``LogNormalizePCA``, raw protein counts ``CLR``, and values that are not counts ``Scale``.
 
     Raises
     ------
     TypeError
-        If `mdata` is not a MuData or a transform is not one of the package's.
+        If `mdata` is not a MuData, or an option or transform of the wrong type.
     KeyError
         If `n_specific` or `transforms` names an unknown modality.
     ValueError
         If cells are not paired or fewer than 100, names are duplicated, values are NaN or infinite, counts
-        negative, a cell or a feature is empty, a feature constant, or an argument out of range.
+        negative, a cell or a feature is empty, a feature constant, or an option out of range.
 
     Examples
     --------
@@ -117,171 +130,113 @@ class IndiSeekModel(MultimodalModel):
     Gui et al. (2025), arXiv 2509.21584.
     """
 
-    _key: ClassVar[str] = "indiseek"
+    _options_class: ClassVar[type[Options]] = IndiSeekOptions
 
     def __init__(
         self,
-        mdata: MuData | None = None,
+        mdata: MuData,
         *,
-        registry: dict[str, Any] | None = None,
         n_shared: int = 6,
         n_specific: int | Mapping[str, int] | None = None,
-        specific: Specific = "flow",
-        n_context: int = 16,
-        lam: float = 10.0,
-        independence: Independence = "nce-club",
-        independent_of: IndependentOf = "other",
-        independence_weight: float = 1.0,
         alignment: float = 10.0,
-        hidden: Sequence[int] = (256, 256),
-        critic_hidden: Sequence[int] = (256,),
-        activation: Activation = "gelu",
-        layer_norm: bool = True,
+        specific: Literal["flow", "nce-club"] | Flow | NCEClub = "flow",
+        encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
         transforms: Mapping[str, Transform] | None = None,
     ) -> None:
-        check_choice("specific", specific, ("flow", "nce-club"))
-        check_choice("independence", independence, ("nce-club", "vclub"))
-        check_choice("independent_of", independent_of, ("other", "own"))
-        check_choice("activation", activation, ("gelu", "relu"))
-        check_range("n_shared", n_shared, low=2)
-        check_range("n_context", n_context, low=0)
-        for value in n_specific.values() if isinstance(n_specific, Mapping) else [n_specific]:
-            if value is not None:
-                check_range("n_specific", value, low=1)
-        for width in (*hidden, *critic_hidden):
-            check_range("widths in hidden and critic_hidden", width, low=1)
-        check_range("lam", lam, low=0)
-        check_range("independence_weight", independence_weight, low=0)
-        check_range("alignment", alignment, low=0)
-        self._arguments = {
-            "n_shared": n_shared,
-            "n_specific": dict(n_specific) if isinstance(n_specific, Mapping) else n_specific,
-            "specific": specific,
-            "n_context": n_context if specific == "flow" else 0,
-            "lam": lam,
-            "independence": independence,
-            "independent_of": independent_of,
-            "independence_weight": independence_weight,
-            "alignment": alignment,
-            "hidden": list(hidden),
-            "critic_hidden": list(critic_hidden),
-            "activation": activation,
-            "layer_norm": layer_norm,
-        }
-        self._tuned_on: dict[str, Any] | None = None
-        super().__init__(mdata, registry=registry, transforms=transforms)
-        if mdata is not None:
-            self._check_sizes()
-
-    def train(
-        self,
-        max_epochs: int | Mapping[str, int] | None = None,
-        *,
-        batch_size: int | Mapping[str, int] | None = None,
-        lr: float | None = None,
-        critic_lr: float | None = None,
-        weight_decay: float | None = None,
-        n_critic_steps: int = N_CRITIC_STEPS,
-        early_stopping: bool = True,
-        patience: int = PATIENCE,
-        train_size: float = 0.8,
-        validation_size: float = 0.1,
-        external_indexing: Sequence[ArrayLike] | None = None,
-        accelerator: str = "auto",
-        devices: int = 1,
-        num_nodes: int = 1,
-        seed: int = 0,
-        checkpoint_dir: str | Path | None = None,
-        write_latents: bool = True,
-        show_progress: bool = True,
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train both stages, the first with early stopping on held-out cells.
-
-        The cells are split once into training, validation and test cells; test cells are touched by no
-        fit, no early stopping and no transform. A second call continues from the weights that are there.
-        Ctrl-C ends the stage that runs and keeps its weights: the best ones where the stage stops early.
-
-        Parameters
-        ----------
-        max_epochs
-            Most epochs of every stage, or of each by name: ``"shared"``, ``"context"`` (the wide codes of
-            stage 1, where there are any) and ``"specific"``. By default enough for 4,000 steps of
-            stage 1, 2,000 of ``"nce-club"`` or 600 of ``"flow"``.
-        batch_size
-            Cells in a step, for every stage or for each by name; by default 512.
-            InfoNCE cannot show more than ``log(batch_size)`` nats.
-        lr, critic_lr
-            Learning rates (AdamW): of encoders and decoders, by default 1e-3, and of flows 2e-2; and of
-            critics, by default 4e-3.
-        weight_decay
-            Decoupled weight decay of the encoders; by default 0, and 1 for ``"flow"``.
-        n_critic_steps
-            Critic steps before each encoder step of ``"nce-club"``; the paper takes 5.
-        early_stopping
-            Whether stage 1 stops when held-out InfoNCE has not fallen for `patience` epochs. Without it
-            contrastive learning memorises the training pairs. Stage 2 ends when its learning rate does.
-        patience
-            See `early_stopping`.
-        train_size, validation_size
-            Fractions of the cells; the rest are test cells.
-        external_indexing
-            Positions of training, validation and (optionally) test cells, instead of a random split.
-        accelerator
-            ``"auto"``, ``"cpu"``, ``"gpu"``, ``"mps"``, as Lightning names them.
-        devices, num_nodes
-            Number of devices of each machine, and of machines. Each device has a process of its own, which takes its
-            share of every batch; `batch_size` counts the cells of all of them.
-        seed
-            Seed of split, weights and batches. The same seed on the same machine gives the same latents.
-            Global random states are left alone.
-        checkpoint_dir
-            Where the state is kept after every epoch. The same call in a new process, after the first one was
-            killed, goes on from there to the same result. The state is deleted when training is complete.
-        write_latents
-            Whether :meth:`write_latents` is called at the end.
-        show_progress
-            Whether progress bars are shown.
-        **trainer_kwargs
-            Further arguments of :class:`lightning.pytorch.Trainer`.
-
-        Raises
-        ------
-        RuntimeError
-            If the model was loaded without data.
-        ValueError
-            If an argument is out of range, a later call asks for another split, `checkpoint_dir` holds the state of
-            another fit or is in use by one, or the processes do not have the same cells.
-        FloatingPointError
-            If a loss is not finite; the model is then as it was before the call.
-        MemoryError
-            If a step, or the features of the cells, do not fit into memory; likewise. Names a batch size to try, or
-            what else would help. Where only the codes that are written at the end do not fit, the training is kept.
-        """
-        check_range("n_critic_steps", n_critic_steps, low=1)
-        split = split_arguments(train_size, validation_size, external_indexing)
-        if not self.is_trained and self._tuned_on not in (None, plain(split | {"seed": seed})):
-            raise ValueError(
-                f"expected the split on which the model was tuned, {self._tuned_on}, got {split | {'seed': seed}}; "
-                "other test cells would be cells that the choice has seen."
-            )
-        self._train(
-            {"lr": lr, "critic_lr": critic_lr, "weight_decay": weight_decay},
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            patience=patience,
-            early_stopping=early_stopping,
-            split=split,
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
-            seed=seed,
-            checkpoint_dir=checkpoint_dir,
-            write_latents=write_latents,
-            show_progress=show_progress,
-            trainer_kwargs=trainer_kwargs,
-            n_critic_steps=n_critic_steps,
+        options = IndiSeekOptions(
+            n_shared=n_shared,
+            n_specific=n_specific,
+            alignment=alignment,
+            specific=_WORDS[specific]() if isinstance(specific, str) and specific in _WORDS else cast(Flow, specific),
+            encoder=encoder,
         )
+        super().__init__(mdata, options, transforms)
+
+    def _stages(self) -> list[Stage]:
+        options: IndiSeekOptions = self._options
+        shared = Stage(
+            name="shared",
+            objective=lambda shapes: CLIPObjective(
+                shapes.n_features, options.n_shared, alignment=options.alignment, encoder=options.encoder
+            ),
+            schedule=_SHARED,
+            space=Space(joint="X_indiseek_shared"),
+        )
+        written = Space(each="X_indiseek_{modality}", own="X_indiseek_specific")
+        method = options.specific
+        if isinstance(method, NCEClub):
+            n_critic_steps = method.n_critic_steps if method.independence_weight > 0 else 0
+            club = replace(_NCE_CLUB, critic_lr=method.critic_lr, n_critic_steps=n_critic_steps)
+            return [
+                shared,
+                Stage(name="specific", objective=self._nce_club, schedule=club, given=("shared",), space=written),
+            ]
+        flow = Stage(
+            name="specific",
+            objective=self._flow,
+            schedule=_FLOW,
+            given=("shared", "context") if method.n_context else ("shared",),
+            space=written,
+        )
+        context = Stage(
+            name="context",
+            objective=lambda shapes: CLIPObjective(shapes.n_features, method.n_context, encoder=options.encoder),
+            schedule=_SHARED,
+        )
+        return [shared, context, flow] if method.n_context else [shared, flow]
+
+    def _flow(self, shapes: Shapes) -> Objective:
+        n_condition = self._options.n_shared + self._options.specific.n_context
+        n_specific = self._n_specific(shapes.ranks)
+        return ConditionalFlowObjective(shapes.n_features, shapes.ranks, n_condition, n_specific)
+
+    def _nce_club(self, shapes: Shapes) -> Objective:
+        method: NCEClub = self._options.specific
+        return NCEClubObjective(
+            shapes.n_features,
+            self._options.n_shared,
+            self._n_specific(self._most_specific()),
+            lam=method.lam,
+            independence=method.independence,
+            independent_of=method.independent_of,
+            independence_weight=method.independence_weight,
+            critic_hidden=method.critic_hidden,
+            encoder=self._options.encoder,
+        )
+
+    def _n_specific(self, limits: Mapping[str, int]) -> dict[str, int]:
+        """Dimensions of the specific codes by modality, where they can have as many as `limits`."""
+        wanted = self._options.n_specific
+        if wanted is not None:
+            return by_name("n_specific", wanted, self.modalities, what="modalities")
+        if isinstance(self._options.specific, Flow):
+            return dict(limits)
+        return {name: min(_N_SPECIFIC_NCE_CLUB, limit) for name, limit in limits.items()}
+
+    def _most_features(self) -> dict[str, int]:
+        return {
+            name: transform.max_output(len(self._schema.features[name])) for name, transform in self._transforms.items()
+        }
+
+    def _most_specific(self) -> dict[str, int]:
+        """A code cannot have more dimensions than the space in which the features lie."""
+        limits = self._most_features()
+        return {name: limit - self._transforms[name].n_constraints for name, limit in limits.items()}
+
+    def _check_options(self) -> None:
+        limits = self._most_specific()
+        for name, n_specific in self._n_specific(limits).items():
+            if n_specific > limits[name]:
+                raise ValueError(
+                    f"expected n_specific of at most {limits[name]}, the rank of {name!r} after its transform, got "
+                    f"{n_specific}; choose a smaller one."
+                )
+        most = max(self._most_features().values())
+        if self._options.n_shared > most:
+            raise ValueError(
+                f"expected n_shared of at most {most}, the most features of a modality after its "
+                f"transform, got {self._options.n_shared}; choose a smaller one."
+            )
 
     def tune(
         self,
@@ -353,42 +308,52 @@ class IndiSeekModel(MultimodalModel):
         """
         if self.is_trained:
             raise RuntimeError("expected an untrained model, got a trained one; make a new model to tune it.")
-        n_train = self._n_train(train_size, external_indexing)
-        method = self._arguments["specific"]
+        cells = self._training_cells()
+        options = SplitOptions(
+            train_size=train_size, validation_size=validation_size, external_indexing=external_indexing
+        )
+        is_flow = isinstance(self._options.specific, Flow)
         grid = Grid(
             n_shared=candidates("n_shared", n_shared, low=2, whole=True),
             alignment=candidates("alignment", alignment, low=0),
-            lam=candidates("lam", lam, low=0) if method == "nce-club" else (),
+            lam=() if is_flow else candidates("lam", lam, low=0),
         )
-        self._with({"n_shared": max(grid.n_shared)})._check_sizes()
-        settings, sizes = self._schedule(n_train, max_epochs=max_epochs)
+        self._with({"n_shared": max(grid.n_shared)})._check_options()
+        settings = settings_of(
+            self._stages(),
+            options.n_train(len(cells)),
+            max_epochs=max_epochs,
+            batch_size=None,
+            lr=None,
+            weight_decay=None,
+            early_stopping=True,
+            patience=10,
+        )
         device = resolve_device(accelerator)
-        wanted = split_arguments(train_size, validation_size, external_indexing)
-        fitted = self._to_fit(wanted, seed)
+        fitted = self._to_fit(options, seed)
         split = cast(Split, fitted.split)
         if len(split.validation) < MIN_HELD_OUT_CELLS:
             raise ValueError(
                 f"expected at least {MIN_HELD_OUT_CELLS} validation cells, got {len(split.validation)}; "
                 "give a larger validation_size."
             )
-        module = fitted.module.to(device)
-        values = {name: self._values(name) for name in self.modalities}
-        searched = {"n_shared", "alignment", "lam"} | ({"n_specific"} if method == "flow" else set())
-        fingerprint = fingerprint_of_data(values, self._var_names, split) | {
+        pipeline = fitted.pipeline.to(device)
+        # What is searched is no part of what the results depend on.
+        fixed = self._with({"n_shared": 2, "alignment": 0.0} | ({"n_specific": None} if is_flow else {"lam": 1.0}))
+        fingerprint = fingerprint_of_data(cells.values, self._schema.features, split) | {
             "package": version("indiseek"),
             "seed": seed,
             "transforms": {name: [t.name, t.config()] for name, t in self._transforms.items()},
-            "arguments": {name: value for name, value in self._arguments.items() if name not in searched},
-            "settings": {name: asdict(value) | {"batch_size": sizes[name]} for name, value in settings.items()},
+            "options": fixed._options.record(),
+            "settings": {name: asdict(cast(Any, value)) for name, value in settings.items()},
         }
         tuning = search(
             Trials(
-                new_module=lambda changes: self._with(changes)._new_module(fitted.transforms, seed).to(device),
+                new_pipeline=lambda changes: self._with(changes)._new_pipeline(fitted.transforms, seed).to(device),
                 names=self.modalities,
-                train=module.features(list(values.values()), split.train),
-                validation=module.features(list(values.values()), split.validation),
+                train=pipeline.tensors(cells, split.train),
+                validation=pipeline.tensors(cells, split.validation),
                 settings=settings,
-                batch_sizes=sizes,
                 accelerator=accelerator,
                 seed=seed,
             ),
@@ -397,38 +362,19 @@ class IndiSeekModel(MultimodalModel):
             choose_dimensions=choose_n_specific,
             show_progress=show_progress,
         )
-        self._arguments = self._with(tuning.chosen)._arguments
-        self._tuned_on = plain(wanted | {"seed": seed})
+        self._options = self._with(tuning.chosen)._options
+        self._chosen_on = options.record() | {"seed": seed}
         logger.info(f"{tuning.headline}: {'; '.join(tuning.reasons)}. train() uses it, with the same split and seed.")
         return tuning
 
-    def _with(self, changes: Mapping[str, Any]) -> Self:
-        """Untrained model of the same data with other arguments; not for users."""
+    def _with(self, changes: Mapping[str, Any]) -> IndiSeekModel:
+        """Untrained model of the same cells with other options; `lam` is one of ``NCEClub``."""
         other = copy.copy(self)
-        other._arguments = self._arguments | dict(changes)
+        own = dict(changes)
+        if "lam" in own:
+            own["specific"] = replace(cast(NCEClub, self._options.specific), lam=own.pop("lam"))
+        other._options = replace(self._options, **own)
         return other
-
-    def _schedule(
-        self,
-        n_train: int,
-        *,
-        max_epochs: int | Mapping[str, int] | None = None,
-        batch_size: int | Mapping[str, int] | None = None,
-        patience: int | None = PATIENCE,
-        given: Mapping[str, Any] = MappingProxyType({}),
-        n_critic_steps: int = N_CRITIC_STEPS,
-    ) -> tuple[dict[str, StageSettings], dict[str, int]]:
-        """Settings and batch size of each stage."""
-        return schedule(
-            self._arguments["specific"],
-            ["shared", "context", "specific"] if self._arguments["n_context"] else ["shared", "specific"],
-            n_train,
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            patience=patience,
-            n_critic_steps=n_critic_steps if self._arguments["independence_weight"] > 0 else 0,
-            given=given,
-        )
 
     def counterfactual(
         self, *, modality: str, indices: ArrayLike, donors: ArrayLike, mdata: MuData | None = None
@@ -470,72 +416,11 @@ class IndiSeekModel(MultimodalModel):
         if not isinstance(objective, ConditionalFlowObjective):
             raise ValueError('expected a model with specific="flow", got "nce-club", whose codes have no inverse.')
         self._check_stage("specific")
-        own, other = self._cells(mdata, indices), self._cells(mdata, donors)
+        cells = self._cells_of(mdata)
+        own, other = self._tensors(cells, indices), self._tensors(cells, donors)
         if own.n_cells != other.n_cells:
             raise ValueError(f"expected one donor for each cell, got {other.n_cells} donors for {own.n_cells} cells.")
         position = self.modalities.index(modality)
-        with torch.no_grad(), self._must_fit(own.n_cells, FEWER_CELLS):
-            own, other = (self.module.inputs("specific", cells, INFERENCE_BATCH) for cells in (own, other))
-            code = objective.full_code(position, own.features[position], own.shared)
-            return objective.inverse(position, code, other.shared).cpu().numpy()
-
-    def _n_condition(self) -> int:
-        return int(self._arguments["n_shared"] + self._arguments["n_context"])
-
-    def _make_objectives(self, n_features: dict[str, int], ranks: dict[str, int]) -> dict[str, Objective]:
-        form = {key: self._arguments[key] for key in ("hidden", "activation", "layer_norm")}
-        n_shared, n_context = self._arguments["n_shared"], self._arguments["n_context"]
-        stages: dict[str, Objective] = {
-            "shared": CLIPObjective(n_features, n_shared, alignment=self._arguments["alignment"], **form)
-        }
-        if n_context:
-            stages["context"] = CLIPObjective(n_features, n_context, **form)
-        if self._arguments["specific"] == "flow":
-            stages["specific"] = ConditionalFlowObjective(n_features, ranks, self._n_condition(), self._n_specific())
-        else:
-            settings = ("lam", "independence", "independent_of", "independence_weight", "critic_hidden")
-            arguments = {key: self._arguments[key] for key in settings}
-            stages["specific"] = NCEClubObjective(n_features, n_shared, self._n_specific(), **arguments, **form)
-        return stages
-
-    def _n_specific(self) -> dict[str, int]:
-        wanted = self._arguments["n_specific"]
-        if isinstance(wanted, dict):
-            return dict(wanted)
-        if wanted is not None:
-            return dict.fromkeys(self.modalities, wanted)
-        limits = self._max_specific()
-        if self._arguments["specific"] == "flow":
-            return limits
-        return {name: min(_N_SPECIFIC_NCE_CLUB, limit) for name, limit in limits.items()}
-
-    def _max_specific(self) -> dict[str, int]:
-        """A code cannot have more dimensions than the space in which the features lie."""
-        limits = self._max_features()
-        return {name: limit - self._transforms[name].n_constraints for name, limit in limits.items()}
-
-    def _max_features(self) -> dict[str, int]:
-        return {name: self._transforms[name].max_output(len(self._var_names[name])) for name in self.modalities}
-
-    def _check_sizes(self) -> None:
-        limits = self._max_specific()
-        n_specific = self._n_specific()
-        if set(n_specific) != set(limits):
-            raise KeyError(
-                f"expected n_specific of the modalities {list(limits)}, got {list(n_specific)}; name each of them."
-            )
-        for name, limit in limits.items():
-            if n_specific[name] > limit:
-                raise ValueError(
-                    f"expected n_specific of at most {limit}, the rank of {name!r} after its transform, got "
-                    f"{n_specific[name]}; choose a smaller one."
-                )
-        most = max(self._max_features().values())
-        if self._arguments["n_shared"] > most:
-            raise ValueError(
-                f"expected n_shared of at most {most}, the most features of a modality after its "
-                f"transform, got {self._arguments['n_shared']}; choose a smaller one."
-            )
-
-
-_N_SPECIFIC_NCE_CLUB = 8
+        with torch.no_grad(), self._explained(own.n_cells, FEWER_CELLS):
+            own, other = (self.module.inputs("specific", part) for part in (own, other))
+            return objective.inverse(position, objective.full_code(position, own), other).cpu().numpy()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from mudata import MuData
 
@@ -10,21 +12,27 @@ from indiseek.models._base import MultimodalModel
 from indiseek.models._comm import CoMMModel
 from indiseek.models._disentangled_ssl import DisentangledSSLModel
 from indiseek.models._indiseek import IndiSeekModel
-from indiseek.models._io import read_payload
+from indiseek.models._saved import read_saved
 
 _MODELS: dict[str, type[MultimodalModel]] = {
     cls.__name__: cls for cls in (CoMMModel, DisentangledSSLModel, IndiSeekModel)
 }
 
 
-def load_model(dir_path: str | Path, mdata: MuData | None = None, *, accelerator: str = "auto") -> MultimodalModel:
+def load_model(
+    dir_path: str | Path,
+    mdata: MuData | None = None,
+    *,
+    accelerator: str = "auto",
+    own_code: Iterable[Any] = (),
+) -> MultimodalModel:
     """Load a saved model of whatever class it is.
 
     Parameters
     ----------
     dir_path
         Directory given to :meth:`MultimodalModel.save`.
-    mdata, accelerator
+    mdata, accelerator, own_code
         As in :meth:`MultimodalModel.load`.
 
     Returns
@@ -38,10 +46,10 @@ def load_model(dir_path: str | Path, mdata: MuData | None = None, *, accelerator
     ValueError
         If the file is damaged or carries code, holds a model of an unknown class, or the features are not the model's.
     """
-    name = read_payload(Path(dir_path))["model"]
+    name = read_saved(Path(dir_path))["model"]
     if name not in _MODELS:
         raise ValueError(
             f"expected a model of one of the classes {sorted(_MODELS)} in {dir_path}, got {name!r}; call load() of "
             "its own class."
         )
-    return _MODELS[name].load(dir_path, mdata, accelerator=accelerator)
+    return _MODELS[name].load(dir_path, mdata, accelerator=accelerator, own_code=own_code)

@@ -1,7 +1,7 @@
 """Networks."""
 
-from indiseek.nn._bridge import CodeBridge
 from indiseek.nn._critic import GaussianCritic, SeparableCritic
+from indiseek.nn._encoder import Encoder
 from indiseek.nn._flow import ConditionalFlow
 from indiseek.nn._fusion import FusionTransformer
 from indiseek.nn._mlp import MLP, Activation
@@ -9,8 +9,8 @@ from indiseek.nn._mlp import MLP, Activation
 __all__ = [
     "MLP",
     "Activation",
-    "CodeBridge",
     "ConditionalFlow",
+    "Encoder",
     "FusionTransformer",
     "GaussianCritic",
     "SeparableCritic",

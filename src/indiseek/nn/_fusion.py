@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from indiseek.nn._mlp import MLP, Activation
+from indiseek.nn._encoder import Encoder
+from indiseek.nn._mlp import MLP
 
 
 class FusionTransformer(nn.Module):
@@ -26,7 +27,7 @@ class FusionTransformer(nn.Module):
     Parameters
     ----------
     n_features
-        Number of features of each modality, in order.
+        Number of features by modality name, in order.
     n_latent
         Dimension of the tokens and of the code; a multiple of `n_heads`.
     n_tokens
@@ -35,9 +36,7 @@ class FusionTransformer(nn.Module):
         Attention blocks.
     n_heads
         Attention heads.
-    hidden
-        Widths of the converters' hidden layers.
-    activation, layer_norm
+    encoder
         Form of the converters.
 
     Raises
@@ -52,15 +51,13 @@ class FusionTransformer(nn.Module):
 
     def __init__(
         self,
-        n_features: Sequence[int],
+        n_features: Mapping[str, int],
         n_latent: int,
         *,
         n_tokens: int = 2,
         n_layers: int = 1,
         n_heads: int = 4,
-        hidden: Sequence[int] = (256, 256),
-        activation: Activation = "gelu",
-        layer_norm: bool = True,
+        encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         for name, value in {"n_tokens": n_tokens, "n_layers": n_layers, "n_heads": n_heads}.items():
@@ -71,9 +68,7 @@ class FusionTransformer(nn.Module):
                 f"expected n_latent to be a multiple of n_heads={n_heads}, got {n_latent}; change one of them."
             )
         self.n_tokens = n_tokens
-        self.converters = nn.ModuleList(
-            MLP(n, n_tokens * n_latent, hidden=hidden, activation=activation, layer_norm=layer_norm) for n in n_features
-        )
+        self.converters = nn.ModuleList(encoder.of(name, n, n_tokens * n_latent) for name, n in n_features.items())
         self.first = nn.Parameter(0.02 * torch.randn(n_latent))
         self.blocks = nn.ModuleList(_Block(n_latent, n_heads) for _ in range(n_layers))
         self.norm = nn.LayerNorm(n_latent)

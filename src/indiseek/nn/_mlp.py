@@ -9,7 +9,7 @@ from torch import nn
 
 Activation = Literal["gelu", "relu"]
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
 class MLP(nn.Sequential):
@@ -46,15 +46,15 @@ class MLP(nn.Sequential):
         widths = [n_in, *hidden, n_out]
         if min(widths) < 1:
             raise ValueError(f"expected layer widths of at least 1, got {widths}; give positive integers.")
-        if activation not in _ACTIVATIONS:
+        if activation not in ACTIVATIONS:
             raise ValueError(
-                f"expected activation to be one of {sorted(_ACTIVATIONS)}, got {activation!r}; choose one of them."
+                f"expected activation to be one of {sorted(ACTIVATIONS)}, got {activation!r}; choose one of them."
             )
         layers: list[nn.Module] = []
         for n_from, n_to in zip(widths[:-2], widths[1:-1], strict=True):
             layers.append(nn.Linear(n_from, n_to))
             if layer_norm:
                 layers.append(nn.LayerNorm(n_to))
-            layers.append(_ACTIVATIONS[activation]())
+            layers.append(ACTIVATIONS[activation]())
         layers.append(nn.Linear(widths[-2], n_out))
         super().__init__(*layers)

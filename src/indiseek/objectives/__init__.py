@@ -1,7 +1,6 @@
 """Objectives: the networks and losses of one stage each."""
 
-from indiseek.nn import Activation
-from indiseek.objectives._base import Batch, Objective, ObjectiveOutput, joint_code
+from indiseek.objectives._base import Objective, ObjectiveOutput, joint_code
 from indiseek.objectives._clip import CLIPObjective, clip_loss
 from indiseek.objectives._comm import CoMMObjective, Form, Negatives, nt_xent
 from indiseek.objectives._conditional_flow import ConditionalFlowObjective
@@ -26,8 +25,6 @@ from indiseek.objectives._gather import (
 from indiseek.objectives._nce_club import Independence, IndependentOf, NCEClubObjective
 
 __all__ = [
-    "Activation",
-    "Batch",
     "Bottleneck",
     "CLIPObjective",
     "CoMMObjective",

@@ -5,53 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-
-class Batch(NamedTuple):
-    """Cells of one step: the same rows of every tensor.
-
-    Attributes
-    ----------
-    features
-        One ``(n_cells, n_features)`` tensor for each modality.
-    shared
-        One ``(n_cells, n_shared)`` tensor of frozen shared codes for each modality; empty while the
-        shared codes are still being learned.
-    views
-        One ``(n_cells, n_views, n_features)`` tensor of augmented features for each modality, made before
-        training, for objectives that compare views of a cell; empty where there are none. Takes ``4 * n_views``
-        bytes for each feature and cell.
-    """
-
-    features: tuple[Tensor, ...]
-    shared: tuple[Tensor, ...] = ()
-    views: tuple[Tensor, ...] = ()
-
-    @property
-    def n_cells(self) -> int:
-        """Number of cells."""
-        return len(self.features[0])
-
-    def take(self, rows: Tensor) -> Batch:
-        """The same rows of every tensor."""
-        return Batch(*(tuple(t.index_select(0, rows) for t in tensors) for tensors in self))
-
-    def split(self, n_cells: int) -> tuple[Batch, Batch]:
-        """The first `n_cells` and the others, in the same memory."""
-        return (
-            Batch(*(tuple(t[:n_cells] for t in tensors) for tensors in self)),
-            Batch(*(tuple(t[n_cells:] for t in tensors) for tensors in self)),
-        )
-
-    def to(self, device: torch.device) -> Batch:
-        """Every tensor on `device`."""
-        return Batch(*(tuple(t.to(device) for t in tensors) for tensors in self))
+from indiseek.data import CellTensors
 
 
 def joint_code(codes: Sequence[Tensor]) -> Tensor:
@@ -86,9 +46,10 @@ class ObjectiveOutput:
 
 
 class Objective(nn.Module, ABC):
-    """Networks and losses of one stage of training.
+    """Networks and losses of one stage of training: what a new method declares.
 
-    The training loop knows nothing else of a method than these declarations.
+    A method says how a code is made (:meth:`encode`) and what is minimised (:meth:`loss`). The rest has defaults, and
+    the training loop knows nothing else of it.
 
     Attributes
     ----------
@@ -96,57 +57,60 @@ class Objective(nn.Module, ABC):
         Name of the term of :meth:`validate` by which training stops early; lower is better.
     sees_others
         Whether the code of a modality is a function of the other modalities' codes too.
+    ramp
+        Weight in [0, 1] of terms that are phased in. The training loop sets it before each step, and to 1 for held-out
+        cells, so that a method need not count steps.
     """
 
-    monitor: str
+    monitor: str = "loss"
     sees_others: bool = False
+    ramp: float = 1.0
 
     @abstractmethod
-    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+    def encode(self, modality: int, cells: CellTensors) -> Tensor:
         """Code of one modality.
 
         Parameters
         ----------
         modality
             Its position.
-        features
-            ``(n_cells, n_features)``.
-        shared
-            Frozen codes of all modalities, or nothing for a stage that learns them.
+        cells
+            What is known of the cells; of another modality's features, none may be needed here.
 
         Returns
         -------
         ``(n_cells, n_latent)``.
         """
 
-    def latents(self, batch: Batch) -> tuple[Tensor, ...]:
+    @abstractmethod
+    def loss(self, cells: CellTensors) -> ObjectiveOutput:
+        """Loss of the encoders on a batch of cells."""
+
+    def latents(self, cells: CellTensors) -> tuple[Tensor, ...]:
         """Codes of this stage, one ``(n_cells, n_latent)`` tensor for each modality."""
-        return tuple(self.encode(i, x, batch.shared) for i, x in enumerate(batch.features))
+        return tuple(self.encode(i, cells) for i in range(len(cells.features)))
 
-    def joint(self, batch: Batch) -> Tensor:
+    def joint(self, cells: CellTensors) -> Tensor:
         """Code of all modalities together, ``(n_cells, n_latent)``: here :func:`joint_code` of :meth:`latents`."""
-        return joint_code(self.latents(batch))
+        return joint_code(self.latents(cells))
 
-    @abstractmethod
-    def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
-        """Loss of the encoders; `ramp` in [0, 1] scales the terms that must be phased in."""
+    def validate(self, cells: CellTensors) -> dict[str, Tensor]:
+        """Terms on held-out cells, each a mean over the batch: here the loss and its parts."""
+        output = self.loss(cells)
+        return {"loss": output.loss, **output.terms}
 
-    @abstractmethod
-    def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Terms on held-out cells, each a mean over the batch."""
-
-    def critic_loss(self, batch: Batch) -> Tensor | None:
+    def critic_loss(self, cells: CellTensors) -> Tensor | None:
         """Loss of the critics; None where the objective has none."""
-        del batch
+        del cells
         return None
 
-    def start(self, batch: Batch) -> None:
-        """Called before training with all training cells, without gradients."""
-        del batch
+    def start(self, cells: CellTensors) -> None:
+        """Called before training with all training cells, without gradients; a stage in closed form is fitted here."""
+        del cells
 
-    def finish(self, batch: Batch) -> None:
+    def finish(self, cells: CellTensors) -> None:
         """Called after training with all training cells, in eval mode and without gradients."""
-        del batch
+        del cells
 
     def critic_parameters(self) -> Iterator[Parameter]:
         """Parameters that only :meth:`critic_loss` trains; nothing where the objective has no critics."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from indiseek.nn import MLP, Activation
-from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
+from indiseek.data import CellTensors
+from indiseek.nn import Encoder
+from indiseek.objectives._base import Objective, ObjectiveOutput
 from indiseek.objectives._gather import gather
 
 _MAX_LOGIT_SCALE: Final = 100.0
@@ -60,16 +61,14 @@ class CLIPObjective(Objective):
     Parameters
     ----------
     n_features
-        Number of features by modality name; their order is that of ``Batch.features``.
+        Number of features by modality name; their order is that of ```CellTensors.features```.
     n_shared
         Dimension of the codes. A code on the sphere has ``n_shared - 1`` degrees of freedom.
-    hidden
-        Widths of the encoders' hidden layers.
     alignment
         Weight of the alignment term; 0 is the paper's objective.
     temperature
         Starting value; learned afterwards.
-    activation, layer_norm
+    encoder
         Form of the encoders.
 
     References
@@ -77,51 +76,39 @@ class CLIPObjective(Objective):
     Gui et al. (2025), arXiv 2509.21584, stage 1; Wang et al. (2025), arXiv 2410.23996, step 1.
     """
 
-    monitor = "loss"
-
     def __init__(
         self,
         n_features: Mapping[str, int],
         n_shared: int,
         *,
-        hidden: Sequence[int] = (256, 256),
         alignment: float = 0.0,
         temperature: float = 0.1,
-        activation: Activation = "gelu",
-        layer_norm: bool = True,
+        encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.alignment = alignment
-        self.encoders = nn.ModuleList(
-            MLP(n, n_shared, hidden=hidden, activation=activation, layer_norm=layer_norm) for n in n_features.values()
-        )
+        self.encoders = nn.ModuleList(encoder.of(name, n, n_shared) for name, n in n_features.items())
         self.log_scale = nn.Parameter(torch.tensor(math.log(1.0 / temperature)))
 
-    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...] = ()) -> Tensor:
+    def encode(self, modality: int, cells: CellTensors) -> Tensor:
         """Unit code ``(n_cells, n_shared)`` of one modality."""
-        return F.normalize(self.encoders[modality](features), dim=-1)
+        return F.normalize(self.encoders[modality](cells.features[modality]), dim=-1)
 
-    def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
-        """Symmetric InfoNCE plus the alignment term; `ramp` scales nothing here."""
-        del ramp
+    def loss(self, cells: CellTensors) -> ObjectiveOutput:
+        """Symmetric InfoNCE plus the alignment term."""
         scale = self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
-        pairs = list(itertools.combinations(map(gather, self.latents(batch)), 2))
+        pairs = list(itertools.combinations(map(gather, self.latents(cells)), 2))
         info = torch.stack([clip_loss(a, b, scale) for a, b in pairs]).mean()
         misalignment = torch.stack([1.0 - (a * b).sum(dim=-1).mean() for a, b in pairs]).mean()
         terms = {"infonce": info.detach(), "misalignment": misalignment.detach()}
         return ObjectiveOutput(info + self.alignment * misalignment, terms)
 
-    def infonce_of_cells(self, batch: Batch) -> Tensor:
-        """InfoNCE of each cell against the others of the batch, ``(n_cells,)`` nats; its mean is the loss's term."""
+    def infonce_of_cells(self, cells: CellTensors) -> Tensor:
+        """InfoNCE of each cell against the others, ``(n_cells,)`` nats; its mean is the loss's term."""
         scale = self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
-        target = torch.arange(batch.n_cells, device=batch.features[0].device)
+        target = torch.arange(cells.n_cells, device=cells.features[0].device)
         losses = []
-        for a, b in itertools.combinations(self.latents(batch), 2):
+        for a, b in itertools.combinations(self.latents(cells), 2):
             logits = scale * a @ b.T
             losses += [F.cross_entropy(side, target, reduction="none") for side in (logits, logits.T)]
         return torch.stack(losses).mean(dim=0)
-
-    def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Held-out ``loss`` and its parts."""
-        output = self.loss(batch)
-        return {"loss": output.loss, **output.terms}

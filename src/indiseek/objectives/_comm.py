@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from indiseek.nn import MLP, Activation, FusionTransformer
-from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
+from indiseek.data import CellTensors
+from indiseek.nn import Encoder, FusionTransformer
+from indiseek.objectives._base import Objective, ObjectiveOutput
 from indiseek.objectives._clip import clip_loss
 from indiseek.objectives._gather import gather
 
@@ -75,10 +76,10 @@ class CoMMObjective(Objective):
     Parameters
     ----------
     n_features
-        Number of features by modality name; their order is that of ``Batch.features``.
+        Number of features by modality name; their order is that of ``CellTensors.features``.
     n_latent
         Dimension of the codes.
-    n_tokens, n_layers, n_heads, hidden, activation, layer_norm
+    n_tokens, n_layers, n_heads, encoder
         As in :class:`indiseek.nn.FusionTransformer`.
     head_hidden, n_head
         Widths of the hidden layers and of the output of the projection head.
@@ -107,8 +108,6 @@ class CoMMObjective(Objective):
     Dufumier et al. (2025), arXiv 2409.07402.
     """
 
-    monitor = "loss"
-
     def __init__(
         self,
         n_features: Mapping[str, int],
@@ -117,7 +116,6 @@ class CoMMObjective(Objective):
         n_tokens: int = 2,
         n_layers: int = 1,
         n_heads: int = 4,
-        hidden: Sequence[int] = (256, 256),
         head_hidden: Sequence[int] = (256,),
         n_head: int = 128,
         form: Form = "paper",
@@ -127,8 +125,7 @@ class CoMMObjective(Objective):
         unimodal_weight: float = 1.0,
         feature_dropout: float | Mapping[str, float] = 0.3,
         noise: float | Mapping[str, float] = 0.2,
-        activation: Activation = "gelu",
-        layer_norm: bool = True,
+        encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         if min(joint_weight, unimodal_weight) < 0 or joint_weight + unimodal_weight == 0:
@@ -150,51 +147,44 @@ class CoMMObjective(Objective):
                     f"expected feature_dropout in [0, 1), got {rate} for {name!r}; at 1 every feature could be dropped."
                 )
         self.fusion = FusionTransformer(
-            list(n_features.values()),
-            n_latent,
-            n_tokens=n_tokens,
-            n_layers=n_layers,
-            n_heads=n_heads,
-            hidden=hidden,
-            activation=activation,
-            layer_norm=layer_norm,
+            n_features, n_latent, n_tokens=n_tokens, n_layers=n_layers, n_heads=n_heads, encoder=encoder
         )
-        self.head = MLP(n_latent, n_head, hidden=head_hidden, activation=activation, layer_norm=layer_norm)
+        self.head = encoder.network(n_latent, n_head, head_hidden)
         generator = torch.Generator().manual_seed(0)
         for i, n in enumerate(n_features.values()):
             draws = torch.rand(2, n, generator=generator)
             kept = _kept(draws, torch.full((2, 1), self.feature_dropout[i] / 2))
             self.register_buffer(f"kept_{i}", kept, persistent=False)
 
-    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...] = ()) -> Tensor:
+    def encode(self, modality: int, cells: CellTensors) -> Tensor:
         """Projection ``(n_cells, n_latent)``: the code of one modality's tokens alone."""
-        return self.fusion.fuse([self.fusion.tokens(modality, features)])
+        return self.fusion.fuse([self.fusion.tokens(modality, cells.features[modality])])
 
-    def joint(self, batch: Batch) -> Tensor:
+    def joint(self, cells: CellTensors) -> Tensor:
         """Fused code ``(n_cells, n_latent)`` of all modalities."""
-        code: Tensor = self.fusion(batch.features)
+        code: Tensor = self.fusion(cells.features)
         return code
 
-    def view(self, batch: Batch, number: int) -> tuple[Tensor, ...]:
+    def view(self, cells: CellTensors, number: int) -> tuple[Tensor, ...]:
         """One augmentation of the cells, ``(n_cells, n_features)`` for each modality.
 
         Parameters
         ----------
-        batch
+        cells
             Cells.
         number
             0 or 1; which of the two fixed views in eval mode.
         """
-        return tuple(self._view(i, batch, number) for i in range(len(self.names)))
+        return tuple(self._view(i, cells, number) for i in range(len(self.names)))
 
-    def _view(self, modality: int, batch: Batch, number: int) -> Tensor:
-        x = batch.features[modality]
+    def _view(self, modality: int, cells: CellTensors, number: int) -> Tensor:
+        x = cells.features[modality]
         if not self.training:
-            if batch.views:
-                x = batch.views[modality][:, -number]
+            if cells.views:
+                x = cells.views[modality][:, -number]
             return x * self.get_buffer(f"kept_{modality}")[number]
-        if batch.views:
-            views = batch.views[modality]
+        if cells.views:
+            views = cells.views[modality]
             drawn = torch.randint(views.shape[1], (len(x),), device=x.device)
             x = views[torch.arange(len(x), device=x.device), drawn]
         if self.noise[modality]:
@@ -204,17 +194,16 @@ class CoMMObjective(Objective):
             x = x * _kept(torch.rand(x.shape, device=x.device), rate)
         return x
 
-    def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
-        """Weighted sum (``form="code"``: mean) of the joint term and one term for each modality; `ramp` scales nothing.
+    def loss(self, cells: CellTensors) -> ObjectiveOutput:
+        """Weighted sum (``form="code"``: mean) of the joint term and one term for each modality.
 
         Named ``infonce_joint`` and ``infonce_<modality>`` in the history, in nats: lower is better.
         """
-        del ramp
-        n = batch.n_cells
+        n = cells.n_cells
         # One pass of each network over all views: small products cost little more when there are more rows.
-        seen = [self.view(batch, 0), self.view(batch, 1)]
+        seen = [self.view(cells, 0), self.view(cells, 1)]
         if self.unimodal_weight and self.form == "paper":
-            seen.append(batch.features)
+            seen.append(cells.features)
         tokens = [self.fusion.tokens(i, torch.cat(x)) for i, x in enumerate(zip(*seen, strict=True))]
         codes = [self.fusion.fuse([t[: 2 * n] for t in tokens])]
         if self.unimodal_weight:
@@ -241,11 +230,6 @@ class CoMMObjective(Objective):
 
     def _infonce(self, a: Tensor, b: Tensor) -> Tensor:
         return nt_xent(a, b, self.temperature) if self.negatives == "both" else clip_loss(a, b, 1.0 / self.temperature)
-
-    def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Held-out ``loss`` between two fixed views, and its terms."""
-        output = self.loss(batch)
-        return {"loss": output.loss, **output.terms}
 
 
 def _kept(draws: Tensor, rate: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 
+from indiseek.data import CellTensors
 from indiseek.nn import ConditionalFlow
-from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
+from indiseek.objectives._base import Objective, ObjectiveOutput
 
 # As in inference, whose memory it is to stay below: the map is wide.
 _PIECE_CELLS = 2048
@@ -37,12 +38,12 @@ class ConditionalFlowObjective(Objective):
     Parameters
     ----------
     n_features
-        Number of features by modality name; their order is that of ``Batch.features``.
+        Number of features by modality name; their order is that of ``CellTensors.features``.
     n_axes
         Rank of the features by modality name, the dimension of the full code: smaller where a transform
         leaves a direction without variance.
     n_shared
-        Dimension of the frozen codes in ``Batch.shared``.
+        Dimension of the frozen codes in ``CellTensors.condition``.
     n_specific
         How many dimensions of the code to give out, by modality name: those that carry most of the modality.
     transport
@@ -93,40 +94,41 @@ class ConditionalFlowObjective(Objective):
         for i, name in enumerate(self.names):
             self.register_buffer(f"order_{i}", torch.arange(n_axes[name]))
 
-    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+    def encode(self, modality: int, cells: CellTensors) -> Tensor:
         """Specific code ``(n_cells, n_specific)``, the most informative dimensions first."""
-        code = self.full_code(modality, features, shared)
+        code = self.full_code(modality, cells)
         return code[:, self._order(modality)[: self.n_specific[self.names[modality]]]]
 
-    def full_code(self, modality: int, features: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+    def full_code(self, modality: int, cells: CellTensors) -> Tensor:
         """All dimensions of the code, ``(n_cells, n_axes)``, one for each principal axis of the features."""
-        code: Tensor = self._flow(modality)(features, _others(modality, shared))
+        code: Tensor = self._flow(modality)(cells.features[modality], cells.condition_of_others(modality))
         return code
 
-    def inverse(self, modality: int, code: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
-        """Features ``(n_cells, n_features)`` of one modality from its full code and the others' shared codes."""
-        return self._flow(modality).inverse(code, _others(modality, shared))
+    def inverse(self, modality: int, code: Tensor, cells: CellTensors) -> Tensor:
+        """Features ``(n_cells, n_features)`` of one modality from its full code and the others' codes of `cells`."""
+        return self._flow(modality).inverse(code, cells.condition_of_others(modality))
 
-    def start(self, batch: Batch) -> None:
+    def start(self, cells: CellTensors) -> None:
         """Find the principal axes of the features and the scale of the conditions."""
-        for i, x in enumerate(batch.features):
-            self._flow(i).fit_scales(x, _others(i, batch.shared))
+        for i, x in enumerate(cells.features):
+            self._flow(i).fit_scales(x, cells.condition_of_others(i))
 
-    def finish(self, batch: Batch) -> None:
+    def finish(self, cells: CellTensors) -> None:
         """Order the dimensions by how much of the modality's residual variance each carries."""
         for i in range(len(self.names)):
-            self._order(i).copy_(self._carried(i, batch).argsort(descending=True))
+            self._order(i).copy_(self._carried(i, cells).argsort(descending=True))
 
-    def _carried(self, modality: int, batch: Batch) -> Tensor:
+    def _carried(self, modality: int, cells: CellTensors) -> Tensor:
         """Residual variance that each dimension carries, ``(n_axes,)``; in pieces, as the map is wide."""
         n_axes = len(self._order(modality))
-        moments = torch.zeros(2 * n_axes + 1, 2 * n_axes + 1, dtype=torch.float64, device=batch.features[0].device)
-        for rows in torch.arange(batch.n_cells, device=moments.device).split(_PIECE_CELLS):
-            piece = batch.take(rows)
-            z, _, residual = self._flow(modality).transform(piece.features[modality], _others(modality, piece.shared))
+        moments = torch.zeros(2 * n_axes + 1, 2 * n_axes + 1, dtype=torch.float64, device=cells.features[0].device)
+        for rows in torch.arange(cells.n_cells, device=moments.device).split(_PIECE_CELLS):
+            piece = cells.take(rows)
+            given = piece.condition_of_others(modality)
+            z, _, residual = self._flow(modality).transform(piece.features[modality], given)
             joined = torch.cat([z, residual, torch.ones_like(z[:, :1])], dim=1).double()
             moments += joined.T @ joined
-        covariance = moments - torch.outer(moments[:, -1], moments[-1]) / batch.n_cells
+        covariance = moments - torch.outer(moments[:, -1], moments[-1]) / cells.n_cells
         variance = covariance.diagonal()[:n_axes]
         return (covariance[:n_axes, n_axes:-1].square() / variance[:, None]).sum(dim=1)
 
@@ -136,27 +138,22 @@ class ConditionalFlowObjective(Objective):
     def _order(self, modality: int) -> Tensor:
         return self.get_buffer(f"order_{modality}")
 
-    def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
-        """Sum over modalities of likelihood, transport and regression, each per axis; `ramp` scales nothing."""
-        del ramp
+    def loss(self, cells: CellTensors) -> ObjectiveOutput:
+        """Sum over modalities of likelihood, transport and regression, each per axis."""
         terms: dict[str, Tensor] = {}
-        total = torch.zeros((), device=batch.features[0].device)
+        total = torch.zeros((), device=cells.features[0].device)
         for i, name in enumerate(self.names):
-            flow, x = self._flow(i), batch.features[i]
+            flow, x = self._flow(i), cells.features[i]
             if self.training:
                 x = x + self.feature_noise * torch.randn_like(x)
-            z, log_det, residual = flow.transform(x, _others(i, batch.shared))
+            z, log_det, residual = flow.transform(x, cells.condition_of_others(i))
             nll = -(flow.base_log_prob(z) + log_det).mean() / z.shape[1]
             transport = (z - residual).square().mean()
             total = total + nll + self.transport * transport + self.regression * residual.square().mean()
             terms |= {f"nll_{name}": nll.detach(), f"transport_{name}": transport.detach()}
         return ObjectiveOutput(total, terms)
 
-    def validate(self, batch: Batch) -> dict[str, Tensor]:
+    def validate(self, cells: CellTensors) -> dict[str, Tensor]:
         """Held-out negative log-likelihood per axis (nats) by modality, and their sum as ``nll``."""
-        terms = {name: value for name, value in self.loss(batch).terms.items() if name.startswith("nll_")}
+        terms = {name: value for name, value in self.loss(cells).terms.items() if name.startswith("nll_")}
         return {"nll": torch.stack(list(terms.values())).sum(), **terms}
-
-
-def _others(modality: int, shared: tuple[Tensor, ...]) -> Tensor:
-    return torch.cat([code for j, code in enumerate(shared) if j != modality], dim=-1)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from indiseek.data import CellTensors
 from indiseek.distributions import bessel_ratio, sample_von_mises_fisher, von_mises_fisher_kl
-from indiseek.nn import MLP, Activation
-from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
+from indiseek.nn import Encoder
+from indiseek.objectives._base import Objective, ObjectiveOutput
 from indiseek.objectives._clip import clip_loss
 from indiseek.objectives._gather import gather
 
@@ -39,7 +40,7 @@ class DisentangledSharedObjective(Objective):
     Parameters
     ----------
     n_features
-        Number of features by modality name; their order is that of ``Batch.features``.
+        Number of features by modality name; their order is that of ``CellTensors.features``.
     n_shared
         Dimension :math:`m`. A code on the sphere has ``n_shared - 1`` degrees of freedom.
     beta
@@ -51,17 +52,13 @@ class DisentangledSharedObjective(Objective):
         Concentration :math:`\kappa`.
     temperature
         Temperature :math:`\tau` of InfoNCE.
-    hidden
-        Widths of the encoders' hidden layers.
-    activation, layer_norm
+    encoder
         Form of the encoders.
 
     References
     ----------
     Wang et al. (2025), arXiv 2410.23996, step 1; Fischer (2020), arXiv 2002.05379 (conditional entropy bottleneck).
     """
-
-    monitor = "loss"
 
     def __init__(
         self,
@@ -72,28 +69,23 @@ class DisentangledSharedObjective(Objective):
         bottleneck: Bottleneck = "kl",
         kappa: float = 1000.0,
         temperature: float = 0.07,
-        hidden: Sequence[int] = (256, 256),
-        activation: Activation = "gelu",
-        layer_norm: bool = True,
+        encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.beta = beta
         self.bottleneck = bottleneck
         self.kappa = kappa
         self.temperature = temperature
-        self.encoders = nn.ModuleList(
-            MLP(n, n_shared, hidden=hidden, activation=activation, layer_norm=layer_norm) for n in n_features.values()
-        )
+        self.encoders = nn.ModuleList(encoder.of(name, n, n_shared) for name, n in n_features.items())
 
-    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...] = ()) -> Tensor:
+    def encode(self, modality: int, cells: CellTensors) -> Tensor:
         """Mean direction ``(n_cells, n_shared)`` of one modality's code, of unit length."""
-        return F.normalize(self.encoders[modality](features), dim=-1)
+        return F.normalize(self.encoders[modality](cells.features[modality]), dim=-1)
 
-    def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
-        """InfoNCE plus the bottleneck, each the mean over pairs of modalities; `ramp` scales nothing here."""
-        del ramp
-        means = self.latents(batch)
-        n, pairs = batch.n_cells, list(itertools.combinations(range(len(means)), 2))
+    def loss(self, cells: CellTensors) -> ObjectiveOutput:
+        """InfoNCE plus the bottleneck, each the mean over pairs of modalities."""
+        means = self.latents(cells)
+        n, pairs = cells.n_cells, list(itertools.combinations(range(len(means)), 2))
         drawn = sample_von_mises_fisher(torch.cat(means), self.kappa).split(n) if self.training else means
         codes, directions = tuple(map(gather, drawn)), tuple(map(gather, means))
         info = torch.stack([clip_loss(codes[i], codes[j], 1.0 / self.temperature) for i, j in pairs]).mean()
@@ -104,8 +96,3 @@ class DisentangledSharedObjective(Objective):
         penalty = divergence if self.bottleneck == "kl" else misalignment
         terms = {"infonce": info.detach(), "kl": divergence.detach(), "misalignment": misalignment.detach()}
         return ObjectiveOutput(info + self.beta * penalty, terms)
-
-    def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Held-out ``loss`` and its parts, of mean directions."""
-        output = self.loss(batch)
-        return {"loss": output.loss, **output.terms}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from indiseek.nn import MLP, Activation
-from indiseek.objectives._base import Batch, Objective, ObjectiveOutput, joint_code
+from indiseek.data import CellTensors
+from indiseek.nn import Encoder
+from indiseek.objectives._base import Objective, ObjectiveOutput, joint_code
 from indiseek.objectives._clip import symmetric_cross_entropy
 from indiseek.objectives._gather import gather
 
@@ -136,7 +137,7 @@ class DisentangledSpecificObjective(Objective):
     Parameters
     ----------
     n_features
-        Number of features by modality name; their order is that of ``Batch.features``.
+        Number of features by modality name; their order is that of ``CellTensors.features``.
     n_shared
         Dimension of the frozen shared codes.
     n_specific
@@ -149,9 +150,7 @@ class DisentangledSpecificObjective(Objective):
         Augmentation, see :func:`augmented_view`.
     temperature
         Temperature :math:`\tau` of InfoNCE.
-    hidden
-        Widths of the encoders' hidden layers.
-    activation, layer_norm
+    encoder
         Form of the encoders.
 
     Raises
@@ -164,8 +163,6 @@ class DisentangledSpecificObjective(Objective):
     Wang et al. (2025), arXiv 2410.23996, step 2.
     """
 
-    monitor = "loss"
-
     def __init__(
         self,
         n_features: Mapping[str, int],
@@ -177,9 +174,7 @@ class DisentangledSpecificObjective(Objective):
         noise: float = 0.01,
         masked: float = 0.1,
         temperature: float = 0.07,
-        hidden: Sequence[int] = (256, 256),
-        activation: Activation = "gelu",
-        layer_norm: bool = True,
+        encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         for n in n_features.values():
@@ -191,40 +186,43 @@ class DisentangledSpecificObjective(Objective):
         self.temperature = temperature
         self.names = tuple(n_features)
         self.encoders = nn.ModuleList(
-            MLP(n + n_shared, n_specific[name], hidden=hidden, activation=activation, layer_norm=layer_norm)
-            for name, n in n_features.items()
+            encoder.of(name, n + n_shared, n_specific[name]) for name, n in n_features.items()
         )
 
-    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+    def encode(self, modality: int, cells: CellTensors) -> Tensor:
         """Unit code ``(n_cells, n_specific)`` of one modality, given its own shared code."""
-        return F.normalize(self.encoders[modality](torch.cat([features, shared[modality]], dim=-1)), dim=-1)
+        return self._code(modality, cells.features[modality], cells.condition[modality])
 
-    def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
+    def _code(self, modality: int, features: Tensor, own_shared: Tensor) -> Tensor:
+        return F.normalize(self.encoders[modality](torch.cat([features, own_shared], dim=-1)), dim=-1)
+
+    def loss(self, cells: CellTensors) -> ObjectiveOutput:
         """Sum over modalities of InfoNCE and ``ramp * lam * orthogonality``; in evaluation a cell is its own view."""
-        views = tuple(self._view(x) for x in batch.features) if self.training else batch.features
-        return self._loss(batch, views, self.lam * ramp)
+        views = tuple(self._view(x) for x in cells.features) if self.training else cells.features
+        return self._loss(cells, views)
 
-    def validate(self, batch: Batch) -> dict[str, Tensor]:
+    def validate(self, cells: CellTensors) -> dict[str, Tensor]:
         """Held-out ``loss`` and its parts, of views that are the same at every call."""
-        generator = torch.Generator(batch.features[0].device).manual_seed(0)
-        views = tuple(self._view(x, generator) for x in batch.features)
-        output = self._loss(batch, views, self.lam)
+        generator = torch.Generator(cells.features[0].device).manual_seed(0)
+        views = tuple(self._view(x, generator) for x in cells.features)
+        output = self._loss(cells, views)
         return {"loss": output.loss, **output.terms}
 
     def _view(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return augmented_view(features, noise=self.noise, masked=self.masked, generator=generator)
 
-    def _loss(self, batch: Batch, views: tuple[Tensor, ...], lam: float) -> ObjectiveOutput:
+    def _loss(self, cells: CellTensors, views: tuple[Tensor, ...]) -> ObjectiveOutput:
         terms: dict[str, Tensor] = {}
-        total = torch.zeros((), device=batch.features[0].device)
+        total = torch.zeros((), device=cells.features[0].device)
+        lam = self.ramp * self.lam
         # One pass over a cell and its view: small products cost little more when there are more rows.
-        twice = tuple(torch.cat([c, c]) for c in batch.shared)
-        for i, both in enumerate(map(torch.cat, zip(batch.features, views, strict=True))):
-            code, other = map(gather, self.encode(i, both, twice).chunk(2))
-            known = gather(joint_code([c for j, c in enumerate(batch.shared) if j != i]))
+        for i, both in enumerate(map(torch.cat, zip(cells.features, views, strict=True))):
+            own = cells.condition[i]
+            code, other = map(gather, self._code(i, both, torch.cat([own, own])).chunk(2))
+            known = gather(joint_code([c for j, c in enumerate(cells.condition) if j != i]))
             # Both halves have unit length, so that half their product is the cosine of the pairs of codes.
             info = symmetric_cross_entropy(0.5 / self.temperature * (code @ other.T + known @ known.T))
-            penalty = orthogonality_loss(code, gather(batch.shared[i]), self.orthogonality)
+            penalty = orthogonality_loss(code, gather(own), self.orthogonality)
             total = total + info + lam * penalty
             terms |= {f"infonce_{self.names[i]}": info.detach(), f"orthogonality_{self.names[i]}": penalty.detach()}
         return ObjectiveOutput(total, terms)

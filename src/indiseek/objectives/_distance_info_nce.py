@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
+from indiseek.data import CellTensors
 from indiseek.estimators import info_nce
-from indiseek.nn import MLP, Activation
-from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
+from indiseek.nn import Encoder
+from indiseek.objectives._base import Objective, ObjectiveOutput
 from indiseek.objectives._gather import gather
 
 
@@ -56,14 +57,12 @@ class DistanceInfoNCEObjective(Objective):
     Parameters
     ----------
     n_features
-        Number of features by modality name; their order is that of ``Batch.features``.
+        Number of features by modality name; their order is that of ``CellTensors.features``.
     n_shared
         Dimension of the codes.
-    hidden
-        Widths of the encoders' hidden layers.
     temperature
         Squared distance that counts as one nat.
-    activation, layer_norm
+    encoder
         Form of the encoders. Layers are not normalised by default: that removes the size of an input, which is content
         like any other.
 
@@ -72,40 +71,29 @@ class DistanceInfoNCEObjective(Objective):
     Daunhawer et al. (2023), arXiv 2303.09166, theorem 1.
     """
 
-    monitor = "loss"
-
     def __init__(
         self,
         n_features: Mapping[str, int],
         n_shared: int,
         *,
-        hidden: Sequence[int] = (256, 256),
         temperature: float = 1.0,
-        activation: Activation = "gelu",
-        layer_norm: bool = False,
+        encoder: Encoder = Encoder(layer_norm=False),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.temperature = temperature
-        self.encoders = nn.ModuleList(
-            MLP(n, n_shared, hidden=hidden, activation=activation, layer_norm=layer_norm) for n in n_features.values()
-        )
+        self.encoders = nn.ModuleList(encoder.of(name, n, n_shared) for name, n in n_features.items())
 
-    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...] = ()) -> Tensor:
+    def encode(self, modality: int, cells: CellTensors) -> Tensor:
         """Code ``(n_cells, n_shared)`` of one modality."""
-        code: Tensor = self.encoders[modality](features)
+        code: Tensor = self.encoders[modality](cells.features[modality])
         return code
 
-    def joint(self, batch: Batch) -> Tensor:
+    def joint(self, cells: CellTensors) -> Tensor:
         """Mean of the modalities' codes, ``(n_cells, n_shared)``; their length means something here."""
-        return torch.stack(self.latents(batch)).mean(dim=0)
+        return torch.stack(self.latents(cells)).mean(dim=0)
 
-    def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
-        """Symmetric InfoNCE, the mean over pairs of modalities; `ramp` scales nothing here."""
-        del ramp
-        pairs = itertools.combinations(map(gather, self.latents(batch)), 2)
+    def loss(self, cells: CellTensors) -> ObjectiveOutput:
+        """Symmetric InfoNCE, the mean over pairs of modalities."""
+        pairs = itertools.combinations(map(gather, self.latents(cells)), 2)
         info = torch.stack([distance_info_nce_loss(a, b, self.temperature) for a, b in pairs]).mean()
         return ObjectiveOutput(info, {"infonce": info.detach()})
-
-    def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Held-out ``loss``."""
-        return {"loss": self.loss(batch).loss}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from indiseek.data import CellTensors
 from indiseek.estimators import info_nce, nce_club, vclub
-from indiseek.nn import MLP, Activation, GaussianCritic, SeparableCritic
-from indiseek.objectives._base import Batch, Objective, ObjectiveOutput
+from indiseek.nn import Encoder, GaussianCritic, SeparableCritic
+from indiseek.objectives._base import Objective, ObjectiveOutput
 from indiseek.objectives._gather import gather, gathered_sum, own_share
 
 Independence = Literal["nce-club", "vclub"]
@@ -36,7 +37,7 @@ class NCEClubObjective(Objective):
     Parameters
     ----------
     n_features
-        Number of features by modality name; their order is that of ``Batch.features``.
+        Number of features by modality name; their order is that of ``CellTensors.features``.
     n_shared
         Dimension of the frozen shared codes.
     n_specific
@@ -50,10 +51,10 @@ class NCEClubObjective(Objective):
         the ablation that the paper calls IndiSeek0.
     independence_weight
         Further factor on the independence term; 0 switches it off.
-    hidden, critic_hidden
-        Widths of hidden layers of encoders and decoders, and of critics.
-    activation, layer_norm
-        Form of all networks.
+    critic_hidden
+        Widths of the hidden layers of critics.
+    encoder
+        Form of the encoders, and but for those widths of decoders and critics.
 
     References
     ----------
@@ -72,10 +73,8 @@ class NCEClubObjective(Objective):
         independence: Independence = "nce-club",
         independent_of: IndependentOf = "other",
         independence_weight: float = 1.0,
-        hidden: Sequence[int] = (256, 256),
         critic_hidden: Sequence[int] = (256,),
-        activation: Activation = "gelu",
-        layer_norm: bool = True,
+        encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.lam = lam
@@ -84,73 +83,67 @@ class NCEClubObjective(Objective):
         self.independence_weight = independence_weight
         self.names = tuple(n_features)
         n_against = n_shared if independent_of == "own" else n_shared * (len(n_features) - 1)
-        self.encoders = nn.ModuleList(
-            MLP(n, n_specific[name], hidden=hidden, activation=activation, layer_norm=layer_norm)
-            for name, n in n_features.items()
-        )
+        self.encoders = nn.ModuleList(encoder.of(name, n, n_specific[name]) for name, n in n_features.items())
         self.standardise = nn.ModuleList(nn.BatchNorm1d(n_specific[name], affine=False) for name in self.names)
-        self.decoders = nn.ModuleList(
-            MLP(n_specific[name] + n_shared, n, hidden=hidden, activation=activation, layer_norm=layer_norm)
-            for name, n in n_features.items()
-        )
+        self.decoders = nn.ModuleList(encoder.network(n_specific[name] + n_shared, n) for name, n in n_features.items())
         critic = SeparableCritic if independence == "nce-club" else GaussianCritic
-        self.critics = nn.ModuleList(
-            critic(n_specific[name], n_against, hidden=critic_hidden, activation=activation, layer_norm=layer_norm)
-            for name in self.names
-        )
+        form: dict[str, Any] = {
+            "hidden": critic_hidden,
+            "activation": encoder.activation,
+            "layer_norm": encoder.layer_norm,
+        }
+        self.critics = nn.ModuleList(critic(n_specific[name], n_against, **form) for name in self.names)
 
-    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...] = ()) -> Tensor:
+    def encode(self, modality: int, cells: CellTensors) -> Tensor:
         """Standardised specific code ``(n_cells, n_specific)``, a function of the modality alone."""
         # Mean and variance are those of the whole batch, wherever its cells are.
-        return own_share(self.standardise[modality](gather(self.encoders[modality](features))))
+        return own_share(self.standardise[modality](gather(self.encoders[modality](cells.features[modality]))))
 
-    def _against(self, modality: int, shared: tuple[Tensor, ...]) -> Tensor:
-        if self.independent_of == "own":
-            return shared[modality]
-        return torch.cat([c for j, c in enumerate(shared) if j != modality], dim=-1)
+    def _against(self, modality: int, cells: CellTensors) -> Tensor:
+        return cells.condition[modality] if self.independent_of == "own" else cells.condition_of_others(modality)
 
-    def _scores(self, modality: int, code: Tensor, batch: Batch) -> Tensor:
-        scores: Tensor = self.critics[modality](gather(code), gather(self._against(modality, batch.shared)))
+    def _scores(self, modality: int, code: Tensor, cells: CellTensors) -> Tensor:
+        scores: Tensor = self.critics[modality](gather(code), gather(self._against(modality, cells)))
         return scores
 
-    def _reconstruction(self, modality: int, code: Tensor, batch: Batch) -> Tensor:
-        x = batch.features[modality]
-        decoded = self.decoders[modality](torch.cat([code, batch.shared[modality]], dim=-1))
+    def _reconstruction(self, modality: int, code: Tensor, cells: CellTensors) -> Tensor:
+        x = cells.features[modality]
+        decoded = self.decoders[modality](torch.cat([code, cells.condition[modality]], dim=-1))
         return gathered_sum((decoded - x).square().sum()) / gathered_sum(x.square().sum())
 
-    def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
+    def loss(self, cells: CellTensors) -> ObjectiveOutput:
         """Sum over modalities of ``ramp * independence + lam / 2 * reconstruction``."""
         terms: dict[str, Tensor] = {}
-        total = torch.zeros((), device=batch.features[0].device)
-        weight = ramp * self.independence_weight
+        total = torch.zeros((), device=cells.features[0].device)
+        weight = self.ramp * self.independence_weight
         bound = nce_club if self.independence == "nce-club" else vclub
-        for i, code in enumerate(self.latents(batch)):
-            reconstruction = self._reconstruction(i, code, batch)
+        for i, code in enumerate(self.latents(cells)):
+            reconstruction = self._reconstruction(i, code, cells)
             total = total + 0.5 * self.lam * reconstruction
             terms[f"reconstruction_{self.names[i]}"] = reconstruction.detach()
             if weight > 0:
-                dependence = bound(self._scores(i, code, batch))
+                dependence = bound(self._scores(i, code, cells))
                 total = total + weight * dependence
                 terms[f"independence_{self.names[i]}"] = dependence.detach()
         return ObjectiveOutput(total, terms)
 
-    def critic_loss(self, batch: Batch) -> Tensor | None:
+    def critic_loss(self, cells: CellTensors) -> Tensor | None:
         """Negative InfoNCE bound (or negative log-likelihood of the Gaussian critic), summed over modalities."""
         if self.independence_weight == 0:
             return None
         with torch.no_grad():
-            codes = self.latents(batch)
-        total = torch.zeros((), device=batch.features[0].device)
+            codes = self.latents(cells)
+        total = torch.zeros((), device=cells.features[0].device)
         for i, code in enumerate(codes):
-            scores = self._scores(i, code, batch)
+            scores = self._scores(i, code, cells)
             total = total - (info_nce(scores) if self.independence == "nce-club" else scores.diagonal().mean())
         return total
 
-    def validate(self, batch: Batch) -> dict[str, Tensor]:
+    def validate(self, cells: CellTensors) -> dict[str, Tensor]:
         """Held-out relative reconstruction error by modality, and their mean as ``reconstruction``."""
         parts = {
-            f"reconstruction_{self.names[i]}": self._reconstruction(i, code, batch)
-            for i, code in enumerate(self.latents(batch))
+            f"reconstruction_{self.names[i]}": self._reconstruction(i, code, cells)
+            for i, code in enumerate(self.latents(cells))
         }
         return {"reconstruction": torch.stack(list(parts.values())).mean(), **parts}
 

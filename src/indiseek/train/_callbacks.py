@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from indiseek.data import RowBatches
 from indiseek.objectives import gather_objects
-from indiseek.train._seed import random_states, set_random_states
-from indiseek.train._stage import StageModule, StageState
+from indiseek.train._guards import random_states, set_random_states
+from indiseek.train._module import StageModule, StageState
 
 
 class KeepBest(lightning.Callback):

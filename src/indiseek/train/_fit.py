@@ -20,12 +20,12 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
-from indiseek.data import OrderedBatches, RowBatches
-from indiseek.objectives import Batch, Objective, gather_objects
+from indiseek.data import CellTensors, OrderedBatches, RowBatches
+from indiseek.objectives import Objective, gather_objects
 from indiseek.train._callbacks import EveryEpoch, KeepBest, Progress
-from indiseek.train._memory import all_must_fit, must_fit
-from indiseek.train._seed import seeded
-from indiseek.train._stage import StageModule, StageSettings, StageState
+from indiseek.train._guards import memory_explained, memory_of_all_explained, seeded
+from indiseek.train._module import StageModule, StageState
+from indiseek.train._stage import StageSettings
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class StageResult:
     interrupted: bool
 
 
-class Place(NamedTuple):
-    """Where a process trains.
+class Process(NamedTuple):
+    """One of the processes that train together, and where.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Place(NamedTuple):
     world_size: int
 
 
-def resolve_place(accelerator: str, *, devices: int = 1, num_nodes: int = 1) -> Place:
+def resolve_process(accelerator: str, *, devices: int = 1, num_nodes: int = 1) -> Process:
     """Where Lightning puts this process.
 
     Parameters
@@ -87,7 +87,7 @@ def resolve_place(accelerator: str, *, devices: int = 1, num_nodes: int = 1) -> 
             num_nodes=num_nodes,
             **{**_NO_FILES, **_strategy(devices * num_nodes, has_critics=False)},
         )
-    return Place(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
+    return Process(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
 
 
 def resolve_device(accelerator: str) -> torch.device:
@@ -96,18 +96,17 @@ def resolve_device(accelerator: str) -> torch.device:
     Parameters
     ----------
     accelerator
-        As in :func:`resolve_place`.
+        As in :func:`resolve_process`.
     """
-    return resolve_place(accelerator).device
+    return resolve_process(accelerator).device
 
 
 def fit_stage(
     objective: Objective,
-    cells: tuple[Batch, Batch],
+    cells: tuple[CellTensors, CellTensors],
     settings: StageSettings,
     *,
     name: str,
-    batch_size: int,
     accelerator: str = "auto",
     devices: int = 1,
     num_nodes: int = 1,
@@ -126,11 +125,9 @@ def fit_stage(
     cells
         Training and validation cells.
     settings
-        Learning rates, epochs, schedules.
+        Batch size, learning rates, epochs, schedules.
     name
         Name of the stage, for the progress bar and messages.
-    batch_size
-        Cells in a step, those of all processes together.
     accelerator
         As Lightning names them.
     devices, num_nodes
@@ -170,13 +167,13 @@ def fit_stage(
     callbacks.append(EveryEpoch(save, keep_best, resume))
     module = StageModule(objective, train, validation, settings, resume)
     n_cells, n_features = train.n_cells + validation.n_cells, sum(x.shape[1] for x in train.features)
-    cells_must_fit = partial(all_must_fit, f"what stage {name!r} needs of all its cells", n_cells, n_features)
+    all_explained = partial(memory_of_all_explained, f"what stage {name!r} needs of all its cells", n_cells, n_features)
     has_critics = any(True for _ in objective.critic_parameters())
     strategy = _strategy(devices * num_nodes, has_critics=has_critics)
     options = {**_NO_FILES, **(trainer_kwargs or {}), **strategy, "callbacks": callbacks}
     start = time.perf_counter()
     device = train.features[0].device
-    with cells_must_fit(device), torch.no_grad():
+    with all_explained(device), torch.no_grad():
         objective.to(device)
         if resume is None:
             objective.start(train)
@@ -194,49 +191,66 @@ def fit_stage(
             num_nodes=num_nodes,
             **options,
         )
-        place = Place(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
-        if place.rank:
+        process = Process(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
+        if process.rank:
             # Each process draws noise of its own for its share of the cells.
-            torch.manual_seed(seed + _RANK_STRIDE * place.rank)
+            torch.manual_seed(seed + _RANK_STRIDE * process.rank)
         rows = RowBatches(
             train.n_cells,
-            batch_size=batch_size,
+            batch_size=settings.batch_size,
             n_extra=settings.n_critic_steps,
             seed=seed,
-            device=place.device,
-            rank=place.rank,
-            world_size=place.world_size,
+            device=process.device,
+            rank=process.rank,
+            world_size=process.world_size,
         )
         if resume is not None:
             rows.state = resume["rows"]
-        held_out = OrderedBatches(validation.n_cells, batch_size=batch_size, device=place.device)
-        with cells_must_fit(place.device):
-            module.train_cells, module.validation_cells = train.to(place.device), validation.to(place.device)
+        held_out = OrderedBatches(validation.n_cells, batch_size=settings.batch_size, device=process.device)
+        with all_explained(process.device):
+            module.train_cells, module.validation_cells = train.to(process.device), validation.to(process.device)
         advice = f"try train(batch_size={{{name!r}: {max(2, rows.batch_size // 2)}}})"
         try:
             if resume is None or not resume["done"]:
-                with must_fit(f"batches of {rows.batch_size} cells of stage {name!r}", place.device, advice):
+                with memory_explained(f"batches of {rows.batch_size} cells of stage {name!r}", process.device, advice):
                     trainer.fit(module, rows, held_out)
         except SIGTERMException:
             raise
         except SystemExit as error:
             if not trainer.interrupted:
                 raise
-            if place.world_size > 1:
+            if process.world_size > 1:
                 # The others may be anywhere by now.
                 raise KeyboardInterrupt from error
     if keep_best is not None and keep_best.state is not None:
         objective.load_state_dict(keep_best.state)
-    with cells_must_fit(place.device), torch.no_grad():
-        objective.to(place.device).eval()
+    with all_explained(process.device), torch.no_grad():
+        objective.to(process.device).eval()
         objective.finish(module.train_cells)
-    if place.world_size > 1:
+    if process.world_size > 1:
         objective.load_state_dict(gather_objects({k: v.cpu() for k, v in objective.state_dict().items()})[0])
     # Lightning's objects refer to each other in circles and would hold the cells until they are collected.
     del module.train_cells, module.validation_cells
     history = pd.DataFrame(module.epochs).rename_axis("epoch")
     best_epoch = len(history) - 1 if keep_best is None or keep_best.state is None else keep_best.best_epoch
     return StageResult(history, best_epoch, time.perf_counter() - start, trainer.interrupted)
+
+
+def fit_in_closed_form(objective: Objective, train: CellTensors) -> StageResult:
+    """Fit an objective without gradient steps: by what it does before and after them.
+
+    Parameters
+    ----------
+    objective
+        What is fitted, on the device of the cells.
+    train
+        All training cells.
+    """
+    start = time.perf_counter()
+    with torch.no_grad():
+        objective.start(train)
+        objective.eval().finish(train)
+    return StageResult(pd.DataFrame().rename_axis("epoch"), -1, time.perf_counter() - start, interrupted=False)
 
 
 # Far from the seeds of neighbouring stages and fits.

@@ -1,24 +1,14 @@
-"""One LightningModule for every objective."""
+"""A stage of training as a value: its objective, how it is fitted, what it is given, and the space it writes."""
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, NamedTuple
 
-import lightning.pytorch as lightning
-import numpy as np
-import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor
-from torch.nn import Parameter
-from torch.optim import AdamW, Optimizer
-
-from indiseek.objectives import Batch, Objective, across_processes, gather_objects
+from indiseek._checks import by_stage, check_flag, check_number
+from indiseek.objectives import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +19,8 @@ class StageSettings:
     ----------
     max_epochs
         Most passes over the training cells.
+    batch_size
+        Cells in a step, those of all processes together.
     patience
         Epochs without a better held-out value before training stops; None trains to the end.
     lr, critic_lr
@@ -49,6 +41,7 @@ class StageSettings:
     """
 
     max_epochs: int
+    batch_size: int = 512
     patience: int | None = None
     lr: float = 1e-3
     critic_lr: float = 2e-3
@@ -57,7 +50,6 @@ class StageSettings:
     warmup_epochs: int = 0
     ramp_epochs: int = 0
     cosine: bool = False
-
     max_gradient_norm: float | None = None
 
     @property
@@ -66,239 +58,166 @@ class StageSettings:
         return self.warmup_epochs + self.ramp_epochs
 
 
-class StageState(TypedDict):
-    """State of a stage after an epoch, tensors and plain values only: what :func:`fit_stage` needs to go on.
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How a stage takes its gradient steps where the user says nothing else.
 
     Attributes
     ----------
-    objective, optimizers
-        Their state dictionaries.
-    epochs
-        Means of each epoch so far.
-    best
-        Of early stopping: best value, its epoch and its weights; None without it.
-    rows
-        Random state of the batches.
-    random
-        Random states of each process: torch's on the CPU, and the GPU's.
-    seconds
-        Wall time so far.
-    done
-        Whether this was the last epoch.
+    n_steps
+        Most steps: few cells take more epochs for as many.
+    stops_early
+        Whether it ends when its held-out value does not fall any more.
+    warmup, ramp
+        Parts of the epochs, as in :class:`StageSettings`.
+    batch_size, lr, critic_lr, weight_decay, n_critic_steps, cosine, max_gradient_norm
+        As in :class:`StageSettings`.
     """
 
-    objective: dict[str, Tensor]
-    optimizers: list[dict[str, Any]]
-    epochs: list[dict[str, float]]
-    best: dict[str, Any] | None
-    rows: Tensor
-    random: list[list[Tensor]]
-    seconds: float
-    done: bool
+    n_steps: int
+    batch_size: int = 512
+    stops_early: bool = True
+    lr: float = 1e-3
+    critic_lr: float = 2e-3
+    weight_decay: float = 0.0
+    n_critic_steps: int = 0
+    warmup: Fraction = Fraction(0)
+    ramp: Fraction = Fraction(0)
+    cosine: bool = False
+    max_gradient_norm: float | None = None
+
+    def max_epochs(self, n_train: int, batch_size: int) -> int:
+        """Epochs of so many training cells that take about `n_steps`."""
+        return max(1, round(self.n_steps * batch_size / n_train))
 
 
-def linear_ramp(progress: float, *, warmup: float, length: float) -> float:
-    """Weight that is 0 during `warmup` and then rises linearly to 1 over `length`.
+class Space(NamedTuple):
+    """Keys of ``.obsm`` under which a stage's codes are written; None for what is not written.
 
-    Parameters
+    Attributes
     ----------
-    progress
-        Epochs done, fractions included.
-    warmup, length
-        Epochs.
+    joint
+        Of the joint code, in the MuData and in each modality.
+    each
+        Of a modality's code in the MuData, with ``{modality}`` for its name.
+    own
+        Of a modality's code in its own ``.obsm``.
     """
-    if progress < warmup:
-        return 0.0
-    return 1.0 if length <= 0 else min(1.0, (progress - warmup) / length)
+
+    joint: str | None = None
+    each: str | None = None
+    own: str | None = None
 
 
-class StageModule(lightning.LightningModule):
-    """Trains one objective: critic steps, then an encoder step, on rows of device-resident tensors.
+class Shapes(NamedTuple):
+    """What networks need to know of the cells that they are made for.
 
-    Losses are summed on the device and read once an epoch.
-
-    Parameters
+    Attributes
     ----------
+    n_features
+        Number of features by modality, after the transforms.
+    ranks
+        Dimension of the space in which they lie, by modality.
+    n_categories
+        Number of categories by covariate, in the order of ``CellTensors.covariates``; 0 for one of numbers.
+    """
+
+    n_features: dict[str, int]
+    ranks: dict[str, int]
+    n_categories: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a model.
+
+    Attributes
+    ----------
+    name
+        Name by which users and files know it.
     objective
-        What is trained.
-    train, validation
-        Cells of each part, on the device of training.
-    settings
-        Learning rates and schedules.
-    resume
-        State after an earlier epoch, to go on from.
+        Makes its networks.
+    schedule
+        How it takes its gradient steps. None for a stage in closed form: all that is fitted is fitted by
+        ``objective.start`` from the training cells.
+    given
+        Names of earlier stages whose frozen codes are its condition.
+    space
+        What it writes.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        train: Batch,
-        validation: Batch,
-        settings: StageSettings,
-        resume: StageState | None = None,
-    ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.objective = objective
-        self.settings = settings
-        self.train_cells = train
-        self.validation_cells = validation
-        self.resume = resume
-        self.epochs: list[dict[str, float]] = [] if resume is None else list(resume["epochs"])
-        self.first_epoch = len(self.epochs)
-        self.monitored = float("nan")
-        self._sums: dict[str, Tensor] = {}
-        self._n_steps = 0
-        self._held_out: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
-
-    @property
-    def epoch(self) -> int:
-        """Number of the epoch that runs, those before an interruption included."""
-        return self.first_epoch + self.current_epoch
-
-    @property
-    def shares_work(self) -> bool:
-        """Whether several processes train together."""
-        return self.trainer.world_size > 1
-
-    def on_fit_start(self) -> None:
-        """See whether all processes have the same cells."""
-        if self.shares_work:
-            self._check_cells()
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Row numbers are made on the device."""
-        del device, dataloader_idx
-        return batch
-
-    def configure_optimizers(self) -> list[Optimizer]:
-        """AdamW for the encoders and, where there are any, for the critics."""
-        fused = self.device.type in ("cpu", "cuda")
-
-        def adam(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> Optimizer:
-            return AdamW(list(parameters), lr=lr, weight_decay=weight_decay, fused=fused)
-
-        optimizers = [adam(self.objective.encoder_parameters(), self.settings.lr, self.settings.weight_decay)]
-        if self.settings.n_critic_steps:
-            optimizers.append(adam(self.objective.critic_parameters(), self.settings.critic_lr, 0.0))
-        if self.resume is not None:
-            for optimizer, state in zip(optimizers, self.resume["optimizers"], strict=True):
-                optimizer.load_state_dict(state)
-        return optimizers
-
-    def on_train_epoch_start(self) -> None:
-        """Forget the last epoch's sums and set the learning rates."""
-        self._sums = {}
-        self._n_steps = 0
-        if self.settings.cosine:
-            factor = 0.5 * (1.0 + math.cos(math.pi * self.epoch / self.settings.max_epochs))
-            for optimizer, lr in zip(self._optimizers(), (self.settings.lr, self.settings.critic_lr), strict=False):
-                optimizer.param_groups[0]["lr"] = lr * factor
-
-    def training_step(self, rows: tuple[Tensor, ...], batch_idx: int) -> None:
-        """Critic steps on `rows[1:]`, then one encoder step on `rows[0]`."""
-        encoder_optimizer, *critic_optimizers = self._optimizers()
-        for critic_rows in rows[1:]:
-            with self._across():
-                critic_loss = self.objective.critic_loss(self.train_cells.take(critic_rows))
-            if critic_loss is not None:
-                self._step(critic_optimizers[0], critic_loss)
-                self._accumulate({"critic_loss": critic_loss.detach()})
-        progress = self.epoch + batch_idx / self.trainer.num_training_batches
-        ramp = linear_ramp(progress, warmup=self.settings.warmup_epochs, length=self.settings.ramp_epochs)
-        with _frozen(self.objective.critic_parameters()):
-            with self._across():
-                output = self.objective.loss(self.train_cells.take(rows[0]), ramp=ramp)
-            self._step(encoder_optimizer, output.loss)
-        self._accumulate({"loss": output.loss.detach(), **output.terms})
-        self._n_steps += 1
-        if self.device.type == "cpu":
-            self._raise_if_diverged()
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the last epoch's values."""
-        self._held_out = defaultdict(list)
-
-    def validation_step(self, rows: Tensor, batch_idx: int) -> None:
-        """Held-out terms of one batch, whole; the processes take turns."""
-        if batch_idx % self.trainer.world_size != self.trainer.global_rank:
-            return
-        for name, value in self.objective.validate(self.validation_cells.take(rows)).items():
-            self._held_out[name].append((len(rows), value))
-
-    def on_validation_epoch_end(self) -> None:
-        """Read the epoch's means, once; they are the same in every process."""
-        n = self.validation_cells.n_cells
-        means = {
-            name: torch.stack([k * value for k, value in parts]).sum() / n for name, parts in self._held_out.items()
-        }
-        if self.shares_work:
-            self._sums = self._summed(self._sums, 1 / self.trainer.world_size)
-            means = self._summed(means)
-        self._raise_if_diverged(means)
-        epoch = {f"train_{name}": float(total) / self._n_steps for name, total in self._sums.items()}
-        epoch |= {f"validation_{name}": float(value) for name, value in means.items()}
-        self.epochs.append(epoch)
-        self.monitored = epoch[f"validation_{self.objective.monitor}"]
-
-    def _across(self) -> AbstractContextManager[None]:
-        return across_processes() if self.shares_work else nullcontext()
-
-    def _summed(self, terms: Mapping[str, Tensor], factor: float = 1.0) -> dict[str, Tensor]:
-        """Sums over processes; one without a held-out batch of its own has no terms."""
-        summed: dict[str, Tensor] = {}
-        for part in gather_objects({name: value.cpu() for name, value in terms.items()}):
-            for name, value in part.items():
-                summed[name] = factor * value + (summed[name] if name in summed else 0.0)
-        return summed
-
-    def _check_cells(self) -> None:
-        cells = (self.train_cells, self.validation_cells)
-        seen = [[float(torch.linalg.vector_norm(x)) for x in part.features + part.shared] for part in cells]
-        seen.append([float(part.n_cells) for part in cells])
-        for number, others in enumerate(gather_objects(seen)):
-            # Machines may round in their own ways.
-            if not all(len(a) == len(b) and np.allclose(a, b, rtol=1e-3) for a, b in zip(seen, others, strict=True)):
-                raise ValueError(
-                    f"expected the same cells in every process, got others in process {number} than in "
-                    f"{self.trainer.global_rank}; give every process the same data, arguments and seed: each takes its "
-                    "own share of every batch by itself."
-                )
-
-    def _optimizers(self) -> list[LightningOptimizer]:
-        optimizers = self.optimizers()
-        return optimizers if isinstance(optimizers, list) else [optimizers]
-
-    def _step(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        if self.settings.max_gradient_norm is not None:
-            parameters = optimizer.param_groups[0]["params"]
-            torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_gradient_norm, foreach=True)
-        optimizer.step()
-
-    def _accumulate(self, terms: dict[str, Tensor]) -> None:
-        for name, value in terms.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-
-    def _raise_if_diverged(self, held_out: Mapping[str, Tensor] = MappingProxyType({})) -> None:
-        values = self._sums | {f"held-out {name}": value for name, value in held_out.items()}
-        broken = [name for name, value in values.items() if not torch.isfinite(value)]
-        if broken:
-            raise FloatingPointError(
-                f"expected finite losses, got {float(values[broken[-1]])} in {broken} in epoch "
-                f"{self.epoch}; lower lr, or look for extreme values in the data."
-            )
+    name: str
+    objective: Callable[[Shapes], Objective]
+    schedule: Schedule | None
+    given: tuple[str, ...] = ()
+    space: Space = field(default_factory=Space)
 
 
-@contextmanager
-def _frozen(parameters: Iterator[Parameter]) -> Iterator[None]:
-    """Gradients pass through these parameters' networks, but are not computed for the parameters."""
-    frozen = list(parameters)
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
+def settings_of(
+    stages: Sequence[Stage],
+    n_train: int,
+    *,
+    max_epochs: int | Mapping[str, int] | None,
+    batch_size: int | Mapping[str, int] | None,
+    lr: float | Mapping[str, float] | None,
+    weight_decay: float | Mapping[str, float] | None,
+    early_stopping: bool | Mapping[str, bool],
+    patience: int | Mapping[str, int],
+) -> dict[str, StageSettings | None]:
+    """Settings of each stage: what the user says of all stages or of some by name, and the stages' own defaults.
+
+    Parameters
+    ----------
+    stages
+        The stages of a model; one in closed form has no settings.
+    n_train
+        Number of training cells.
+    max_epochs, batch_size, lr, weight_decay, early_stopping, patience
+        As in :meth:`indiseek.models.MultimodalModel.train`.
+
+    Raises
+    ------
+    KeyError
+        If a stage is unknown, or has no gradient steps.
+    TypeError, ValueError
+        If a value is no number, or out of range.
+    """
+    schedules = {stage.name: stage.schedule for stage in stages if stage.schedule is not None}
+    sizes = _numbers("batch_size", batch_size, {n: s.batch_size for n, s in schedules.items()}, low=2, whole=True)
+    enough = {name: schedule.max_epochs(n_train, sizes[name]) for name, schedule in schedules.items()}
+    epochs = _numbers("max_epochs", max_epochs, enough, low=1, whole=True)
+    rates = _numbers("lr", lr, {name: schedule.lr for name, schedule in schedules.items()}, above=0)
+    decays = _numbers("weight_decay", weight_decay, {n: s.weight_decay for n, s in schedules.items()}, low=0)
+    patiences = _numbers("patience", patience, dict.fromkeys(schedules, 1), low=1, whole=True)
+    stops = by_stage("early_stopping", early_stopping, {name: s.stops_early for name, s in schedules.items()})
+    for value in stops.values():
+        check_flag("early_stopping", value)
+    if early_stopping is True:
+        # Said of all stages, it is said of those that can.
+        stops = {name: schedule.stops_early for name, schedule in schedules.items()}
+    settings: dict[str, StageSettings | None] = dict.fromkeys((stage.name for stage in stages), None)
+    for name, schedule in schedules.items():
+        settings[name] = StageSettings(
+            max_epochs=epochs[name],
+            batch_size=sizes[name],
+            patience=patiences[name] if stops[name] else None,
+            lr=rates[name],
+            critic_lr=schedule.critic_lr,
+            weight_decay=decays[name],
+            n_critic_steps=schedule.n_critic_steps,
+            warmup_epochs=int(schedule.warmup * epochs[name]),
+            ramp_epochs=int(schedule.ramp * epochs[name]),
+            cosine=schedule.cosine,
+            max_gradient_norm=schedule.max_gradient_norm,
+        )
+    return settings
+
+
+def _numbers(
+    name: str, value: Any, default: Mapping[str, Any], *, whole: bool = False, **bounds: float
+) -> dict[str, Any]:
+    found = by_stage(name, value, default)
+    for number in found.values():
+        check_number(name, number, whole=whole, **bounds)
+    # Lightning refuses numpy's integers.
+    return {stage: int(number) if whole else float(number) for stage, number in found.items()}

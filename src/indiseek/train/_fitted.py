@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -11,8 +10,8 @@ import pandas as pd
 import torch
 
 from indiseek.data import TRANSFORMS, Split, Transform
-from indiseek.models._module import StagedModule
-from indiseek.train import StageResult
+from indiseek.train._fit import StageResult
+from indiseek.train._pipeline import Pipeline
 
 
 @dataclass
@@ -21,13 +20,11 @@ class Fitted:
 
     Attributes
     ----------
-    transforms
-        Fitted transform by modality.
-    module
+    pipeline
         Transforms and networks.
-    split, split_arguments
-        Split of the cells of training, and what the user asked for. The split is None for a model that
-        was loaded with other cells.
+    split, split_options
+        Split of the cells of training, and what the user asked for, as plain values. The split is None for a model
+        that was loaded with other cells.
     cells
         Digest of the names of the cells of training: positions mean nothing in other cells.
     trained_stages
@@ -38,14 +35,18 @@ class Fitted:
         ``(n_epochs, 1)`` table by ``"stage/term"``.
     """
 
-    transforms: dict[str, Transform]
-    module: StagedModule
+    pipeline: Pipeline
     split: Split | None
-    split_arguments: dict[str, Any]
+    split_options: dict[str, Any]
     cells: str
     trained_stages: list[str] = field(default_factory=list)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     history: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def transforms(self) -> dict[str, Transform]:
+        """Fitted transform by modality."""
+        return {name: self.pipeline.transform(name) for name in self.pipeline.names}
 
     def record(self, stage: str, result: StageResult) -> None:
         """Add what one fit of a stage gave; epochs of a later fit go on counting."""
@@ -67,26 +68,24 @@ class Fitted:
                 name: {"name": t.name, "config": t.config(), "n_output": t.n_output}
                 for name, t in self.transforms.items()
             },
-            "state": {key: value.cpu() for key, value in self.module.state_dict().items()},
+            "state": {key: value.cpu() for key, value in self.pipeline.state_dict().items()},
             "split": None if self.split is None else [torch.as_tensor(part) for part in self.split],
-            "split_arguments": self.split_arguments,
+            "split_options": self.split_options,
             "cells": self.cells,
             "trained_stages": self.trained_stages,
             "stage_seconds": self.stage_seconds,
-            "history": {key: frame[key].tolist() for key, frame in self.history.items()},
+            "history": {key: table[key].tolist() for key, table in self.history.items()},
         }
 
     @classmethod
-    def from_payload(cls, payload: dict[str, Any], module: StagedModule, transforms: dict[str, Transform]) -> Self:
+    def from_payload(cls, payload: dict[str, Any], pipeline: Pipeline) -> Self:
         """Rebuild from a payload and networks of the right shapes."""
-        module.load_state_dict(payload["state"])
-        module.eval()
+        pipeline.load_state(payload["state"])
         split = payload["split"]
         return cls(
-            transforms=transforms,
-            module=module,
+            pipeline=pipeline,
             split=None if split is None else Split(*(part.numpy() for part in split)),
-            split_arguments=payload["split_arguments"],
+            split_options=payload["split_options"],
             cells=payload["cells"],
             trained_stages=payload["trained_stages"],
             stage_seconds=payload["stage_seconds"],
@@ -96,15 +95,33 @@ class Fitted:
         )
 
 
-def cells_digest(names: pd.Index) -> str:
-    """Digest of the names of cells in their order."""
-    return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()
+def empty_transforms(
+    saved: Mapping[str, Any], features: Mapping[str, Sequence[str]], own: Mapping[str, type[Transform]]
+) -> dict[str, Transform]:
+    """Transforms of the saved kinds with buffers of the saved sizes, ready to take a saved state.
 
+    Parameters
+    ----------
+    saved
+        By modality, as in :meth:`Fitted.payload`.
+    features
+        Names of the features by modality.
+    own
+        The user's own classes by name.
 
-def empty_transforms(saved: dict[str, Any], var_names: Mapping[str, Sequence[str]]) -> dict[str, Transform]:
-    """Transforms of the saved kinds with buffers of the saved sizes, ready to take a saved state."""
+    Raises
+    ------
+    ValueError
+        If a class is not known.
+    """
+    known = {**TRANSFORMS, **own}
     transforms = {}
     for name, entry in saved.items():
-        transforms[name] = TRANSFORMS[entry["name"]](**entry["config"])
-        transforms[name].allocate(len(var_names[name]), entry["n_output"])
+        if entry["name"] not in known:
+            raise ValueError(
+                f"expected the class of the transform {entry['name']!r} of {name!r}, got {sorted(known)}; pass it to "
+                "load in own_code."
+            )
+        transforms[name] = known[entry["name"]](**entry["config"])
+        transforms[name].allocate(len(features[name]), entry["n_output"])
     return transforms

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import socket
 import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-import torch
-
-from indiseek.models._io import is_archive, plain, write_payload
+from indiseek.train._archive import read_archive, to_plain, write_archive
 
 if sys.platform == "win32":
     import msvcrt
@@ -43,7 +40,7 @@ class Checkpoint:
 
     def __init__(self, directory: str | Path | None, settings: dict[str, Any], *, writes: bool) -> None:
         self.directory = None if directory is None else Path(directory)
-        self.settings: dict[str, Any] = _flat(plain(settings))
+        self.settings: dict[str, Any] = _flat(to_plain(settings))
         self.writes = writes
         self._lock: BinaryIO | None = None
 
@@ -112,7 +109,7 @@ class Checkpoint:
     def write(self, payload: dict[str, Any]) -> None:
         """Replace what there is, at once, so that a process killed half way leaves the earlier state."""
         if self.directory is not None:
-            write_payload(plain({"settings": self.settings, **payload}), self.directory, CHECKPOINT_NAME)
+            write_archive(to_plain({"settings": self.settings, **payload}), self.directory / CHECKPOINT_NAME)
 
     def remove(self) -> None:
         """Delete the state of a fit that is complete."""
@@ -121,18 +118,13 @@ class Checkpoint:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    damage = ValueError(
+    damage = (
         f"expected a complete checkpoint at {path}, got a damaged one or something else; delete it to train from the "
         "start."
     )
-    if not is_archive(path):
-        raise damage
-    try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise damage from error
+    payload = read_archive(path, damaged=damage, code=damage)
     if not isinstance(payload, dict) or "settings" not in payload:
-        raise damage
+        raise ValueError(damage)
     return payload
 
 

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from indiseek.data import CellTensors
 from indiseek.metrics import conditional_mean, foscttm, leakages, probe_r2
-from indiseek.objectives import Batch, CLIPObjective, joint_code
+from indiseek.objectives import CLIPObjective, joint_code
 
 Array = NDArray[Any]
 
@@ -46,7 +47,7 @@ class HeldOut:
         Seed of the draw, of probes and permutations.
     """
 
-    def __init__(self, names: Sequence[str], train: Batch, validation: Batch, seed: int) -> None:
+    def __init__(self, names: Sequence[str], train: CellTensors, validation: CellTensors, seed: int) -> None:
         self._names = tuple(names)
         self._seed = seed
         order = np.random.default_rng([seed, 7]).permutation(validation.n_cells)[:MAX_CELLS]
@@ -68,7 +69,7 @@ class HeldOut:
             parts.append(Parts(mean, x - mean))
         return parts
 
-    def shared(self, objective: CLIPObjective, validation: Batch) -> dict[str, float]:
+    def shared(self, objective: CLIPObjective, validation: CellTensors) -> dict[str, float]:
         """InfoNCE with its standard error, FOSCTTM, and content and excess of the joint code for each modality.
 
         Parameters

@@ -1,11 +1,12 @@
-"""Memory that is too small: errors that say what was wanted and how to want less."""
+"""What surrounds a block of work: seeds that leave the user's alone, and messages where memory runs out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
+from torch import Tensor
 
 # Parts of the messages for which torch has no class of error: of the allocator of the CPU, of MPS and of a CUDA device
 # that others fill, and of cuBLAS and its like.
@@ -14,7 +15,36 @@ _FEWER_FEATURES = "take fewer features, for counts by transforms={...: indiseek.
 
 
 @contextmanager
-def must_fit(
+def seeded(seed: int) -> Iterator[None]:
+    """Run a block with torch seeded, on the CPU and every CUDA device, and give the old state back.
+
+    Parameters
+    ----------
+    seed
+        Seed inside the block.
+    """
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def random_states(device: torch.device) -> list[Tensor]:
+    """Random states of torch on the CPU and, where it is a GPU, on `device`."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def set_random_states(states: Sequence[Tensor], device: torch.device) -> None:
+    """Take up what :func:`random_states` gave, inside :func:`seeded`."""
+    on_cpu, *on_gpu = states
+    torch.set_rng_state(on_cpu)
+    if device.type == "cuda":
+        for state in on_gpu:
+            torch.cuda.set_rng_state(state, device)
+
+
+@contextmanager
+def memory_explained(
     what: str,
     device: torch.device,
     advice: str,
@@ -53,14 +83,14 @@ def must_fit(
         ) from error
 
 
-def all_must_fit(
+def memory_of_all_explained(
     what: str,
     n_cells: int,
     n_features: int,
     device: torch.device,
     advice: str = _FEWER_FEATURES,
 ) -> AbstractContextManager[None]:
-    """:func:`must_fit` in training, for what is held of all cells at once.
+    """:func:`memory_explained` in training, for what is held of all cells at once.
 
     Parameters
     ----------
@@ -73,10 +103,11 @@ def all_must_fit(
     advice
         How to want less of it.
     """
-    return must_fit(f"{what}, {amount(n_cells, n_features)},", device, f"a smaller batch would not help: {advice}")
+    amount = amount_of(n_cells, n_features)
+    return memory_explained(f"{what}, {amount},", device, f"a smaller batch would not help: {advice}")
 
 
-def amount(n_cells: int, n_features: int) -> str:
+def amount_of(n_cells: int, n_features: int) -> str:
     """Cells, features, and the memory that one copy of them takes."""
     return f"{n_cells} cells x {n_features} features ({4 * n_cells * n_features / 2**30:.2f} GiB a copy)"
 

@@ -8,19 +8,52 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
 from tqdm import tqdm
 
-from indiseek.models._module import INFERENCE_BATCH, StagedModule
-from indiseek.models._tuning_measures import HeldOut
-from indiseek.models._tuning_record import Record
-from indiseek.models._tuning_result import Tuning
-from indiseek.models._tuning_rules import SHARE, choose_lam, choose_n_specific, choose_shared
-from indiseek.objectives import Batch, CLIPObjective
-from indiseek.train import StageSettings, fit_stage
+from indiseek._checks import check_number
+from indiseek.data import CellTensors
+from indiseek.objectives import CLIPObjective
+from indiseek.train import Pipeline, StageSettings, fit_stage
+from indiseek.tuning._measures import HeldOut
+from indiseek.tuning._record import Record
+from indiseek.tuning._result import Tuning
+from indiseek.tuning._rules import SHARE, choose_lam, choose_n_specific, choose_shared
 
 Candidate = dict[str, Any]
+
+
+def candidates(name: str, values: ArrayLike, *, low: float, whole: bool = False) -> tuple[Any, ...]:
+    """Values to try, each once, in the order given.
+
+    Parameters
+    ----------
+    name
+        Name of the argument, for messages.
+    values
+        One number or several.
+    low
+        Least that is allowed.
+    whole
+        Whether they must be whole numbers.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is too small or not whole.
+    """
+    numbers = np.atleast_1d(values).ravel()
+    if numbers.size == 0:
+        raise ValueError(f"expected at least one value of {name} to try, got none; give a list of numbers.")
+    for number in numbers:
+        check_number(name, float(number), low=low)
+        if whole and number != round(number):
+            raise ValueError(f"expected whole numbers for {name}, got {number}; round them.")
+    return tuple(dict.fromkeys((numbers.astype(int) if whole else numbers.astype(float)).tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +71,13 @@ class Trials:
 
     Attributes
     ----------
-    new_module
-        Fresh networks for changed arguments of the model, the same for the same arguments, on the device.
+    new_pipeline
+        Fresh networks for changed options of the model, the same for the same options, on the device.
     names
         Names of the modalities.
     train, validation
         Transformed features of the two parts, on the device.
-    settings, batch_sizes
+    settings
         How each stage is trained.
     accelerator
         As Lightning names it.
@@ -52,16 +85,15 @@ class Trials:
         Seed of every candidate, so that candidates differ by their arguments only.
     """
 
-    new_module: Callable[[Mapping[str, Any]], StagedModule]
+    new_pipeline: Callable[[Mapping[str, Any]], Pipeline]
     names: Sequence[str]
-    train: Batch
-    validation: Batch
-    settings: Mapping[str, StageSettings]
-    batch_sizes: Mapping[str, int]
+    train: CellTensors
+    validation: CellTensors
+    settings: Mapping[str, StageSettings | None]
     accelerator: str
     seed: int
 
-    def fit(self, module: StagedModule, stage: str) -> None:
+    def fit(self, pipeline: Pipeline, stage: str) -> None:
         """Train one stage of a candidate as the model itself would.
 
         Raises
@@ -70,16 +102,12 @@ class Trials:
             If the user stopped it.
         """
         result = fit_stage(
-            module.objective(stage),
-            (
-                module.inputs(stage, self.train, INFERENCE_BATCH),
-                module.inputs(stage, self.validation, INFERENCE_BATCH),
-            ),
-            self.settings[stage],
+            pipeline.objective(stage),
+            (pipeline.inputs(stage, self.train), pipeline.inputs(stage, self.validation)),
+            cast(StageSettings, self.settings[stage]),
             name=stage,
-            batch_size=self.batch_sizes[stage],
             accelerator=self.accelerator,
-            seed=self.seed + list(module.objectives).index(stage),
+            seed=self.seed + list(pipeline.stages).index(stage),
             show_progress=False,
         )
         if result.interrupted:
@@ -171,30 +199,28 @@ class _Search:
         return key | found
 
     def _shared(self, candidate: Candidate) -> dict[str, Any]:
-        module = self.trials.new_module(candidate)
-        self.trials.fit(module, "shared")
-        objective = cast(CLIPObjective, module.objective("shared"))
+        pipeline = self.trials.new_pipeline(candidate)
+        self.trials.fit(pipeline, "shared")
+        objective = cast(CLIPObjective, pipeline.objective("shared"))
         self.objectives[candidate["n_shared"], candidate["alignment"]] = objective
         return dict(self.held_out.shared(objective, self.trials.validation))
 
-    def _on_shared(self, candidate: Candidate) -> StagedModule:
+    def _on_shared(self, candidate: Candidate) -> Pipeline:
         """Networks of a candidate with its stage 1 trained."""
-        module = self.trials.new_module(candidate)
+        pipeline = self.trials.new_pipeline(candidate)
         key = candidate["n_shared"], candidate["alignment"]
         if key in self.objectives:
-            module.objectives["shared"] = self.objectives[key]
+            pipeline.objectives["shared"] = self.objectives[key]
         else:
-            self.trials.fit(module, "shared")
-        return module
+            self.trials.fit(pipeline, "shared")
+        return pipeline
 
     def _nce_club(self, candidate: Candidate) -> dict[str, Any]:
-        module = self._on_shared(candidate)
-        self.trials.fit(module, "specific")
-        shared, specific = (
-            module.codes(stage, self.trials.validation, INFERENCE_BATCH) for stage in ("shared", "specific")
-        )
-        objective = module.objective("specific")
-        seen = module.inputs("specific", self.trials.validation, INFERENCE_BATCH)
+        pipeline = self._on_shared(candidate)
+        self.trials.fit(pipeline, "specific")
+        shared, specific = self._codes(pipeline)
+        objective = pipeline.objective("specific")
+        seen = pipeline.inputs("specific", self.trials.validation)
         with torch.no_grad():
             reconstruction = float(objective.validate(seen)["reconstruction"])
         return {
@@ -204,14 +230,16 @@ class _Search:
 
     def _flow(self, candidate: Candidate) -> dict[str, Any]:
         # All dimensions, in their order; how many of them are needed is the question.
-        module = self._on_shared(candidate | {"n_specific": None})
-        for stage in module.objectives:
+        pipeline = self._on_shared(candidate | {"n_specific": None})
+        for stage in pipeline.stages:
             if stage != "shared":
-                self.trials.fit(module, stage)
-        shared, specific = (
-            module.codes(stage, self.trials.validation, INFERENCE_BATCH) for stage in ("shared", "specific")
-        )
+                self.trials.fit(pipeline, stage)
+        shared, specific = self._codes(pipeline)
         return {"leakage": self.held_out.leakage(shared, specific), "carried": self.held_out.carried(specific)}
+
+    def _codes(self, pipeline: Pipeline) -> list[list[Tensor]]:
+        """Shared and specific codes of the validation cells, each by modality."""
+        return [list(pipeline.codes(stage, self.trials.validation).values()) for stage in ("shared", "specific")]
 
 
 def _dimensions_in_words(n_specific: dict[str, int], carried: Mapping[str, Sequence[float]], chosen: bool) -> str:

@@ -1,0 +1,144 @@
+"""Checks of what a user passes in, in one form: what was expected, what came, what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise ValueError if `value` is not one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"expected {name} to be one of {list(choices)}, got {value!r}; choose one of them.")
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+    whole: bool = False,
+) -> None:
+    """Raise if `value` is no finite number in its range.
+
+    Parameters
+    ----------
+    name
+        Name of the argument, for the message.
+    value
+        What the user gave.
+    low, high
+        Least and greatest value that is allowed.
+    above, below
+        Values between which it must lie, themselves not allowed.
+    whole
+        Whether it must be a whole number.
+
+    Raises
+    ------
+    TypeError
+        If it is not a number.
+    ValueError
+        If it is not finite, not whole where it must be, or out of range.
+    """
+    kind = "a whole number" if whole else "a number"
+    bounds = [f"{word} {bound:g}" for word, bound in _bounds(low, above, high, below)]
+    wanted = " ".join([kind, " and ".join(bounds)]) if bounds else kind
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"expected {name} to be {wanted}, got {value!r} of type {type(value).__name__}; give a number.")
+    if whole and not isinstance(value, Integral):
+        raise ValueError(f"expected {name} to be {wanted}, got {value}; round it.")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"expected {name} to be {wanted}, got {value}; give a finite one.")
+    if (low is not None and number < low) or (above is not None and number <= above):
+        raise ValueError(f"expected {name} to be {wanted}, got {value}; choose a larger one.")
+    if (high is not None and number > high) or (below is not None and number >= below):
+        raise ValueError(f"expected {name} to be {wanted}, got {value}; choose a smaller one.")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise TypeError if `value` is neither True nor False."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError(f"expected {name} to be True or False, got {value!r}; give one of them.")
+
+
+def check_widths(name: str, widths: Iterable[int]) -> tuple[int, ...]:
+    """Widths of hidden layers as a tuple of ints.
+
+    Raises
+    ------
+    TypeError
+        If `widths` is not a sequence of numbers.
+    ValueError
+        If one is not a whole number of at least 1.
+    """
+    if isinstance(widths, str | bytes) or not isinstance(widths, Iterable):
+        raise TypeError(f"expected {name} to be a sequence of whole numbers, got {widths!r}; for example (256, 256).")
+    found = tuple(widths)
+    for width in found:
+        check_number(f"widths in {name}", width, low=1, whole=True)
+    return tuple(int(width) for width in found)
+
+
+def by_name(name: str, value: T | Mapping[str, T], keys: Sequence[str], *, what: str) -> dict[str, T]:
+    """One value for each key: the same for all, or those of a mapping that has all of them.
+
+    Parameters
+    ----------
+    name
+        Name of the argument, for the message.
+    value
+        One value, or a mapping.
+    keys
+        Names of which each needs a value.
+    what
+        What the names are of, such as ``"modalities"``.
+
+    Raises
+    ------
+    KeyError
+        If the mapping has other keys.
+    """
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(keys, value)
+    if set(value) != set(keys):
+        raise KeyError(f"expected {name} of the {what} {list(keys)}, got {list(value)}; name each of them.")
+    return {key: value[key] for key in keys}
+
+
+def by_stage(name: str, value: Any, default: Mapping[str, T]) -> dict[str, T]:
+    """One value for each stage, from what the user said and the defaults.
+
+    Parameters
+    ----------
+    name
+        Name of the argument, for the message.
+    value
+        One value for all stages, values for some of them by name, or None.
+    default
+        Values by stage.
+
+    Raises
+    ------
+    KeyError
+        If a stage is unknown.
+    """
+    if not isinstance(value, Mapping):
+        return {stage: known if value is None else value for stage, known in default.items()}
+    unknown = sorted(set(value) - set(default))
+    if unknown:
+        raise KeyError(f"expected {name} of the stages {list(default)}, got {unknown}; use their names.")
+    return {stage: value.get(stage, known) for stage, known in default.items()}
+
+
+def _bounds(low: float | None, above: float | None, high: float | None, below: float | None) -> list[tuple[str, float]]:
+    words = {"of at least": low, "above": above, "of at most": high, "below": below}
+    return [(word, bound) for word, bound in words.items() if bound is not None]

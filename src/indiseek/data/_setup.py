@@ -1,0 +1,225 @@
+"""What a model is to see of a MuData: which modalities, layers and covariates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import pandas as pd
+from mudata import MuData
+
+RNA_NAMES = ("rna", "gex")
+PROTEIN_NAMES = ("prot", "protein", "adt", "ab")
+# Names of spaces in .obsm, which modalities cannot have.
+_RESERVED = "shared"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Modalities, layers and covariates, as ``setup_mudata`` was told or as they were found.
+
+    Attributes
+    ----------
+    modalities
+        Names of the modalities in the order in which a model sees them.
+    layers
+        Layer of each; None for ``X``.
+    batch_key
+        Column of ``.obs`` with the batch; None for none.
+    categorical_covariate_keys, continuous_covariate_keys
+        Further columns of ``.obs``: categories, and numbers.
+    """
+
+    modalities: tuple[str, ...]
+    layers: dict[str, str | None]
+    batch_key: str | None = None
+    categorical_covariate_keys: tuple[str, ...] = ()
+    continuous_covariate_keys: tuple[str, ...] = ()
+
+    @property
+    def categorical(self) -> tuple[str, ...]:
+        """Columns with categories, the batch first."""
+        batch = () if self.batch_key is None else (self.batch_key,)
+        return (*batch, *self.categorical_covariate_keys)
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """All columns of ``.obs``, in the order in which objectives are given them."""
+        return (*self.categorical, *self.continuous_covariate_keys)
+
+    def record(self) -> dict[str, Any]:
+        """Values that h5mu and zarr can hold; what is not there is left out."""
+        found = {
+            "modalities": list(self.modalities),
+            "layers": {name: layer for name, layer in self.layers.items() if layer is not None},
+            "batch_key": self.batch_key,
+            "categorical_covariate_keys": list(self.categorical_covariate_keys),
+            "continuous_covariate_keys": list(self.continuous_covariate_keys),
+        }
+        return {key: value for key, value in found.items() if value}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Rebuild from :meth:`record`, also from one that was on disk."""
+        modalities = tuple(map(str, record["modalities"]))
+        layers = {str(name): str(layer) for name, layer in record.get("layers", {}).items()}
+        keys = ("categorical_covariate_keys", "continuous_covariate_keys")
+        batch_key = record.get("batch_key")
+        return cls(
+            modalities=modalities,
+            layers={name: layers.get(name) for name in modalities},
+            batch_key=None if batch_key is None else str(batch_key),
+            **{key: tuple(map(str, record.get(key, ()))) for key in keys},
+        )
+
+
+def make_setup(
+    mdata: MuData,
+    modalities: Sequence[str] | None = None,
+    layers: Mapping[str, str | None] | None = None,
+    *,
+    batch_key: str | None = None,
+    categorical_covariate_keys: Sequence[str] | None = None,
+    continuous_covariate_keys: Sequence[str] | None = None,
+    at_least: int = 2,
+) -> Setup:
+    """Choose modalities, layers and covariates, and check that they can be used together.
+
+    Parameters
+    ----------
+    mdata
+        Paired cells.
+    modalities
+        Names in the order wanted; None to detect them.
+    layers
+        Layer by modality; ``X`` where none is named.
+    batch_key, categorical_covariate_keys, continuous_covariate_keys
+        Columns of ``.obs``, of the MuData or else of a modality.
+    at_least
+        Fewest modalities that the model can use: 2, or 1.
+
+    Raises
+    ------
+    TypeError
+        If `mdata` is not a MuData.
+    KeyError
+        If a modality or a column does not exist, or `layers` names a modality that is not used.
+    ValueError
+        If the modalities cannot be detected, are too few, or hold different cells, or a covariate cannot be used.
+    """
+    if not isinstance(mdata, MuData):
+        raise TypeError(
+            f"expected a MuData with two modalities, got {type(mdata).__name__}; build one with "
+            "mudata.MuData({'rna': rna, 'prot': protein})."
+        )
+    names = tuple(modalities) if modalities is not None else _detect(mdata, at_least)
+    if isinstance(modalities, str) or len(names) < at_least or len(set(names)) < len(names):
+        number = "two different modalities" if at_least > 1 else "one modality, none twice"
+        raise ValueError(f"expected at least {number}, got {modalities!r}; for example modalities=['rna', 'prot'].")
+    for name in names:
+        if name not in mdata.mod:
+            raise KeyError(f"expected modality {name!r}, got a MuData with {list(mdata.mod)}; name two of these.")
+    if _RESERVED in names:
+        raise ValueError(
+            f"expected modality names other than {_RESERVED!r}, got {list(names)}; the name is taken by the shared "
+            "space in .obsm: rename the modality."
+        )
+    unknown = sorted(set(layers or {}) - set(names))
+    if unknown:
+        raise KeyError(f"expected layers for the modalities {list(names)}, got layers for {unknown}; use their names.")
+    for name in names:
+        check_names(mdata, name)
+    setup = Setup(
+        modalities=names,
+        layers={name: (layers or {}).get(name) for name in names},
+        batch_key=batch_key,
+        categorical_covariate_keys=_keys("categorical_covariate_keys", categorical_covariate_keys),
+        continuous_covariate_keys=_keys("continuous_covariate_keys", continuous_covariate_keys),
+    )
+    covariate_columns(mdata, setup)
+    return setup
+
+
+def check_names(mdata: MuData, name: str) -> None:
+    """Raise ValueError if names of a modality's cells or features are not unique, or its cells not those of all."""
+    cells = mdata.mod[name].obs_names
+    if not cells.is_unique:
+        raise ValueError(
+            f"expected unique cell names in modality {name!r}, got duplicates such as "
+            f"{cells[cells.duplicated()][0]!r}; call .obs_names_make_unique() on every modality."
+        )
+    features = mdata.mod[name].var_names
+    if not features.is_unique:
+        raise ValueError(
+            f"expected unique feature names in modality {name!r}, got duplicates such as "
+            f"{features[features.duplicated()][0]!r}; call mdata[{name!r}].var_names_make_unique()."
+        )
+    if not cells.equals(mdata.obs_names):
+        n_missing = len(mdata.obs_names.difference(cells))
+        found = f"{n_missing} cells without it" if n_missing else "the same cells in another order"
+        raise ValueError(
+            f"expected paired cells, every cell of the MuData in every modality in the same order, got in {name!r} "
+            f"{found}; keep the paired cells with muon.pp.intersect_obs(mdata)."
+        )
+
+
+def covariate_columns(mdata: MuData, setup: Setup) -> pd.DataFrame:
+    """Columns of the covariates, ``(n_cells, n_covariates)``, from ``.obs`` of the MuData or else of a modality.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    ValueError
+        If a covariate is named twice, has missing values, or is to be continuous and is not.
+    """
+    keys = setup.covariates
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"expected each covariate once, got {list(keys)}; name a column in one place.")
+    found = {}
+    for key in keys:
+        tables = [mdata.obs, *(mdata.mod[name].obs for name in setup.modalities if name in mdata.mod)]
+        column = next((table[key] for table in tables if key in table), None)
+        if column is None:
+            raise KeyError(
+                f"expected a column {key!r} in .obs, got {list(mdata.obs.columns)} in the MuData and no such column in "
+                "a modality; add it, or name one that is there."
+            )
+        n_missing = int(column.isna().sum())
+        if n_missing:
+            raise ValueError(
+                f"expected a value of {key!r} for every cell, got {n_missing} cells without one; fill them in, or "
+                "leave these cells out."
+            )
+        if key in setup.continuous_covariate_keys:
+            numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+            if not numeric or not (column.abs() < float("inf")).all():
+                raise ValueError(
+                    f"expected finite numbers in {key!r}, got {column.dtype} values such as {column.iloc[0]!r}; "
+                    "name it in categorical_covariate_keys if its values are categories."
+                )
+        found[key] = column.to_numpy()
+    return pd.DataFrame(found, index=mdata.obs_names)
+
+
+def _keys(name: str, keys: Sequence[str] | None) -> tuple[str, ...]:
+    if isinstance(keys, str):
+        raise TypeError(f"expected {name} to be a list of columns of .obs, got {keys!r}; write [{keys!r}].")
+    return tuple(keys or ())
+
+
+def _detect(mdata: MuData, at_least: int) -> tuple[str, ...]:
+    names = list(mdata.mod)
+    if at_least == 1 and len(names) == 1:
+        return (names[0],)
+    rna = [name for name in names if name.lower() in RNA_NAMES]
+    protein = [name for name in names if name.lower() in PROTEIN_NAMES]
+    if len(rna) == 1 and len(protein) == 1:
+        return (rna[0], protein[0])
+    if len(names) == 2:
+        return (names[0], names[1])
+    raise ValueError(
+        f"expected two modalities, or one called {'/'.join(RNA_NAMES)} and one called {'/'.join(PROTEIN_NAMES)}, "
+        f"got {names}; choose with IndiSeekModel.setup_mudata(mdata, modalities=['first', 'second'])."
+    )

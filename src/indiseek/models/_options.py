@@ -1,0 +1,182 @@
+"""Options of the models as frozen objects: documented and checked in one place, written down as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, NamedTuple
+
+from indiseek._checks import check_choice, check_number, check_widths
+from indiseek.nn import Encoder
+from indiseek.objectives import Independence, IndependentOf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """Specific codes of :class:`IndiSeekModel` by a conditional flow, the default: what ``"flow"`` stands for.
+
+    Attributes
+    ----------
+    n_context
+        Dimension of the wide codes of stage 1 that, beside the shared ones, are the condition of the flow; 0 for none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no whole number from 0 to 4096.
+    """
+
+    n_context: int = 16
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_number("n_context", self.n_context, low=0, high=_MOST_DIMENSIONS, whole=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NCEClub:
+    r"""Specific codes of :class:`IndiSeekModel` by the paper's second stage: what ``"nce-club"`` stands for.
+
+    Attributes
+    ----------
+    lam
+        Weight :math:`\lambda` of the reconstruction. Small values favour independence, large ones
+        completeness; the paper recommends 0.1 to 10.
+    independence
+        ``"nce-club"`` or ``"vclub"``.
+    independent_of
+        ``"other"``, or ``"own"`` for the ablation that the paper calls IndiSeek0.
+    independence_weight
+        Factor on the independence term; 0 switches it off.
+    critic_hidden
+        Widths of the hidden layers of the critics.
+    critic_lr
+        Learning rate of the critics (AdamW).
+    n_critic_steps
+        Critic steps before each encoder step; the paper takes 5.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is not one of the words above, not finite, or out of range.
+
+    References
+    ----------
+    Gui et al. (2025), arXiv 2509.21584, stage 2.
+    """
+
+    lam: float = 10.0
+    independence: Independence = "nce-club"
+    independent_of: IndependentOf = "other"
+    independence_weight: float = 1.0
+    critic_hidden: Sequence[int] = (256,)
+    critic_lr: float = 4e-3
+    n_critic_steps: int = 2
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_number("lam", self.lam, low=0)
+        check_choice("independence", self.independence, ("nce-club", "vclub"))
+        check_choice("independent_of", self.independent_of, ("other", "own"))
+        check_number("independence_weight", self.independence_weight, low=0)
+        object.__setattr__(self, "critic_hidden", check_widths("critic_hidden", self.critic_hidden))
+        check_number("critic_lr", self.critic_lr, above=0)
+        check_number("n_critic_steps", self.n_critic_steps, low=1, whole=True)
+
+
+_MOST_DIMENSIONS: Final = 4096
+
+
+def check_dimension(name: str, value: object, *, low: int) -> None:
+    """Raise if `value` is no whole number of dimensions; one number, or one for each modality."""
+    for number in value.values() if isinstance(value, Mapping) else [value]:
+        check_number(name, number, low=low, high=_MOST_DIMENSIONS, whole=True)
+
+
+class _PaperSettings(NamedTuple):
+    """Arguments by receiver."""
+
+    model: MappingProxyType[str, Any]
+    train: MappingProxyType[str, Any]
+
+
+PAPER: Final = _PaperSettings(
+    model=MappingProxyType(
+        {
+            "specific": NCEClub(lam=10.0, critic_hidden=(50, 50, 50), critic_lr=1e-4, n_critic_steps=5),
+            "encoder": Encoder(hidden=(50, 50, 50), activation="relu", layer_norm=False),
+            "alignment": 0.0,
+        }
+    ),
+    train=MappingProxyType({"max_epochs": 2000, "batch_size": 128, "lr": 1e-4, "early_stopping": False}),
+)
+"""Settings of the paper: ``IndiSeekModel(mdata, **PAPER.model)`` and ``model.train(**PAPER.train)``.
+
+Multilayer perceptrons of four linear maps with 50 hidden units and ReLU, batches of 128 cells, Adam with learning
+rate 1e-4, 2,000 epochs, 5 critic steps, and the weight of reconstruction that the paper uses on CITE-seq. The
+paper's codes have 50 dimensions; set ``n_shared`` and ``n_specific`` to what the panel allows. What the paper leaves
+open (how long the critics learn before their term is switched on, the critics' own learning rate) is ours.
+"""
+
+
+class Options:
+    """Base of the frozen options of a model, which are written down and read again by the names of their classes."""
+
+    parts: ClassVar[tuple[type, ...]] = (Encoder, Flow, NCEClub)
+
+    def record(self) -> dict[str, Any]:
+        """The options as plain values."""
+        found: dict[str, Any] = _record(self)
+        return found
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], own_code: Iterable[Any] = ()) -> Any:
+        """Rebuild from :meth:`record`.
+
+        Parameters
+        ----------
+        record
+            What :meth:`record` gave.
+        own_code
+            Classes and functions of the user that the options name.
+
+        Raises
+        ------
+        ValueError
+            If the options name one that is not among them.
+        """
+        known = {name_of(each): each for each in own_code}
+        return _rebuilt(record, {part.__name__: part for part in (cls, *cls.parts)}, known)
+
+
+def name_of(code: Any) -> str:
+    """Name by which a saved model knows a class or function of its user."""
+    return str(getattr(code, "__qualname__", type(code).__qualname__))
+
+
+def _record(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: _record(getattr(value, field.name)) for field in fields(value)}
+        return {"options": type(value).__name__} | parts
+    if isinstance(value, Mapping):
+        return {key: _record(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_record(each) for each in value]
+    return {"own_code": name_of(value)} if callable(value) else value
+
+
+def _rebuilt(value: Any, classes: Mapping[str, type], own: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return tuple(_rebuilt(each, classes, own) for each in value)
+    if not isinstance(value, Mapping):
+        return value
+    if set(value) == {"own_code"}:
+        if value["own_code"] not in own:
+            raise ValueError(
+                f"expected the class or function {value['own']!r} that the model was made with, got "
+                f"{sorted(own) or 'none'}; pass it to load in own_code: a file never carries code."
+            )
+        return own[value["own_code"]]
+    parts = {key: _rebuilt(each, classes, own) for key, each in value.items() if key != "options"}
+    return classes[value["options"]](**parts) if "options" in value else parts

@@ -1,0 +1,262 @@
+"""One LightningModule for every objective."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import MappingProxyType
+from typing import Any, TypedDict
+
+import lightning.pytorch as lightning
+import numpy as np
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import AdamW, Optimizer
+
+from indiseek.data import CellTensors
+from indiseek.objectives import Objective, across_processes, gather_objects
+from indiseek.train._stage import StageSettings
+
+
+class StageState(TypedDict):
+    """State of a stage after an epoch, tensors and plain values only: what :func:`fit_stage` needs to go on.
+
+    Attributes
+    ----------
+    objective, optimizers
+        Their state dictionaries.
+    epochs
+        Means of each epoch so far.
+    best
+        Of early stopping: best value, its epoch and its weights; None without it.
+    rows
+        Random state of the batches.
+    random
+        Random states of each process: torch's on the CPU, and the GPU's.
+    seconds
+        Wall time so far.
+    done
+        Whether this was the last epoch.
+    """
+
+    objective: dict[str, Tensor]
+    optimizers: list[dict[str, Any]]
+    epochs: list[dict[str, float]]
+    best: dict[str, Any] | None
+    rows: Tensor
+    random: list[list[Tensor]]
+    seconds: float
+    done: bool
+
+
+def linear_ramp(progress: float, *, warmup: float, length: float) -> float:
+    """Weight that is 0 during `warmup` and then rises linearly to 1 over `length`.
+
+    Parameters
+    ----------
+    progress
+        Epochs done, fractions included.
+    warmup, length
+        Epochs.
+    """
+    if progress < warmup:
+        return 0.0
+    return 1.0 if length <= 0 else min(1.0, (progress - warmup) / length)
+
+
+class StageModule(lightning.LightningModule):
+    """Trains one objective: critic steps, then an encoder step, on rows of device-resident tensors.
+
+    Losses are summed on the device and read once an epoch.
+
+    Parameters
+    ----------
+    objective
+        What is trained.
+    train, validation
+        Cells of each part, on the device of training.
+    settings
+        Learning rates and schedules.
+    resume
+        State after an earlier epoch, to go on from.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        train: CellTensors,
+        validation: CellTensors,
+        settings: StageSettings,
+        resume: StageState | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.objective = objective
+        self.settings = settings
+        self.train_cells = train
+        self.validation_cells = validation
+        self.resume = resume
+        self.epochs: list[dict[str, float]] = [] if resume is None else list(resume["epochs"])
+        self.first_epoch = len(self.epochs)
+        self.monitored = float("nan")
+        self._sums: dict[str, Tensor] = {}
+        self._n_steps = 0
+        self._held_out: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch that runs, those before an interruption included."""
+        return self.first_epoch + self.current_epoch
+
+    @property
+    def shares_work(self) -> bool:
+        """Whether several processes train together."""
+        return self.trainer.world_size > 1
+
+    def on_fit_start(self) -> None:
+        """See whether all processes have the same cells."""
+        if self.shares_work:
+            self._check_cells()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Row numbers are made on the device."""
+        del device, dataloader_idx
+        return batch
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """AdamW for the encoders and, where there are any, for the critics."""
+        fused = self.device.type in ("cpu", "cuda")
+
+        def adam(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> Optimizer:
+            return AdamW(list(parameters), lr=lr, weight_decay=weight_decay, fused=fused)
+
+        optimizers = [adam(self.objective.encoder_parameters(), self.settings.lr, self.settings.weight_decay)]
+        if self.settings.n_critic_steps:
+            optimizers.append(adam(self.objective.critic_parameters(), self.settings.critic_lr, 0.0))
+        if self.resume is not None:
+            for optimizer, state in zip(optimizers, self.resume["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
+        return optimizers
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the last epoch's sums and set the learning rates."""
+        self._sums = {}
+        self._n_steps = 0
+        if self.settings.cosine:
+            factor = 0.5 * (1.0 + math.cos(math.pi * self.epoch / self.settings.max_epochs))
+            for optimizer, lr in zip(self._optimizers(), (self.settings.lr, self.settings.critic_lr), strict=False):
+                optimizer.param_groups[0]["lr"] = lr * factor
+
+    def training_step(self, rows: tuple[Tensor, ...], batch_idx: int) -> None:
+        """Critic steps on `rows[1:]`, then one encoder step on `rows[0]`."""
+        encoder_optimizer, *critic_optimizers = self._optimizers()
+        for critic_rows in rows[1:]:
+            with self._across():
+                critic_loss = self.objective.critic_loss(self.train_cells.take(critic_rows))
+            if critic_loss is not None:
+                self._step(critic_optimizers[0], critic_loss)
+                self._accumulate({"critic_loss": critic_loss.detach()})
+        progress = self.epoch + batch_idx / self.trainer.num_training_batches
+        warmup, length = self.settings.warmup_epochs, self.settings.ramp_epochs
+        self.objective.ramp = linear_ramp(progress, warmup=warmup, length=length)
+        with _frozen(self.objective.critic_parameters()):
+            with self._across():
+                output = self.objective.loss(self.train_cells.take(rows[0]))
+            self._step(encoder_optimizer, output.loss)
+        self._accumulate({"loss": output.loss.detach(), **output.terms})
+        self._n_steps += 1
+        if self.device.type == "cpu":
+            self._raise_if_diverged()
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last epoch's values."""
+        self.objective.ramp = 1.0
+        self._held_out = defaultdict(list)
+
+    def validation_step(self, rows: Tensor, batch_idx: int) -> None:
+        """Held-out terms of one batch, whole; the processes take turns."""
+        if batch_idx % self.trainer.world_size != self.trainer.global_rank:
+            return
+        for name, value in self.objective.validate(self.validation_cells.take(rows)).items():
+            self._held_out[name].append((len(rows), value))
+
+    def on_validation_epoch_end(self) -> None:
+        """Read the epoch's means, once; they are the same in every process."""
+        n = self.validation_cells.n_cells
+        means = {
+            name: torch.stack([k * value for k, value in parts]).sum() / n for name, parts in self._held_out.items()
+        }
+        if self.shares_work:
+            self._sums = self._summed(self._sums, 1 / self.trainer.world_size)
+            means = self._summed(means)
+        self._raise_if_diverged(means)
+        epoch = {f"train_{name}": float(total) / self._n_steps for name, total in self._sums.items()}
+        epoch |= {f"validation_{name}": float(value) for name, value in means.items()}
+        self.epochs.append(epoch)
+        self.monitored = epoch[f"validation_{self.objective.monitor}"]
+
+    def _across(self) -> AbstractContextManager[None]:
+        return across_processes() if self.shares_work else nullcontext()
+
+    def _summed(self, terms: Mapping[str, Tensor], factor: float = 1.0) -> dict[str, Tensor]:
+        """Sums over processes; one without a held-out batch of its own has no terms."""
+        summed: dict[str, Tensor] = {}
+        for part in gather_objects({name: value.cpu() for name, value in terms.items()}):
+            for name, value in part.items():
+                summed[name] = factor * value + (summed[name] if name in summed else 0.0)
+        return summed
+
+    def _check_cells(self) -> None:
+        cells = (self.train_cells, self.validation_cells)
+        seen = [[float(torch.linalg.vector_norm(x)) for x in part.features + part.condition] for part in cells]
+        seen.append([float(part.n_cells) for part in cells])
+        for number, others in enumerate(gather_objects(seen)):
+            # Machines may round in their own ways.
+            if not all(len(a) == len(b) and np.allclose(a, b, rtol=1e-3) for a, b in zip(seen, others, strict=True)):
+                raise ValueError(
+                    f"expected the same cells in every process, got others in process {number} than in "
+                    f"{self.trainer.global_rank}; give every process the same data, arguments and seed: each takes its "
+                    "own share of every batch by itself."
+                )
+
+    def _optimizers(self) -> list[LightningOptimizer]:
+        optimizers = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
+
+    def _step(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        if self.settings.max_gradient_norm is not None:
+            parameters = optimizer.param_groups[0]["params"]
+            torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_gradient_norm, foreach=True)
+        optimizer.step()
+
+    def _accumulate(self, terms: dict[str, Tensor]) -> None:
+        for name, value in terms.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def _raise_if_diverged(self, held_out: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+        values = self._sums | {f"held-out {name}": value for name, value in held_out.items()}
+        broken = [name for name, value in values.items() if not torch.isfinite(value)]
+        if broken:
+            raise FloatingPointError(
+                f"expected finite losses, got {float(values[broken[-1]])} in {broken} in epoch "
+                f"{self.epoch}; lower lr, or look for extreme values in the data."
+            )
+
+
+@contextmanager
+def _frozen(parameters: Iterator[Parameter]) -> Iterator[None]:
+    """Gradients pass through these parameters' networks, but are not computed for the parameters."""
+    frozen = list(parameters)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)

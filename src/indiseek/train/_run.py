@@ -1,0 +1,249 @@
+"""Fit of a pipeline's stages, one after the other, from the start or from where an earlier process stood."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from indiseek.data import Cells, CellTensors, Split
+from indiseek.objectives import gather_objects
+from indiseek.train._checkpoint import Checkpoint
+from indiseek.train._fit import Process, fit_in_closed_form, fit_stage, resolve_process
+from indiseek.train._fitted import Fitted
+from indiseek.train._guards import memory_of_all_explained
+from indiseek.train._module import StageState
+from indiseek.train._stage import StageSettings
+
+logger = logging.getLogger(__name__)
+
+MakeViews = Callable[[Fitted, NDArray[np.intp], int], tuple[Tensor, ...]]
+"""Makes augmented features of the cells at some rows, by a seed, as in ``CellTensors.views``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How the stages are trained: all that the result depends on beside the model and its cells.
+
+    Attributes
+    ----------
+    settings
+        By stage; None for one in closed form.
+    accelerator, devices, num_nodes, seed, trainer_kwargs
+        As in :meth:`indiseek.models.MultimodalModel.train`.
+    """
+
+    settings: Mapping[str, StageSettings | None]
+    accelerator: str
+    devices: int
+    num_nodes: int
+    seed: int
+    trainer_kwargs: dict[str, Any]
+
+    def process(self) -> Process:
+        """Where this process trains.
+
+        Raises
+        ------
+        ValueError
+            If there is no such device, or a batch has fewer cells than there are processes.
+        """
+        process = resolve_process(self.accelerator, devices=self.devices, num_nodes=self.num_nodes)
+        for stage, settings in self.settings.items():
+            if settings is not None and settings.batch_size < process.world_size:
+                raise ValueError(
+                    f"expected batch_size of at least {process.world_size}, a cell for each process, got "
+                    f"{settings.batch_size} for stage {stage!r}; take a larger one or fewer devices."
+                )
+        return process
+
+    def record(self) -> dict[str, Any]:
+        """Plain values that tell this plan from others."""
+        return {
+            "stages": {name: None if each is None else asdict(each) for name, each in self.settings.items()},
+            "accelerator": self.accelerator,
+            "devices": self.devices,
+            "num_nodes": self.num_nodes,
+            "seed": self.seed,
+            "trainer": {
+                key: value for key, value in self.trainer_kwargs.items() if isinstance(value, str | int | float)
+            },
+        }
+
+
+class Start(NamedTuple):
+    """Where a fit begins.
+
+    Attributes
+    ----------
+    stage, state
+        First stage to train, and the state from which it goes on; None for one that begins.
+    seed_offset
+        Added to the seeds of the stages, so that a further fit does not repeat an earlier one's batches.
+    norms
+        Norms of the features, by which a later process knows the cells again.
+    """
+
+    stage: str
+    state: StageState | None
+    seed_offset: int
+    norms: list[float]
+
+
+def fit_pipeline(
+    cells: Cells,
+    plan: Plan,
+    checkpoint: Checkpoint | None,
+    process: Process,
+    *,
+    new: Callable[[], Fitted],
+    restored: Callable[[dict[str, Any]], Fitted],
+    make_views: MakeViews,
+    show_progress: bool,
+) -> Fitted:
+    """Train all stages on a state of their own, and give it back.
+
+    Parameters
+    ----------
+    cells
+        The cells of training.
+    plan
+        How the stages are trained.
+    checkpoint
+        Where the state is kept after every epoch, and from where an unfinished fit goes on; None for nowhere.
+    process
+        Where this process trains.
+    new
+        Makes the state to train: split, fitted transforms, networks.
+    restored
+        Makes it from what a checkpoint holds.
+    make_views
+        Makes augmented features, for objectives that want any.
+    show_progress
+        Whether progress bars are shown.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the user interrupted the first stage before it had anything to keep.
+    MemoryError
+        If the features, a step, or what a stage needs of all its cells do not fit into memory.
+    ValueError
+        If the checkpoint is of another fit.
+    """
+    with nullcontext() if checkpoint is None else checkpoint:
+        saved = None if checkpoint is None else checkpoint.read()
+        fitted = new() if saved is None else restored(saved["fitted"])
+        split = cast(Split, fitted.split)
+        rows = np.concatenate(split[:2])
+        n_features = sum(transform.n_output for transform in fitted.transforms.values())
+        explained = partial(memory_of_all_explained, n_cells=len(rows), n_features=n_features, device=process.device)
+        with explained("the features of the training and validation cells"):
+            fitted.pipeline.to(process.device)
+            train, validation = fitted.pipeline.tensors(cells, rows).split(len(split.train))
+        start = _start_of(fitted, (train, validation), saved, checkpoint)
+        with explained(
+            "n_views times the training and validation cells", advice="make the model with a smaller n_views"
+        ):
+            train = train._replace(views=make_views(fitted, split.train, plan.seed))
+            validation = validation._replace(views=make_views(fitted, split.validation, plan.seed + 1))
+        is_whole = _fit_stages(fitted, (train, validation), plan, start, checkpoint, show_progress=show_progress)
+        if is_whole and checkpoint is not None:
+            checkpoint.remove()
+            if process.world_size > 1:
+                # A next call must not find in one process what another is about to delete.
+                gather_objects(None)
+    return fitted
+
+
+def _start_of(
+    fitted: Fitted, cells: tuple[CellTensors, CellTensors], saved: dict[str, Any] | None, checkpoint: Checkpoint | None
+) -> Start:
+    """Where a fit of these cells begins: where the `saved` state of `checkpoint` stands, or else at the first stage.
+
+    Raises
+    ------
+    ValueError
+        If that state was reached with other values of the cells.
+    """
+    norms = [float(torch.linalg.vector_norm(x)) for part in cells for x in part.features]
+    if saved is None or checkpoint is None:
+        return Start(next(iter(fitted.pipeline.stages)), None, len(fitted.history), norms)
+    # Machines may round in their own ways.
+    if not np.allclose(saved["norms"], norms, rtol=1e-3):
+        raise ValueError(
+            f"expected the values of the cells with which the fit in {checkpoint.directory} began, got others; "
+            "repeat that call to go on with it, or delete the directory to train from the start."
+        )
+    return Start(saved["stage"], saved["state"], saved["seed_offset"], norms)
+
+
+def _fit_stages(
+    fitted: Fitted,
+    cells: tuple[CellTensors, CellTensors],
+    plan: Plan,
+    start: Start,
+    checkpoint: Checkpoint | None,
+    *,
+    show_progress: bool,
+) -> bool:
+    """Train the stages from `start` on; whether all are trained, False if the user interrupted one."""
+    pipeline = fitted.pipeline
+    stages = list(pipeline.stages)
+    train, validation = cells
+    n_cells, n_features = train.n_cells + validation.n_cells, sum(x.shape[1] for x in train.features)
+    first = stages.index(start.stage)
+    for number, stage in list(enumerate(stages))[first:]:
+
+        def save(state: StageState, stage: str = stage) -> None:
+            progress = start._replace(stage=stage, state=state)._asdict()
+            cast(Checkpoint, checkpoint).write({"fitted": fitted.payload(), **progress})
+
+        what = f"what stage {stage!r} needs of all its cells"
+        explained = partial(memory_of_all_explained, what, n_cells, n_features, train.device)
+        with explained():
+            seen = (pipeline.inputs(stage, train), pipeline.inputs(stage, validation))
+        settings = plan.settings[stage]
+        if settings is None:
+            with explained():
+                result = fit_in_closed_form(pipeline.objective(stage), seen[0])
+        else:
+            result = fit_stage(
+                pipeline.objective(stage),
+                seen,
+                settings,
+                name=stage,
+                accelerator=plan.accelerator,
+                devices=plan.devices,
+                num_nodes=plan.num_nodes,
+                seed=plan.seed + number + start.seed_offset,
+                show_progress=show_progress,
+                save=None if checkpoint is None else save,
+                resume=start.state if number == first else None,
+                trainer_kwargs=plan.trainer_kwargs,
+            )
+        # Those of the next stage take as much.
+        del seen
+        if len(result.history) or settings is None:
+            fitted.record(stage, result)
+        if stage in pipeline.conditions[-1:]:
+            with explained():
+                pipeline.fit_bridge(train)
+        if result.interrupted:
+            if not fitted.trained_stages:
+                raise KeyboardInterrupt
+            kept = "last" if settings is None or settings.patience is None else "best"
+            logger.warning(
+                f"training interrupted in stage {stage!r} after {len(result.history)} epochs; the {kept} weights "
+                "so far are kept, train() goes on from them."
+            )
+            return False
+    return True
