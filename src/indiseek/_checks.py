@@ -114,29 +114,46 @@ def by_name(name: str, value: T | Mapping[str, T], keys: Sequence[str], *, what:
     return {key: value[key] for key in keys}
 
 
-def by_stage(name: str, value: Any, default: Mapping[str, T]) -> dict[str, T]:
-    """One value for each stage, from what the user said and the defaults.
+def options_by_stage(
+    options: Mapping[str, tuple[Any, Mapping[str, Any] | None]], stages: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """What the user says of each stage, where one value is for every stage and a mapping gives some by name.
 
     Parameters
     ----------
-    name
-        Name of the argument, for the message.
-    value
-        One value for all stages, values for some of them by name, or None.
-    default
-        Values by stage.
+    options
+        By name of the argument: what the user gave, None for nothing, and the bounds of :func:`check_number`; None for
+        an option that is True or False.
+    stages
+        Names of the stages.
+
+    Returns
+    -------
+    By stage, then by argument; without what the user says nothing of.
 
     Raises
     ------
     KeyError
         If a stage is unknown.
+    TypeError, ValueError
+        If a value is no number or flag, or out of range.
     """
-    if not isinstance(value, Mapping):
-        return {stage: known if value is None else value for stage, known in default.items()}
-    unknown = sorted(set(value) - set(default))
-    if unknown:
-        raise KeyError(f"expected {name} of the stages {list(default)}, got {unknown}; use their names.")
-    return {stage: value.get(stage, known) for stage, known in default.items()}
+    found: dict[str, dict[str, Any]] = {stage: {} for stage in stages}
+    for name, (given, bounds) in options.items():
+        if isinstance(given, Mapping) and (unknown := sorted(set(given) - set(stages), key=str)):
+            raise KeyError(f"expected {name} of the stages {list(stages)}, got {unknown}; use their names.")
+        for stage in stages:
+            value = given.get(stage) if isinstance(given, Mapping) else given
+            if value is None:
+                continue
+            if bounds is None:
+                check_flag(name, value)
+                found[stage][name] = bool(value)
+            else:
+                check_number(name, value, **bounds)
+                # Lightning refuses numpy's integers.
+                found[stage][name] = int(value) if bounds.get("whole") else float(value)
+    return found
 
 
 def _bounds(low: float | None, above: float | None, high: float | None, below: float | None) -> list[tuple[str, float]]:

@@ -1,14 +1,12 @@
 """From a MuData to tensors: registration, transforms, splits, batches."""
 
-from indiseek.data._batches import CellTensors, OrderedBatches, RowBatches
-from indiseek.data._cells import Cells, Schema, choose_transform
+from indiseek.data._cells import Cells, CellTensors, Schema, choose_transform, digest_of_names
 from indiseek.data._convert import convert
 from indiseek.data._disk import DiskMatrix, Matrix, Values, is_sparse, row_chunks
 from indiseek.data._files import mudata_writer, replace_files, write_mudata
-from indiseek.data._manager import categories_of
 from indiseek.data._open import open_mudata
+from indiseek.data._rows import OrderedBatches, RowBatches, Split, SplitOptions, given_split, random_split
 from indiseek.data._setup import Setup, make_setup
-from indiseek.data._split import Split, SplitOptions, given_split, random_split
 from indiseek.data._transforms import CLR, TRANSFORMS, LogNormalizePCA, Scale, Transform
 from indiseek.data._views import thinned_views
 from indiseek.data._zarr import checked_array, new_zarr
@@ -30,10 +28,11 @@ __all__ = [
     "SplitOptions",
     "Transform",
     "Values",
-    "categories_of",
     "checked_array",
     "convert",
     "choose_transform",
+    "convert",
+    "digest_of_names",
     "given_split",
     "make_setup",
     "mudata_writer",

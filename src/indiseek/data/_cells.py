@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,10 @@ import torch
 from mudata import MuData
 from numpy.typing import NDArray
 from scvi.data import AnnDataManager
+from torch import Tensor
 
-from indiseek.data._batches import CellTensors
 from indiseek.data._disk import DiskMatrix, Values, is_sparse
-from indiseek.data._manager import covariates_of, register
+from indiseek.data._manager import categories_of, covariates_of, register
 from indiseek.data._setup import PROTEIN_NAMES, RNA_NAMES, Setup, check_names, covariate_columns, make_setup
 from indiseek.data._summary import Summary
 from indiseek.data._transforms import CLR, LogNormalizePCA, Scale, Transform
@@ -38,6 +39,63 @@ _MANY_FEATURES = 500
 _MANY_BYTES = 2**30
 
 
+class CellTensors(NamedTuple):
+    """What an objective is given of cells: the same rows of every tensor.
+
+    Attributes
+    ----------
+    features
+        One ``(n_cells, n_features)`` tensor for each modality; ``(n_cells, 0)`` for one that no cell here has.
+    condition
+        Frozen codes of the stages that come before, one ``(n_cells, n_condition)`` tensor for each modality; empty for
+        a stage that is given none.
+    views
+        Augmented features, made before training for objectives that compare views of a cell, one
+        ``(n_cells, n_views, n_features)`` tensor for each modality; empty where there are none. They take
+        ``4 * n_views`` bytes for each feature and cell.
+    covariates
+        One ``(n_cells,)`` tensor for each covariate that was set up, the batch key first: int64 codes of categories,
+        float32 values of numbers.
+    present
+        One ``(n_cells,)`` tensor of bools for each modality: whether a cell has it. Empty where every cell has all.
+    """
+
+    features: tuple[Tensor, ...]
+    condition: tuple[Tensor, ...] = ()
+    views: tuple[Tensor, ...] = ()
+    covariates: tuple[Tensor, ...] = ()
+    present: tuple[Tensor, ...] = ()
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.features[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.features[0].device
+
+    def condition_of_others(self, modality: int) -> Tensor:
+        """Frozen codes of all modalities but one, side by side, ``(n_cells, (n_modalities - 1) * n_condition)``."""
+        return torch.cat([code for j, code in enumerate(self.condition) if j != modality], dim=-1)
+
+    def take(self, rows: Tensor) -> CellTensors:
+        """The same rows of every tensor."""
+        return CellTensors(*(tuple(t.index_select(0, rows) for t in tensors) for tensors in self))
+
+    def split(self, n_cells: int) -> tuple[CellTensors, CellTensors]:
+        """The first `n_cells` and the others, in the same memory."""
+        return (
+            CellTensors(*(tuple(t[:n_cells] for t in tensors) for tensors in self)),
+            CellTensors(*(tuple(t[n_cells:] for t in tensors) for tensors in self)),
+        )
+
+    def to(self, device: torch.device) -> CellTensors:
+        """Every tensor on `device`."""
+        return CellTensors(*(tuple(t.to(device) for t in tensors) for tensors in self))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schema:
     """What cells must have to be a model's: the set-up, and what was found in the cells of training.
@@ -52,12 +110,21 @@ class Schema:
         Whether a modality's values are handled as CSR.
     registry
         What scvi-tools has noted of the fields: among others the categories of each categorical covariate.
+    n_categories
+        Number of categories by covariate, in the set-up's order; 0 for one of numbers.
     """
 
     setup: Setup
     features: dict[str, list[str]]
     sparse: dict[str, bool]
     registry: dict[str, Any]
+    n_categories: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Count the categories."""
+        categories = categories_of(self.registry, self.setup)
+        n_categories = {key: len(categories.get(key, ())) for key in self.setup.covariates}
+        object.__setattr__(self, "n_categories", n_categories)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -211,6 +278,11 @@ class Cells:
         return cls(schema, mdata.obs_names, values, covariates_of(manager, setup), manager), chosen
 
     @property
+    def digest(self) -> str:
+        """Digest of the names of the cells in their order."""
+        return digest_of_names(self.names)
+
+    @property
     def only(self) -> str | None:
         """The one modality that these cells have where the schema has more; None where they have all."""
         return None if len(self.values) == len(self.schema.modalities) else next(iter(self.values))
@@ -225,14 +297,14 @@ class Cells:
         rows
             Positions of the cells wanted.
         """
-        n_cells = len(self) if rows is None else len(rows)
-        device = transforms[0].device
-        features = []
-        for name, transform in zip(self.schema.modalities, transforms, strict=True):
-            known = name in self.values
-            features.append(
-                transform.apply_to(self.values[name], rows) if known else torch.empty(n_cells, 0, device=device)
-            )
+        found = {
+            name: transform.apply_to(self.values[name], rows)
+            for name, transform in zip(self.schema.modalities, transforms, strict=True)
+            if name in self.values
+        }
+        any_of = next(iter(found.values()))
+        n_cells, device = len(any_of), any_of.device
+        features = [found.get(name, any_of[:, :0]) for name in self.schema.modalities]
         covariates = tuple(
             torch.as_tensor(values if rows is None else values[rows], device=device)
             for values in self.covariates.values()
@@ -243,6 +315,11 @@ class Cells:
                 torch.full((n_cells,), name in self.values, device=device) for name in self.schema.modalities
             )
         return CellTensors(tuple(features), covariates=covariates, present=present)
+
+
+def digest_of_names(names: pd.Index) -> str:
+    """Digest of names in their order."""
+    return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()
 
 
 def choose_transform(name: str, summary: Summary) -> Transform:

@@ -7,6 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -30,7 +31,7 @@ from indiseek.data import (
     Split,
     SplitOptions,
     Transform,
-    categories_of,
+    digest_of_names,
     make_setup,
 )
 from indiseek.metrics import Certificate, Thresholds
@@ -39,13 +40,13 @@ from indiseek.models._options import Options, name_of
 from indiseek.models._saved import MDATA_NAME, read_saved, write_saved
 from indiseek.objectives import rank
 from indiseek.train import (
-    Checkpoint,
+    PATIENCE,
     Fitted,
+    MakeViews,
     Pipeline,
     Plan,
     Stage,
     amount_of,
-    digest_of_names,
     empty_transforms,
     fit_pipeline,
     memory_explained,
@@ -116,10 +117,10 @@ class MultimodalModel(ABC):
     def _uses_covariates(self) -> bool:
         return False
 
-    def _make_views(self, fitted: Fitted, rows: NDArray[np.intp], seed: int) -> tuple[torch.Tensor, ...]:
-        """Augmented features of cells as in ``CellTensors.views``, for objectives that want any."""
-        del fitted, rows, seed
-        return ()
+    @property
+    def _make_views(self) -> MakeViews | None:
+        """What makes augmented features of cells, for objectives that want any."""
+        return None
 
     # What the cells are
 
@@ -336,7 +337,7 @@ class MultimodalModel(ABC):
         lr: float | Mapping[str, float] | None = None,
         weight_decay: float | Mapping[str, float] | None = None,
         early_stopping: bool | Mapping[str, bool] = True,
-        patience: int | Mapping[str, int] = 10,
+        patience: int | Mapping[str, int] = PATIENCE,
         train_size: float = 0.8,
         validation_size: float = 0.1,
         external_indexing: Sequence[ArrayLike] | None = None,
@@ -411,13 +412,15 @@ class MultimodalModel(ABC):
             what else would help. Where only the codes that are written at the end do not fit, the training is kept.
         """
         cells = self._training_cells()
+        _check_trainer(devices, num_nodes, seed, train_size, validation_size, trainer_kwargs)
         split = SplitOptions(
             train_size=train_size, validation_size=validation_size, external_indexing=external_indexing
         )
-        _check_trainer(devices, num_nodes, seed, trainer_kwargs)
+        self._check_split(split, seed)
+        stages, make_views = self._stages(), self._make_views
         settings = settings_of(
-            self._stages(),
-            split.n_train(len(cells)),
+            stages,
+            split.n_train(len(cells.names)),
             max_epochs=max_epochs,
             batch_size=batch_size,
             lr=lr,
@@ -425,29 +428,25 @@ class MultimodalModel(ABC):
             early_stopping=early_stopping,
             patience=patience,
         )
-        plan = Plan(
-            settings=settings,
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
-            seed=seed,
-            trainer_kwargs=trainer_kwargs,
-        )
-        process = plan.process()
-        self._check_split(split, seed)
-        checkpoint = None
-        if checkpoint_dir is not None:
-            # One of anything else is refused.
-            what = self._record() | plan.record() | {"split": _digested(split)}
-            checkpoint = Checkpoint(checkpoint_dir, what, writes=process.rank == 0)
+        present = self._fitted
         self._fitted = fit_pipeline(
             cells,
-            plan,
-            checkpoint,
-            process,
-            new=lambda: self._to_fit(split, seed),
+            Plan(
+                settings=settings,
+                accelerator=accelerator,
+                devices=devices,
+                num_nodes=num_nodes,
+                seed=seed,
+                trainer_kwargs=trainer_kwargs,
+            ),
+            # A copy of the present state, so that a failure leaves that as it is.
+            partial(copy.deepcopy, present)
+            if present is not None
+            else partial(Fitted.new, cells, self._transforms, stages, split, seed),
             restored=lambda saved: self._restored(saved, self._own_transforms()),
-            make_views=self._make_views,
+            make_views=make_views,
+            checkpoint_dir=checkpoint_dir,
+            record=lambda: self._record() | {"split": _digested(split)},
             show_progress=show_progress,
         )
         if write_latents:
@@ -455,9 +454,11 @@ class MultimodalModel(ABC):
 
     def _check_split(self, wanted: SplitOptions, seed: int) -> None:
         """Raise if the options were chosen, or a model was trained, with another split."""
+        if self._fitted is None and self._chosen_on is None:
+            return
         record = wanted.record()
         if self._fitted is None:
-            if self._chosen_on not in (None, record | {"seed": seed}):
+            if self._chosen_on != record | {"seed": seed}:
                 raise ValueError(
                     f"expected the split on which the model was tuned, {self._chosen_on}, got "
                     f"{record | {'seed': seed}}; other test cells would be cells that the choice has seen."
@@ -475,27 +476,10 @@ class MultimodalModel(ABC):
                 "a test cell must stay one: leave these arguments out or make a new model."
             )
 
-    def _to_fit(self, wanted: SplitOptions, seed: int) -> Fitted:
-        """State to train: a copy of the present one, or a new one with split, fitted transforms and networks."""
-        if self._fitted is not None:
-            return copy.deepcopy(self._fitted)
-        cells = self._training_cells()
-        split = wanted.split(len(cells), seed)
-        # One by one, so that a transform given for two modalities is fitted to each.
-        transforms = {name: copy.deepcopy(transform) for name, transform in self._transforms.items()}
-        for name, transform in transforms.items():
-            transform.fit(cells.values[name], split.train)
-        return Fitted(self._new_pipeline(transforms, seed), split, wanted.record(), digest_of_names(cells.names))
-
-    def _new_pipeline(self, transforms: Mapping[str, Transform], seed: int) -> Pipeline:
-        categories = categories_of(self._schema.registry, self._schema.setup)
-        n_categories = {key: len(categories.get(key, ())) for key in self._schema.setup.covariates}
-        return Pipeline(transforms, self._stages(), n_categories, seed)
-
     def _restored(self, saved: dict[str, Any], own: Mapping[str, type[Transform]]) -> Fitted:
         """State that :meth:`Fitted.payload` has written down; nothing is fitted."""
         transforms = empty_transforms(saved["transforms"], self._schema.features, own)
-        return Fitted.from_payload(saved, self._new_pipeline(transforms, seed=0))
+        return Fitted.from_payload(saved, Pipeline(transforms, self._stages(), self._schema.n_categories, seed=0))
 
     def _own_transforms(self) -> dict[str, type[Transform]]:
         return {transform.name: type(transform) for transform in self._transforms.values()}
@@ -901,11 +885,19 @@ def _check_transforms(transforms: Mapping[str, Transform], modalities: Sequence[
             )
 
 
-def _check_trainer(devices: int, num_nodes: int, seed: int, trainer_kwargs: Mapping[str, Any]) -> None:
+def _check_trainer(
+    devices: int,
+    num_nodes: int,
+    seed: int,
+    train_size: float,
+    validation_size: float,
+    trainer_kwargs: Mapping[str, Any],
+) -> None:
     """Raise for what Lightning would take and these models cannot, or would refuse in its own words."""
-    check_number("devices", devices, low=1, whole=True)
-    check_number("num_nodes", num_nodes, low=1, whole=True)
-    check_number("seed", seed, low=0, whole=True)
+    for name, value, low in (("devices", devices, 1), ("num_nodes", num_nodes, 1), ("seed", seed, 0)):
+        check_number(name, value, low=low, whole=True)
+    for name, size in (("train_size", train_size), ("validation_size", validation_size)):
+        check_number(name, size)
     strategy = trainer_kwargs.get("strategy", "auto")
     if devices * num_nodes > 1 and strategy not in ("auto", "ddp"):
         raise ValueError(

@@ -18,7 +18,7 @@ from indiseek.models._base import MultimodalModel
 from indiseek.models._options import Options, check_dimension
 from indiseek.nn import Encoder
 from indiseek.objectives import CoMMObjective, Form, Negatives, Objective
-from indiseek.train import Fitted, Schedule, Shapes, Space, Stage
+from indiseek.train import Fitted, MakeViews, Schedule, Shapes, Space, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -244,9 +244,11 @@ class CoMMModel(MultimodalModel):
     def _has_views(self, name: str) -> bool:
         return self._options.n_views > 0 and isinstance(self._transforms[name], LogNormalizePCA)
 
-    def _make_views(self, fitted: Fitted, rows: NDArray[np.intp], seed: int) -> tuple[torch.Tensor, ...]:
-        if not any(map(self._has_views, self.modalities)):
-            return ()
+    @property
+    def _make_views(self) -> MakeViews | None:
+        return self._views if any(map(self._has_views, self.modalities)) else None
+
+    def _views(self, fitted: Fitted, rows: NDArray[np.intp], seed: int) -> tuple[torch.Tensor, ...]:
         views = []
         for name, transform in fitted.transforms.items():
             values = self._training_cells().values[name]

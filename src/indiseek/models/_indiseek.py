@@ -22,7 +22,7 @@ from indiseek.models._base import FEWER_CELLS, MIN_HELD_OUT_CELLS, MultimodalMod
 from indiseek.models._options import Flow, NCEClub, Options, check_dimension
 from indiseek.nn import Encoder
 from indiseek.objectives import CLIPObjective, ConditionalFlowObjective, NCEClubObjective, Objective
-from indiseek.train import Schedule, Shapes, Space, Stage, resolve_device, settings_of
+from indiseek.train import PATIENCE, Fitted, Pipeline, Schedule, Shapes, Space, Stage, resolve_device, settings_of
 from indiseek.tuning import Grid, Record, Trials, Tuning, candidates, fingerprint_of_data, search
 
 logger = logging.getLogger(__name__)
@@ -327,10 +327,10 @@ class IndiSeekModel(MultimodalModel):
             lr=None,
             weight_decay=None,
             early_stopping=True,
-            patience=10,
+            patience=PATIENCE,
         )
         device = resolve_device(accelerator)
-        fitted = self._to_fit(options, seed)
+        fitted = Fitted.new(cells, self._transforms, self._stages(), options, seed)
         split = cast(Split, fitted.split)
         if len(split.validation) < MIN_HELD_OUT_CELLS:
             raise ValueError(
@@ -349,7 +349,9 @@ class IndiSeekModel(MultimodalModel):
         }
         tuning = search(
             Trials(
-                new_pipeline=lambda changes: self._with(changes)._new_pipeline(fitted.transforms, seed).to(device),
+                new_pipeline=lambda changes: Pipeline(
+                    fitted.transforms, self._with(changes)._stages(), cells.schema.n_categories, seed
+                ).to(device),
                 names=self.modalities,
                 train=pipeline.tensors(cells, split.train),
                 validation=pipeline.tensors(cells, split.validation),

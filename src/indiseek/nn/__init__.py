@@ -1,10 +1,9 @@
 """Networks."""
 
 from indiseek.nn._critic import GaussianCritic, SeparableCritic
-from indiseek.nn._encoder import Encoder
 from indiseek.nn._flow import ConditionalFlow
 from indiseek.nn._fusion import FusionTransformer
-from indiseek.nn._mlp import MLP, Activation
+from indiseek.nn._mlp import MLP, Activation, Encoder
 
 __all__ = [
     "MLP",

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from indiseek.nn._encoder import Encoder
-from indiseek.nn._mlp import MLP
+from indiseek.nn._mlp import MLP, Encoder
 
 
 class FusionTransformer(nn.Module):

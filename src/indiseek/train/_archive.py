@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
@@ -27,11 +26,6 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return value
-
-
-def digest_of_names(names: pd.Index) -> str:
-    """Digest of names in their order."""
-    return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()
 
 
 def write_archive(

@@ -22,9 +22,8 @@ from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
 from indiseek.data import CellTensors, OrderedBatches, RowBatches
 from indiseek.objectives import Objective, gather_objects
-from indiseek.train._callbacks import EveryEpoch, KeepBest, Progress
 from indiseek.train._guards import memory_explained, memory_of_all_explained, seeded
-from indiseek.train._module import StageModule, StageState
+from indiseek.train._lightning import EveryEpoch, KeepBest, Progress, StageModule, StageState
 from indiseek.train._stage import StageSettings
 
 
@@ -157,6 +156,7 @@ def fit_stage(
         If the processes do not have the same cells.
     """
     train, validation = cells
+    n_train, n_validation = train.n_cells, validation.n_cells
     callbacks: list[lightning.Callback] = list((trainer_kwargs or {}).get("callbacks", ()))
     keep_best = None
     if settings.patience is not None:
@@ -166,9 +166,9 @@ def fit_stage(
         callbacks.append(Progress(name))
     callbacks.append(EveryEpoch(save, keep_best, resume))
     module = StageModule(objective, train, validation, settings, resume)
-    n_cells, n_features = train.n_cells + validation.n_cells, sum(x.shape[1] for x in train.features)
+    n_cells, n_features = n_train + n_validation, sum(x.shape[1] for x in train.features)
     all_explained = partial(memory_of_all_explained, f"what stage {name!r} needs of all its cells", n_cells, n_features)
-    has_critics = any(True for _ in objective.critic_parameters())
+    has_critics = next(objective.critic_parameters(), None) is not None
     strategy = _strategy(devices * num_nodes, has_critics=has_critics)
     options = {**_NO_FILES, **(trainer_kwargs or {}), **strategy, "callbacks": callbacks}
     start = time.perf_counter()
@@ -183,7 +183,7 @@ def fit_stage(
             keep_best.restore(resume["best"])
         start -= resume["seconds"]
     objective.train()
-    with _quiet(), seeded(seed), _sigint_kept():
+    with _quiet(), _sigint_kept(), seeded(seed):
         trainer = lightning.Trainer(
             max_epochs=settings.max_epochs - module.first_epoch,
             accelerator=accelerator,
@@ -196,7 +196,7 @@ def fit_stage(
             # Each process draws noise of its own for its share of the cells.
             torch.manual_seed(seed + _RANK_STRIDE * process.rank)
         rows = RowBatches(
-            train.n_cells,
+            n_train,
             batch_size=settings.batch_size,
             n_extra=settings.n_critic_steps,
             seed=seed,
@@ -204,9 +204,9 @@ def fit_stage(
             rank=process.rank,
             world_size=process.world_size,
         )
+        held_out = OrderedBatches(n_validation, batch_size=settings.batch_size, device=process.device)
         if resume is not None:
             rows.state = resume["rows"]
-        held_out = OrderedBatches(validation.n_cells, batch_size=settings.batch_size, device=process.device)
         with all_explained(process.device):
             module.train_cells, module.validation_cells = train.to(process.device), validation.to(process.device)
         advice = f"try train(batch_size={{{name!r}: {max(2, rows.batch_size // 2)}}})"

@@ -28,6 +28,21 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def drawn_from(state: Tensor) -> Iterator[None]:
+    """Run a block that draws from torch on the CPU on from `state`, which is then that after the block.
+
+    Parameters
+    ----------
+    state
+        Random state of torch on the CPU; changed in place.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(state)
+        yield
+        state.copy_(torch.get_rng_state())
+
+
 def random_states(device: torch.device) -> list[Tensor]:
     """Random states of torch on the CPU and, where it is a GPU, on `device`."""
     states = [torch.get_rng_state()]

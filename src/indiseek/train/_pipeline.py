@@ -1,16 +1,21 @@
-"""The trained parts of a model: transforms, and one objective a stage."""
+"""The trained parts of a model: transforms, one objective a stage, and what else training leaves behind."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
 
+import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from indiseek.data import Cells, CellTensors, Transform
+from indiseek.data import TRANSFORMS, Cells, CellTensors, Split, SplitOptions, Transform
 from indiseek.objectives import Objective
-from indiseek.train._guards import seeded
+from indiseek.train._guards import drawn_from
 from indiseek.train._stage import Shapes, Stage
 
 # Small enough that what a flow of 100 proteins needs for a batch, some 30 kB a cell, stays below the data.
@@ -19,6 +24,9 @@ INFERENCE_BATCH = 2048
 
 class Pipeline(nn.Module):
     """Transforms of the modalities and the objectives of the stages, in their order.
+
+    The networks of a stage are made when it begins (:meth:`begin`), because what a stage needs to know may depend on
+    what an earlier one has found. All weights come from one stream of random numbers.
 
     Parameters
     ----------
@@ -39,26 +47,38 @@ class Pipeline(nn.Module):
         self.names = tuple(transforms)
         self.stages = {stage.name: stage for stage in stages}
         self.transforms = nn.ModuleList(transforms.values())
-        shapes = Shapes(
-            {name: transform.n_output for name, transform in transforms.items()},
-            {name: transform.rank for name, transform in transforms.items()},
+        sizes = {name: (transform.n_output, transform.rank) for name, transform in transforms.items()}
+        self._shapes = Shapes(
+            {name: n_output for name, (n_output, _) in sizes.items()},
+            {name: rank for name, (_, rank) in sizes.items()},
             dict(n_categories),
         )
-        with seeded(seed):
-            self.objectives = nn.ModuleDict({stage.name: stage.objective(shapes) for stage in stages})
+        self.n_features = sum(self._shapes.n_features.values())
+        self.objectives = nn.ModuleDict()
+        # From which the next stage's weights are drawn.
+        self.random_state = torch.Generator().manual_seed(seed).get_state()
         self.bridge = _Bridge()
 
     @property
     def device(self) -> torch.device:
         """Device of transforms and networks."""
-        return self.transform(self.names[0]).device
+        # Of a buffer, because a user's own transform may have no other tensor.
+        return next(self.transforms.buffers()).device
 
     def transform(self, modality: str) -> Transform:
         """Transform of a modality."""
         return cast(Transform, self.transforms[self.names.index(modality)])
 
+    def begin(self, stage: str) -> Objective:
+        """Objective of a stage, made now if it is not there yet; those of earlier stages are made before it."""
+        for name in list(self.stages)[: list(self.stages).index(stage) + 1]:
+            if name not in self.objectives:
+                with drawn_from(self.random_state):
+                    self.objectives[name] = self.stages[name].objective(self._shapes).to(self.device)
+        return self.objective(stage)
+
     def objective(self, stage: str) -> Objective:
-        """Objective of a stage."""
+        """Objective of a stage that has begun."""
         return cast(Objective, self.objectives[stage])
 
     @property
@@ -111,12 +131,15 @@ class Pipeline(nn.Module):
         objective = self.objective(stage)
         return _by_batch(lambda batch: (objective.joint(batch),), self.inputs(stage, cells), batch_size)[0]
 
-    def tensors(self, cells: Cells, rows: Any = None) -> CellTensors:
+    def tensors(self, cells: Cells, rows: NDArray[np.intp] | None = None) -> CellTensors:
         """Transformed features and covariates of all cells, or of those at `rows`, on the device."""
         return cells.tensors([self.transform(name) for name in self.names], rows)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up a saved state."""
+        """Take up a saved state, with the networks of the stages that it has."""
+        for name in self.stages:
+            if any(key.startswith(f"objectives.{name}.") for key in state):
+                self.begin(name)
         self.bridge.allocate(state["bridge.maps"].shape)
         self.load_state_dict(state)
         self.eval()
@@ -186,3 +209,137 @@ def _by_batch(
         for result, x in zip(results, found, strict=True):
             result[rows] = x
     return results
+
+
+@dataclass
+class Fitted:
+    """State of a trained model. Training works on a copy, so that a failure leaves the model as it was.
+
+    Attributes
+    ----------
+    pipeline
+        Transforms and networks.
+    split, split_options
+        Split of the cells of training, and what the user asked for, as plain values. The split is None for a model
+        that was loaded with other cells.
+    cells
+        Digest of the names of the cells of training: positions mean nothing in other cells.
+    trained_stages
+        Stages that have been trained, in order.
+    stage_seconds
+        Wall time by stage.
+    history
+        ``(n_epochs, 1)`` table by ``"stage/term"``.
+    """
+
+    pipeline: Pipeline
+    split: Split | None
+    split_options: dict[str, Any]
+    cells: str
+    trained_stages: list[str] = field(default_factory=list)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    history: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def transforms(self) -> dict[str, Transform]:
+        """Fitted transform by modality."""
+        return {name: self.pipeline.transform(name) for name in self.pipeline.names}
+
+    @classmethod
+    def new(
+        cls,
+        cells: Cells,
+        transforms: Mapping[str, Transform],
+        stages: Sequence[Stage],
+        split: SplitOptions,
+        seed: int,
+    ) -> Self:
+        """State before the first stage: a split, transforms fitted on its training cells, and no networks yet."""
+        parts, record = split.split(len(cells.names), seed), split.record()
+        # One by one, so that a transform given for two modalities is fitted to each.
+        fitted = dict(transforms)
+        for name, transform in transforms.items():
+            fitted[name] = copy.deepcopy(transform)
+            fitted[name].fit(cells.values[name], parts.train)
+        return cls(Pipeline(fitted, stages, cells.schema.n_categories, seed), parts, record, cells.digest)
+
+    def record(self, stage: str, history: pd.DataFrame, seconds: float) -> None:
+        """Add what one fit of a stage gave; epochs of a later fit go on counting."""
+        for column in history:
+            key = f"{stage}/{column}"
+            new = history[[column]].rename(columns={column: key})
+            if key in self.history:
+                new.index = new.index + len(self.history[key])
+                new = pd.concat([self.history[key], new]).rename_axis("epoch")
+            self.history[key] = new
+        self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
+        if stage not in self.trained_stages:
+            self.trained_stages.append(stage)
+
+    def payload(self) -> dict[str, Any]:
+        """Tensors and plain values from which :meth:`from_payload` builds the same state."""
+        return {
+            "transforms": {
+                name: {"name": t.name, "config": t.config(), "n_output": t.n_output}
+                for name, t in self.transforms.items()
+            },
+            "state": {key: value.cpu() for key, value in self.pipeline.state_dict().items()},
+            "random_state": self.pipeline.random_state,
+            "split": None if self.split is None else [torch.as_tensor(part) for part in self.split],
+            "split_options": self.split_options,
+            "cells": self.cells,
+            "trained_stages": self.trained_stages,
+            "stage_seconds": self.stage_seconds,
+            "history": {key: table[key].tolist() for key, table in self.history.items()},
+        }
+
+    @classmethod
+    def from_payload(cls, payload: dict[str, Any], pipeline: Pipeline) -> Self:
+        """Rebuild from a payload and networks of the right shapes."""
+        pipeline.load_state(payload["state"])
+        # Files of before stages began one by one have all of them.
+        pipeline.random_state = payload.get("random_state", pipeline.random_state)
+        split = payload["split"]
+        return cls(
+            pipeline=pipeline,
+            split=None if split is None else Split(*(part.numpy() for part in split)),
+            split_options=payload["split_options"],
+            cells=payload["cells"],
+            trained_stages=payload["trained_stages"],
+            stage_seconds=payload["stage_seconds"],
+            history={
+                key: pd.DataFrame({key: values}).rename_axis("epoch") for key, values in payload["history"].items()
+            },
+        )
+
+
+def empty_transforms(
+    saved: Mapping[str, Any], features: Mapping[str, Sequence[str]], own: Mapping[str, type[Transform]]
+) -> dict[str, Transform]:
+    """Transforms of the saved kinds with buffers of the saved sizes, ready to take a saved state.
+
+    Parameters
+    ----------
+    saved
+        By modality, as in :meth:`Fitted.payload`.
+    features
+        Names of the features by modality.
+    own
+        The user's own classes by name.
+
+    Raises
+    ------
+    ValueError
+        If a class is not known.
+    """
+    known = {**TRANSFORMS, **own}
+    transforms = {}
+    for name, entry in saved.items():
+        if entry["name"] not in known:
+            raise ValueError(
+                f"expected the class of the transform {entry['name']!r} of {name!r}, got {sorted(known)}; pass it to "
+                "load in own_code."
+            )
+        transforms[name] = known[entry["name"]](**entry["config"])
+        transforms[name].allocate(len(features[name]), entry["n_output"])
+    return transforms

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -18,9 +19,9 @@ from indiseek.data import Cells, CellTensors, Split
 from indiseek.objectives import gather_objects
 from indiseek.train._checkpoint import Checkpoint
 from indiseek.train._fit import Process, fit_in_closed_form, fit_stage, resolve_process
-from indiseek.train._fitted import Fitted
 from indiseek.train._guards import memory_of_all_explained
-from indiseek.train._module import StageState
+from indiseek.train._lightning import StageState
+from indiseek.train._pipeline import Fitted
 from indiseek.train._stage import StageSettings
 
 logger = logging.getLogger(__name__)
@@ -101,12 +102,12 @@ class Start(NamedTuple):
 def fit_pipeline(
     cells: Cells,
     plan: Plan,
-    checkpoint: Checkpoint | None,
-    process: Process,
+    before: Callable[[], Fitted],
     *,
-    new: Callable[[], Fitted],
     restored: Callable[[dict[str, Any]], Fitted],
-    make_views: MakeViews,
+    make_views: MakeViews | None,
+    checkpoint_dir: str | Path | None,
+    record: Callable[[], dict[str, Any]],
     show_progress: bool,
 ) -> Fitted:
     """Train all stages on a state of their own, and give it back.
@@ -117,16 +118,16 @@ def fit_pipeline(
         The cells of training.
     plan
         How the stages are trained.
-    checkpoint
-        Where the state is kept after every epoch, and from where an unfinished fit goes on; None for nowhere.
-    process
-        Where this process trains.
-    new
+    before
         Makes the state to train: split, fitted transforms, networks.
     restored
         Makes it from what a checkpoint holds.
     make_views
-        Makes augmented features, for objectives that want any.
+        Makes augmented features for objectives that want any; None for none.
+    checkpoint_dir
+        Where the state is kept after every epoch, and from where an unfinished fit goes on; None for nowhere.
+    record
+        Gives plain values that tell model and cells from others: a checkpoint of anything else is refused.
     show_progress
         Whether progress bars are shown.
 
@@ -137,31 +138,51 @@ def fit_pipeline(
     MemoryError
         If the features, a step, or what a stage needs of all its cells do not fit into memory.
     ValueError
-        If the checkpoint is of another fit.
+        If there is no such device, or the checkpoint is of another fit or in use by one.
     """
-    with nullcontext() if checkpoint is None else checkpoint:
-        saved = None if checkpoint is None else checkpoint.read()
-        fitted = new() if saved is None else restored(saved["fitted"])
-        split = cast(Split, fitted.split)
-        rows = np.concatenate(split[:2])
-        n_features = sum(transform.n_output for transform in fitted.transforms.values())
-        explained = partial(memory_of_all_explained, n_cells=len(rows), n_features=n_features, device=process.device)
-        with explained("the features of the training and validation cells"):
-            fitted.pipeline.to(process.device)
-            train, validation = fitted.pipeline.tensors(cells, rows).split(len(split.train))
-        start = _start_of(fitted, (train, validation), saved, checkpoint)
-        with explained(
-            "n_views times the training and validation cells", advice="make the model with a smaller n_views"
-        ):
-            train = train._replace(views=make_views(fitted, split.train, plan.seed))
-            validation = validation._replace(views=make_views(fitted, split.validation, plan.seed + 1))
-        is_whole = _fit_stages(fitted, (train, validation), plan, start, checkpoint, show_progress=show_progress)
-        if is_whole and checkpoint is not None:
+    process = plan.process()
+    if checkpoint_dir is None:
+        fitted = before()
+        _fit_from(fitted, cells, plan, process, make_views, None, None, show_progress=show_progress)
+        return fitted
+    with Checkpoint(checkpoint_dir, record() | plan.record(), writes=process.rank == 0) as checkpoint:
+        saved = checkpoint.read()
+        fitted = before() if saved is None else restored(saved["fitted"])
+        if _fit_from(fitted, cells, plan, process, make_views, saved, checkpoint, show_progress=show_progress):
             checkpoint.remove()
             if process.world_size > 1:
                 # A next call must not find in one process what another is about to delete.
                 gather_objects(None)
     return fitted
+
+
+def _fit_from(
+    fitted: Fitted,
+    cells: Cells,
+    plan: Plan,
+    process: Process,
+    make_views: MakeViews | None,
+    saved: dict[str, Any] | None,
+    checkpoint: Checkpoint | None,
+    *,
+    show_progress: bool,
+) -> bool:
+    """Make the tensors of training and validation cells and train the stages; whether all are trained."""
+    split = cast(Split, fitted.split)
+    rows = np.concatenate(split[:2])
+    explained = partial(
+        memory_of_all_explained, n_cells=len(rows), n_features=fitted.pipeline.n_features, device=process.device
+    )
+    with explained("the features of the training and validation cells"):
+        fitted.pipeline.to(process.device)
+        train, validation = fitted.pipeline.tensors(cells, rows).split(len(split.train))
+    start = _start_of(fitted, (train, validation), saved, checkpoint)
+    if make_views is not None:
+        what, advice = "n_views times the training and validation cells", "make the model with a smaller n_views"
+        with explained(what, advice=advice):
+            train = train._replace(views=make_views(fitted, split.train, plan.seed))
+            validation = validation._replace(views=make_views(fitted, split.validation, plan.seed + 1))
+    return _fit_stages(fitted, (train, validation), plan, start, checkpoint, explained, show_progress=show_progress)
 
 
 def _start_of(
@@ -192,6 +213,7 @@ def _fit_stages(
     plan: Plan,
     start: Start,
     checkpoint: Checkpoint | None,
+    explained: Callable[[str], AbstractContextManager[None]],
     *,
     show_progress: bool,
 ) -> bool:
@@ -199,7 +221,6 @@ def _fit_stages(
     pipeline = fitted.pipeline
     stages = list(pipeline.stages)
     train, validation = cells
-    n_cells, n_features = train.n_cells + validation.n_cells, sum(x.shape[1] for x in train.features)
     first = stages.index(start.stage)
     for number, stage in list(enumerate(stages))[first:]:
 
@@ -208,16 +229,16 @@ def _fit_stages(
             cast(Checkpoint, checkpoint).write({"fitted": fitted.payload(), **progress})
 
         what = f"what stage {stage!r} needs of all its cells"
-        explained = partial(memory_of_all_explained, what, n_cells, n_features, train.device)
-        with explained():
+        with explained(what):
             seen = (pipeline.inputs(stage, train), pipeline.inputs(stage, validation))
+        objective = pipeline.begin(stage)
         settings = plan.settings[stage]
         if settings is None:
-            with explained():
-                result = fit_in_closed_form(pipeline.objective(stage), seen[0])
+            with explained(what):
+                result = fit_in_closed_form(objective, seen[0])
         else:
             result = fit_stage(
-                pipeline.objective(stage),
+                objective,
                 seen,
                 settings,
                 name=stage,
@@ -233,9 +254,9 @@ def _fit_stages(
         # Those of the next stage take as much.
         del seen
         if len(result.history) or settings is None:
-            fitted.record(stage, result)
+            fitted.record(stage, result.history, result.seconds)
         if stage in pipeline.conditions[-1:]:
-            with explained():
+            with explained(what):
                 pipeline.fit_bridge(train)
         if result.interrupted:
             if not fitted.trained_stages:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from indiseek._checks import by_stage, check_flag, check_number
+from indiseek._checks import options_by_stage
 from indiseek.objectives import Objective
+
+PATIENCE = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +87,6 @@ class Schedule:
     ramp: Fraction = Fraction(0)
     cosine: bool = False
     max_gradient_norm: float | None = None
-
-    def max_epochs(self, n_train: int, batch_size: int) -> int:
-        """Epochs of so many training cells that take about `n_steps`."""
-        return max(1, round(self.n_steps * batch_size / n_train))
 
 
 class Space(NamedTuple):
@@ -183,41 +181,35 @@ def settings_of(
         If a value is no number, or out of range.
     """
     schedules = {stage.name: stage.schedule for stage in stages if stage.schedule is not None}
-    sizes = _numbers("batch_size", batch_size, {n: s.batch_size for n, s in schedules.items()}, low=2, whole=True)
-    enough = {name: schedule.max_epochs(n_train, sizes[name]) for name, schedule in schedules.items()}
-    epochs = _numbers("max_epochs", max_epochs, enough, low=1, whole=True)
-    rates = _numbers("lr", lr, {name: schedule.lr for name, schedule in schedules.items()}, above=0)
-    decays = _numbers("weight_decay", weight_decay, {n: s.weight_decay for n, s in schedules.items()}, low=0)
-    patiences = _numbers("patience", patience, dict.fromkeys(schedules, 1), low=1, whole=True)
-    stops = by_stage("early_stopping", early_stopping, {name: s.stops_early for name, s in schedules.items()})
-    for value in stops.values():
-        check_flag("early_stopping", value)
-    if early_stopping is True:
-        # Said of all stages, it is said of those that can.
-        stops = {name: schedule.stops_early for name, schedule in schedules.items()}
+    checked = options_by_stage(
+        {
+            "max_epochs": (max_epochs, {"low": 1, "whole": True}),
+            "batch_size": (batch_size, {"low": 2, "whole": True}),
+            "lr": (lr, {"above": 0}),
+            "weight_decay": (weight_decay, {"low": 0}),
+            "early_stopping": (early_stopping, None),
+            "patience": (patience, {"low": 1, "whole": True}),
+        },
+        list(schedules),
+    )
     settings: dict[str, StageSettings | None] = dict.fromkeys((stage.name for stage in stages), None)
     for name, schedule in schedules.items():
+        said = checked[name]
+        size = said.get("batch_size", schedule.batch_size)
+        epochs = said.get("max_epochs", max(1, round(schedule.n_steps * size / n_train)))
+        # Said of all stages, it is said of those that can.
+        stops = schedule.stops_early if early_stopping is True else said.get("early_stopping", schedule.stops_early)
         settings[name] = StageSettings(
-            max_epochs=epochs[name],
-            batch_size=sizes[name],
-            patience=patiences[name] if stops[name] else None,
-            lr=rates[name],
+            max_epochs=epochs,
+            batch_size=size,
+            patience=said.get("patience", PATIENCE) if stops else None,
+            lr=said.get("lr", schedule.lr),
             critic_lr=schedule.critic_lr,
-            weight_decay=decays[name],
+            weight_decay=said.get("weight_decay", schedule.weight_decay),
             n_critic_steps=schedule.n_critic_steps,
-            warmup_epochs=int(schedule.warmup * epochs[name]),
-            ramp_epochs=int(schedule.ramp * epochs[name]),
+            warmup_epochs=int(schedule.warmup * epochs),
+            ramp_epochs=int(schedule.ramp * epochs),
             cosine=schedule.cosine,
             max_gradient_norm=schedule.max_gradient_norm,
         )
     return settings
-
-
-def _numbers(
-    name: str, value: Any, default: Mapping[str, Any], *, whole: bool = False, **bounds: float
-) -> dict[str, Any]:
-    found = by_stage(name, value, default)
-    for number in found.values():
-        check_number(name, number, whole=whole, **bounds)
-    # Lightning refuses numpy's integers.
-    return {stage: int(number) if whole else float(number) for stage, number in found.items()}

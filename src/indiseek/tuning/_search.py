@@ -102,7 +102,7 @@ class Trials:
             If the user stopped it.
         """
         result = fit_stage(
-            pipeline.objective(stage),
+            pipeline.begin(stage),
             (pipeline.inputs(stage, self.train), pipeline.inputs(stage, self.validation)),
             cast(StageSettings, self.settings[stage]),
             name=stage,
@@ -210,6 +210,8 @@ class _Search:
         pipeline = self.trials.new_pipeline(candidate)
         key = candidate["n_shared"], candidate["alignment"]
         if key in self.objectives:
+            # Those of later stages are drawn after its own.
+            pipeline.begin("shared")
             pipeline.objectives["shared"] = self.objectives[key]
         else:
             self.trials.fit(pipeline, "shared")

@@ -1,15 +1,16 @@
-"""Split of the cells into training, validation and test."""
+"""Which rows: the split of the cells into training, validation and test, and the batches of an epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
-
-from indiseek._checks import check_number
+from torch import Tensor
 
 
 class Split(NamedTuple):
@@ -35,11 +36,6 @@ class SplitOptions:
     train_size: float = 0.8
     validation_size: float = 0.1
     external_indexing: Sequence[ArrayLike] | None = None
-
-    def __post_init__(self) -> None:
-        """Check the fractions."""
-        check_number("train_size", self.train_size)
-        check_number("validation_size", self.validation_size)
 
     def n_train(self, n_cells: int) -> int:
         """Number of training cells that these options give."""
@@ -131,3 +127,93 @@ def _check(split: Split) -> Split:
             f"{len(split.validation)}; give more cells or other fractions."
         )
     return split
+
+
+class RowBatches:
+    """Shuffled row numbers, a new order each epoch, on the device.
+
+    The rows that do not fill a last batch are left out for that epoch, so that every batch has the
+    same number of negatives.
+
+    Parameters
+    ----------
+    n_rows
+        Number of training cells.
+    batch_size
+        Cells in a batch; all of them where there are fewer.
+    n_extra
+        Further independent batches that come with each batch, for the steps of a critic.
+    seed
+        Seed of the orders.
+    device
+        Where the row numbers are needed.
+    rank, world_size
+        Which of how many processes this is. Each has an equal, contiguous share of the same batches, whose size is
+        rounded down to a multiple of `world_size`.
+    """
+
+    def __init__(
+        self,
+        n_rows: int,
+        *,
+        batch_size: int,
+        n_extra: int = 0,
+        seed: int,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.n_rows = n_rows
+        self.batch_size = min(batch_size, n_rows) // world_size * world_size
+        self.n_extra = n_extra
+        self.device = device
+        self._n_own = self.batch_size // world_size
+        self._first_own = rank * self._n_own
+        # On the CPU, so that one seed gives one order on every device.
+        self._generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def state(self) -> Tensor:
+        """Random state from which the next epoch's orders come."""
+        return self._generator.get_state()
+
+    @state.setter
+    def state(self, state: Tensor) -> None:
+        self._generator.set_state(state)
+
+    def __len__(self) -> int:
+        return self.n_rows // self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        orders = [
+            torch.randperm(self.n_rows, generator=self._generator).to(self.device) for _ in range(1 + self.n_extra)
+        ]
+        for start in range(self._first_own, len(self) * self.batch_size, self.batch_size):
+            yield tuple(order[start : start + self._n_own] for order in orders)
+
+
+class OrderedBatches:
+    """Row numbers in order, in pieces of nearly equal size, for held-out cells.
+
+    Pieces of equal size matter where the value of a loss depends on the number of negatives.
+
+    Parameters
+    ----------
+    n_rows
+        Number of cells.
+    batch_size
+        Most cells in a batch.
+    device
+        Where the row numbers are needed.
+    """
+
+    def __init__(self, n_rows: int, *, batch_size: int, device: torch.device | str = "cpu") -> None:
+        self.n_rows = n_rows
+        self.n_batches = math.ceil(n_rows / batch_size)
+        self.device = device
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from torch.arange(self.n_rows, device=self.device).tensor_split(self.n_batches)
