@@ -6,8 +6,8 @@ from indiseek.data._disk import DiskMatrix, Matrix, Values, is_sparse, row_chunk
 from indiseek.data._files import mudata_writer, replace_files, write_mudata
 from indiseek.data._open import open_mudata
 from indiseek.data._rows import OrderedBatches, RowBatches, Split, SplitOptions, given_split, random_split
-from indiseek.data._setup import Setup, make_setup
-from indiseek.data._transforms import CLR, TRANSFORMS, LogNormalizePCA, Scale, Transform
+from indiseek.data._setup import Setup, make_setup, note_setup, noted_setup
+from indiseek.data._transforms import CLR, TRANSFORMS, LogNormalizePCA, Scale, Transform, check_transforms
 from indiseek.data._views import thinned_views
 from indiseek.data._zarr import checked_array, new_zarr
 
@@ -28,6 +28,7 @@ __all__ = [
     "SplitOptions",
     "Transform",
     "Values",
+    "check_transforms",
     "checked_array",
     "convert",
     "choose_transform",
@@ -38,6 +39,8 @@ __all__ = [
     "mudata_writer",
     "is_sparse",
     "new_zarr",
+    "note_setup",
+    "noted_setup",
     "open_mudata",
     "random_split",
     "replace_files",

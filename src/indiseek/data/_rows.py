@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,12 @@ class SplitOptions:
         if self.external_indexing is not None:
             return given_split(n_cells, self.external_indexing)
         return random_split(n_cells, train_size=self.train_size, validation_size=self.validation_size, seed=seed)
+
+    def digest(self) -> dict[str, Any]:
+        """:meth:`record`, with digests in place of positions."""
+        parts = self.record()["external_indexing"] or []
+        digests = [hashlib.sha256(repr(part).encode()).hexdigest() for part in parts]
+        return self.record() | {"external_indexing": digests or None}
 
     def record(self) -> dict[str, Any]:
         """The options as plain values."""

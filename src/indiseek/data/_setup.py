@@ -13,6 +13,8 @@ RNA_NAMES = ("rna", "gex")
 PROTEIN_NAMES = ("prot", "protein", "adt", "ab")
 # Names of spaces in .obsm, which modalities cannot have.
 _RESERVED = "shared"
+# Key in .uns.
+_NOTE = "indiseek_setup"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,17 @@ def make_setup(
     )
     covariate_columns(mdata, setup)
     return setup
+
+
+def note_setup(mdata: MuData, model: str, setup: Setup) -> None:
+    """Note in ``.uns`` what models of a class are to see, so that it goes with copies, subsets and files."""
+    mdata.uns[_NOTE] = {**mdata.uns.get(_NOTE, {}), model: setup.record()}
+
+
+def noted_setup(mdata: MuData, model: str) -> Setup | None:
+    """What :func:`note_setup` has noted for a class of models; None where it has not."""
+    notes = mdata.uns.get(_NOTE, {}) if isinstance(mdata, MuData) else {}
+    return Setup.from_record(notes[model]) if model in notes else None
 
 
 def check_names(mdata: MuData, name: str) -> None:

@@ -23,21 +23,22 @@ from scvi.data import AnnDataManager
 
 from indiseek._checks import check_number
 from indiseek.data import (
-    TRANSFORMS,
     Cells,
     CellTensors,
     Schema,
-    Setup,
     Split,
     SplitOptions,
     Transform,
+    check_transforms,
     digest_of_names,
     make_setup,
+    note_setup,
+    noted_setup,
 )
 from indiseek.metrics import Certificate, Thresholds
 from indiseek.models._certificate import certificate
-from indiseek.models._options import Options, name_of
-from indiseek.models._saved import MDATA_NAME, read_saved, write_saved
+from indiseek.models._options import Options
+from indiseek.models._saved import read_beside, read_saved, reopened, write_saved
 from indiseek.objectives import rank
 from indiseek.train import (
     PATIENCE,
@@ -52,17 +53,13 @@ from indiseek.train import (
     memory_explained,
     resolve_device,
     settings_of,
-    to_plain,
 )
 
 logger = logging.getLogger(__name__)
 
 MIN_HELD_OUT_CELLS = 100
-_PRECISIONS = ("32", "32-true", "bf16", "bf16-mixed")
 FEWER_CELLS = "take fewer cells at once"
 _BY_CHUNK = f"{FEWER_CELLS}, or let indiseek.models.embed write the codes chunk by chunk"
-# Key in .uns under which the set-up goes with a MuData, its copies and its files.
-_SETUP_KEY = "indiseek_setup"
 
 
 class MultimodalModel(ABC):
@@ -91,14 +88,16 @@ class MultimodalModel(ABC):
 
     def __init__(self, mdata: MuData, options: Options, transforms: Mapping[str, Transform] | None) -> None:
         self._options: Any = options
-        setup, said = self._setup_of(mdata)
+        noted = noted_setup(mdata, type(self).__name__)
+        setup = make_setup(mdata, at_least=self._least_modalities) if noted is None else noted
+        unused = [] if noted is not None else [name for name in mdata.mod if name not in setup.modalities]
         given = dict(transforms or {})
-        _check_transforms(given, setup.modalities)
+        check_transforms(given, setup.modalities)
         cells, self._transforms = Cells.to_train_on(mdata, setup, given, at_least=self._least_modalities)
         self._schema: Schema = cells.schema
         self._mdata, self._cells = mdata, cells
         self._check_options()
-        logger.info(f"{self._describe()}{said}")
+        logger.info(f"{self._describe()}{f'; not used: {unused} (setup_mudata chooses)' if unused else ''}")
         if setup.covariates and not self._uses_covariates:
             logger.warning(
                 f"{list(setup.covariates)} are registered and handed to the objectives, of which none of "
@@ -174,7 +173,7 @@ class MultimodalModel(ABC):
             continuous_covariate_keys=continuous_covariate_keys,
             at_least=cls._least_modalities,
         )
-        mdata.uns[_SETUP_KEY] = {**mdata.uns.get(_SETUP_KEY, {}), cls.__name__: setup.record()}
+        note_setup(mdata, cls.__name__, setup)
 
     @classmethod
     def setup_anndata(cls, adata: AnnData) -> None:
@@ -189,16 +188,6 @@ class MultimodalModel(ABC):
             f"expected a MuData with two modalities, got {type(adata).__name__}; build one with "
             f"mudata.MuData({{'rna': rna, 'prot': protein}}) and call {cls.__name__}.setup_mudata."
         )
-
-    @classmethod
-    def _setup_of(cls, mdata: MuData) -> tuple[Setup, str]:
-        """Set-up that goes with `mdata`, or what is found in it; and what is to be said of that."""
-        record = mdata.uns.get(_SETUP_KEY, {}).get(cls.__name__) if isinstance(mdata, MuData) else None
-        if record is not None:
-            return Setup.from_record(record), ""
-        setup = make_setup(mdata, at_least=cls._least_modalities)
-        unused = [name for name in mdata.mod if name not in setup.modalities]
-        return setup, f"; not used: {unused} (setup_mudata chooses)" if unused else ""
 
     def _describe(self) -> str:
         if self._cells is None:
@@ -412,12 +401,11 @@ class MultimodalModel(ABC):
             what else would help. Where only the codes that are written at the end do not fit, the training is kept.
         """
         cells = self._training_cells()
-        _check_trainer(devices, num_nodes, seed, train_size, validation_size, trainer_kwargs)
         split = SplitOptions(
             train_size=train_size, validation_size=validation_size, external_indexing=external_indexing
         )
         self._check_split(split, seed)
-        stages, make_views = self._stages(), self._make_views
+        make_views, stages = self._make_views, self._stages()
         settings = settings_of(
             stages,
             split.n_train(len(cells.names)),
@@ -428,25 +416,24 @@ class MultimodalModel(ABC):
             early_stopping=early_stopping,
             patience=patience,
         )
-        present = self._fitted
+        plan = Plan(
+            settings=settings,
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            seed=seed,
+            trainer_kwargs=trainer_kwargs,
+        )
+        new = partial(Fitted.new, cells, self._transforms, stages, split, seed)
         self._fitted = fit_pipeline(
             cells,
-            Plan(
-                settings=settings,
-                accelerator=accelerator,
-                devices=devices,
-                num_nodes=num_nodes,
-                seed=seed,
-                trainer_kwargs=trainer_kwargs,
-            ),
+            plan,
             # A copy of the present state, so that a failure leaves that as it is.
-            partial(copy.deepcopy, present)
-            if present is not None
-            else partial(Fitted.new, cells, self._transforms, stages, split, seed),
+            new if self._fitted is None else partial(copy.deepcopy, self._fitted),
             restored=lambda saved: self._restored(saved, self._own_transforms()),
             make_views=make_views,
             checkpoint_dir=checkpoint_dir,
-            record=lambda: self._record() | {"split": _digested(split)},
+            record=lambda: self._record() | {"split": split.digest()},
             show_progress=show_progress,
         )
         if write_latents:
@@ -790,26 +777,11 @@ class MultimodalModel(ABC):
         if directory.exists() and not overwrite:
             raise FileExistsError(f"expected a new directory, got {directory}, which exists; pass overwrite=True.")
         directory.mkdir(parents=True, exist_ok=True)
-        own = directory / MDATA_NAME
-        schema = self._schema
-        payload = {
-            "version": version("indiseek"),
-            "model": type(self).__name__,
-            "options": self._options.record(),
-            "setup": schema.setup.record(),
-            "features": schema.features,
-            "sparse": schema.sparse,
-            "registry": schema.registry,
-            **fitted.payload(),
-        }
-        write_saved(to_plain(payload), directory, mdata=self._mdata if save_mdata else None)
-        if not save_mdata:
-            # load() must not take an earlier model's cells for this one's.
-            own.unlink(missing_ok=True)
-        elif (mdata := cast(MuData, self._mdata)).isbacked and Path(mdata.filename).resolve() == own.resolve():
-            # What is open is the file that has just been replaced; changes to it would be lost.
-            mdata.file.open(mdata.filename)
-            self._cells = schema.read(mdata)
+        payload = {"model": type(self).__name__, "options": self._options.record(), **fitted.payload()}
+        write_saved(payload, self._schema, directory, self._mdata if save_mdata else None)
+        if save_mdata and cast(MuData, self._mdata).isbacked:
+            # What is open may be the file that has just been replaced; changes to it would be lost.
+            self._cells = reopened(cast(MuData, self._mdata), directory, self._schema) or self._cells
 
     @classmethod
     def load(
@@ -844,18 +816,11 @@ class MultimodalModel(ABC):
         """
         directory = Path(dir_path)
         saved = read_saved(directory, cls.__name__)
-        if mdata is None and (directory / MDATA_NAME).is_file():
-            with mudata.set_options(pull_on_update=False):
-                mdata = mudata.read_h5mu(directory / MDATA_NAME)
+        mdata = read_beside(directory) if mdata is None else mdata
         own = list(own_code)
         model = cls.__new__(cls)
         model._options = cls._options_class.from_record(saved["options"], own)
-        model._schema = Schema(
-            setup=Setup.from_record(saved["setup"]),
-            features=saved["features"],
-            sparse=saved["sparse"],
-            registry=saved["registry"],
-        )
+        model._schema = saved["schema"]
         transforms = [each for each in own if isinstance(each, type) and issubclass(each, Transform)]
         own_transforms = {each.name: each for each in transforms}
         model._transforms = empty_transforms(saved["transforms"], model._schema.features, own_transforms)
@@ -866,56 +831,3 @@ class MultimodalModel(ABC):
             if model._fitted.cells != digest_of_names(mdata.obs_names):
                 model._fitted.split = None
         return model
-
-
-def _check_transforms(transforms: Mapping[str, Transform], modalities: Sequence[str]) -> None:
-    unknown = sorted(set(transforms) - set(modalities))
-    if unknown:
-        raise KeyError(f"expected transforms for the modalities {list(modalities)}, got {unknown}; use their names.")
-    for name, transform in transforms.items():
-        if not isinstance(transform, Transform):
-            raise TypeError(
-                f"expected a transform for {name!r}, got {type(transform).__name__}; take one of "
-                f"{sorted(c.__name__ for c in TRANSFORMS.values())} or derive your own from indiseek.data.Transform."
-            )
-        if TRANSFORMS.get(transform.name, type(transform)) is not type(transform):
-            raise ValueError(
-                f"expected a transform with a name of its own for {name!r}, got {name_of(type(transform))} with "
-                f"name={transform.name!r}, which is taken; give the class another name."
-            )
-
-
-def _check_trainer(
-    devices: int,
-    num_nodes: int,
-    seed: int,
-    train_size: float,
-    validation_size: float,
-    trainer_kwargs: Mapping[str, Any],
-) -> None:
-    """Raise for what Lightning would take and these models cannot, or would refuse in its own words."""
-    for name, value, low in (("devices", devices, 1), ("num_nodes", num_nodes, 1), ("seed", seed, 0)):
-        check_number(name, value, low=low, whole=True)
-    for name, size in (("train_size", train_size), ("validation_size", validation_size)):
-        check_number(name, size)
-    strategy = trainer_kwargs.get("strategy", "auto")
-    if devices * num_nodes > 1 and strategy not in ("auto", "ddp"):
-        raise ValueError(
-            f"expected strategy='ddp' for several devices, got {strategy!r}; leave it out: the networks are small, and "
-            "every device holds them whole."
-        )
-    precision = trainer_kwargs.get("precision")
-    # Lightning scales float16's gradients before their norm is limited, and the cells are held in single precision.
-    if precision is not None and str(precision) not in _PRECISIONS:
-        raise ValueError(
-            f"expected precision to be one of {_PRECISIONS}, got {precision!r}; pass 'bf16-mixed' where the device has "
-            "it, or leave precision out."
-        )
-
-
-def _digested(split: SplitOptions) -> dict[str, Any]:
-    """The options with digests in place of positions."""
-    record = split.record()
-    parts = record["external_indexing"]
-    digests = None if parts is None else [digest_of_names(pd.Index(part)) for part in parts]
-    return record | {"external_indexing": digests}

@@ -2,33 +2,65 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import mudata
 from mudata import MuData
 
-from indiseek.data import Setup, mudata_writer
-from indiseek.train import read_archive, write_archive
+from indiseek.data import Cells, Schema, Setup, mudata_writer
+from indiseek.train import read_archive, to_plain, write_archive
 
 FILE_NAME = "model.pt"
 MDATA_NAME = "mdata.h5mu"
 FORMAT = 2
 
 
-def write_saved(payload: dict[str, Any], directory: Path, *, mdata: MuData | None = None) -> None:
+def write_saved(payload: dict[str, Any], schema: Schema, directory: Path, mdata: MuData | None) -> None:
     """Write a saved model so that an earlier one survives a failure half way.
 
     Parameters
     ----------
     payload
-        Tensors and plain values.
+        Name of the class, options and trained state: tensors and plain values.
+    schema
+        What its cells must have.
     directory
         Existing directory.
     mdata
-        Cells to write beside it as ``mdata.h5mu``; neither file is replaced before both are written.
+        Cells to write beside it as ``mdata.h5mu``; neither file is replaced before both are written. Without them none
+        is left there, because :func:`read_beside` must not take an earlier model's cells for this one's.
     """
+    saved = {
+        "format": FORMAT,
+        "version": version("indiseek"),
+        "setup": schema.setup.record(),
+        "features": schema.features,
+        "sparse": schema.sparse,
+        "registry": schema.registry,
+        **payload,
+    }
     beside = {} if mdata is None else {MDATA_NAME: mudata_writer(mdata)}
-    write_archive({"format": FORMAT, **payload}, directory / FILE_NAME, beside=beside)
+    write_archive(to_plain(saved), directory / FILE_NAME, beside=beside)
+    if mdata is None:
+        (directory / MDATA_NAME).unlink(missing_ok=True)
+
+
+def read_beside(directory: Path) -> MuData | None:
+    """The MuData saved beside a model; None where there is none."""
+    if not (directory / MDATA_NAME).is_file():
+        return None
+    with mudata.set_options(pull_on_update=False):
+        return mudata.read_h5mu(directory / MDATA_NAME)
+
+
+def reopened(mdata: MuData, directory: Path, schema: Schema) -> Cells | None:
+    """Cells of a backed MuData whose own file has just been written anew; None for one that has another file."""
+    if Path(mdata.filename).resolve() != (directory / MDATA_NAME).resolve():
+        return None
+    mdata.file.open(mdata.filename)
+    return schema.read(mdata)
 
 
 def read_saved(directory: Path, model: str | None = None) -> dict[str, Any]:
@@ -40,6 +72,10 @@ def read_saved(directory: Path, model: str | None = None) -> dict[str, Any]:
         Directory given to ``save``.
     model
         Name of the class that reads; None for any.
+
+    Returns
+    -------
+    What :func:`write_saved` was given, with the schema as ``"schema"``.
 
     Raises
     ------
@@ -66,7 +102,10 @@ def read_saved(directory: Path, model: str | None = None) -> dict[str, Any]:
         )
     if model is not None and payload["model"] != model:
         raise ValueError(f"expected a saved {model}, got a {payload['model']}; call {payload['model']}.load().")
-    return payload if payload["format"] == FORMAT else _from_format_1(payload)
+    if payload["format"] < FORMAT:
+        payload = _from_format_1(payload)
+    parts = {key: payload[key] for key in ("features", "sparse", "registry")}
+    return payload | {"schema": Schema(setup=Setup.from_record(payload["setup"]), **parts)}
 
 
 def _from_format_1(payload: dict[str, Any]) -> dict[str, Any]:

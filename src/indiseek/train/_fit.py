@@ -84,7 +84,7 @@ def resolve_process(accelerator: str, *, devices: int = 1, num_nodes: int = 1) -
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
-            **{**_NO_FILES, **_strategy(devices * num_nodes, has_critics=False)},
+            **{**_NO_FILES, **_strategy(devices * num_nodes)},
         )
     return Process(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
 
@@ -168,8 +168,7 @@ def fit_stage(
     module = StageModule(objective, train, validation, settings, resume)
     n_cells, n_features = n_train + n_validation, sum(x.shape[1] for x in train.features)
     all_explained = partial(memory_of_all_explained, f"what stage {name!r} needs of all its cells", n_cells, n_features)
-    has_critics = next(objective.critic_parameters(), None) is not None
-    strategy = _strategy(devices * num_nodes, has_critics=has_critics)
+    strategy = _strategy(devices * num_nodes, objective)
     options = {**_NO_FILES, **(trainer_kwargs or {}), **strategy, "callbacks": callbacks}
     start = time.perf_counter()
     device = train.features[0].device
@@ -264,11 +263,12 @@ _NO_FILES: dict[str, Any] = {
 }
 
 
-def _strategy(world_size: int, *, has_critics: bool) -> dict[str, Any]:
+def _strategy(world_size: int, objective: Objective | None = None) -> dict[str, Any]:
     """Argument of the Trainer for several processes; none for one."""
     if world_size == 1:
         return {}
     # Critic steps give the encoders no gradient, and encoder steps the critics none. Buffers are the same everywhere.
+    has_critics = objective is not None and next(objective.critic_parameters(), None) is not None
     return {"strategy": DDPStrategy(find_unused_parameters=has_critics, broadcast_buffers=False)}
 
 

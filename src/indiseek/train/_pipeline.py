@@ -47,12 +47,9 @@ class Pipeline(nn.Module):
         self.names = tuple(transforms)
         self.stages = {stage.name: stage for stage in stages}
         self.transforms = nn.ModuleList(transforms.values())
-        sizes = {name: (transform.n_output, transform.rank) for name, transform in transforms.items()}
-        self._shapes = Shapes(
-            {name: n_output for name, (n_output, _) in sizes.items()},
-            {name: rank for name, (_, rank) in sizes.items()},
-            dict(n_categories),
-        )
+        self._shapes = Shapes({}, {}, dict(n_categories))
+        for name, transform in transforms.items():
+            self._shapes.n_features[name], self._shapes.ranks[name] = transform.n_output, transform.rank
         self.n_features = sum(self._shapes.n_features.values())
         self.objectives = nn.ModuleDict()
         # From which the next stage's weights are drawn.

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from indiseek._checks import check_number
 from indiseek.data import Cells, CellTensors, Split
 from indiseek.objectives import gather_objects
 from indiseek.train._checkpoint import Checkpoint
@@ -25,6 +26,8 @@ from indiseek.train._pipeline import Fitted
 from indiseek.train._stage import StageSettings
 
 logger = logging.getLogger(__name__)
+
+_PRECISIONS = ("32", "32-true", "bf16", "bf16-mixed")
 
 MakeViews = Callable[[Fitted, NDArray[np.intp], int], tuple[Tensor, ...]]
 """Makes augmented features of the cells at some rows, by a seed, as in ``CellTensors.views``."""
@@ -48,6 +51,28 @@ class Plan:
     num_nodes: int
     seed: int
     trainer_kwargs: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        """Raise for what Lightning would take and these models cannot, or would refuse in its own words."""
+        for name, value, low in (
+            ("devices", self.devices, 1),
+            ("num_nodes", self.num_nodes, 1),
+            ("seed", self.seed, 0),
+        ):
+            check_number(name, value, low=low, whole=True)
+        strategy = self.trainer_kwargs.get("strategy", "auto")
+        if self.devices * self.num_nodes > 1 and strategy not in ("auto", "ddp"):
+            raise ValueError(
+                f"expected strategy='ddp' for several devices, got {strategy!r}; leave it out: the networks are small, "
+                "and every device holds them whole."
+            )
+        precision = self.trainer_kwargs.get("precision")
+        # Lightning scales float16's gradients before their norm is limited, and the cells are held in single precision.
+        if precision is not None and str(precision) not in _PRECISIONS:
+            raise ValueError(
+                f"expected precision to be one of {_PRECISIONS}, got {precision!r}; pass 'bf16-mixed' where the device "
+                "has it, or leave precision out."
+            )
 
     def process(self) -> Process:
         """Where this process trains.
