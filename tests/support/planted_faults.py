@@ -11,15 +11,26 @@ import argparse
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
+# Once, and not after each planting: they take longer to import than most tests to run.
+import lightning.pytorch  # noqa: F401
+import mudata  # noqa: F401
+import pytest
+import scanpy  # noqa: F401
+import scvi  # noqa: F401
+import torch
+
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("src", "tests", "docs", "benchmarks", "pyproject.toml", "CHANGELOG.md", "README.md", "CONTRIBUTING.md")
+
+
+OPTIONS = ("-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 
 
 class Fault(NamedTuple):
@@ -507,6 +518,10 @@ def main() -> int:
     parser.add_argument("--whole", action="store_true", help="run the whole suite for each fault")
     parser.add_argument("--list", action="store_true", help="look for the lines to be replaced, and run nothing")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    # Compiled files are told apart by their second and size: a fault planted within the second would be missed.
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     chosen = [fault for fault in FAULTS if arguments.only is None or fault.name in arguments.only]
     lost = [fault.name for fault in chosen if place(fault) is None]
     for name in lost:
@@ -563,29 +578,45 @@ def found_by(fault: Fault, copy: Path, tests: tuple[str, ...]) -> str | None:
     text = original.read_text(encoding="utf-8")
     path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
     try:
-        output = pytest(copy, *tests)
+        output = run(copy, *tests)
     finally:
         path.write_text(text, encoding="utf-8")
     failed = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", output, flags=re.MULTILINE)
     if failed is None:
         return None
     test = failed.group(1)
-    again = pytest(copy, test)
+    again = run(copy, test)
     if re.search(r"^\d+ passed", again.splitlines()[-1]) is None:
         raise RuntimeError(f"expected {test} to pass without {fault.name}, got\n{again}")
     return test.removeprefix("tests/")
 
 
-def pytest(copy: Path, *tests: str) -> str:
+def run(copy: Path, *tests: str) -> str:
     """What pytest says, in the copy, until the first failure."""
-    # Compiled files are told apart by their second and size: a fault planted within the second would be missed.
-    environment = os.environ | {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "500"}
-    environment.setdefault("OMP_NUM_THREADS", "1")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *tests]
-    found = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
-    if found.returncode not in (0, 1):
-        raise RuntimeError(f"expected pytest to run {tests}, got\n{found.stdout}{found.stderr}")
-    return found.stdout
+    with tempfile.TemporaryFile("w+") as file:
+        process = os.fork()
+        if process == 0:
+            code = 3
+            try:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+                os.chdir(copy)
+                sys.path[0] = str(copy / "src")
+                os.environ.update(PYTHONPATH=sys.path[0], COLUMNS="500")
+                code = pytest.main([*OPTIONS, *tests])
+            finally:
+                # Not the parent's way out, which deletes the copy.
+                if sys.exc_info()[0]:
+                    traceback.print_exc()
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        _, status = os.waitpid(process, 0)
+        file.seek(0)
+        output = file.read()
+    if os.waitstatus_to_exitcode(status) not in (0, 1):
+        raise RuntimeError(f"expected pytest to run {tests}, got\n{output}")
+    return output
 
 
 if __name__ == "__main__":
