@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from model_contract import FAST, At, assert_content, assert_same, content, copy_of, interrupt, latents
+from model_contract import FAST, At, assert_content, assert_same, content, copy_of, interrupt, latents, once
 
 from indiseek.data import CLR, TRANSFORMS, Scale
 from indiseek.models._module import StagedModule
@@ -60,6 +60,7 @@ def test_killed_in_any_stage_a_new_process_goes_on_to_the_same_result(case, make
         assert [path.name for path in directory.iterdir()] == ["checkpoint.lock"]
 
 
+@once
 def test_transforms_are_not_fitted_again(case, make_mdata, uninterrupted, tmp_path, monkeypatch):
     _kill(case, make_mdata(150), tmp_path, 0)
     model = case.new(make_mdata(150))
@@ -88,6 +89,7 @@ def test_a_second_training_goes_on_too(case, make_mdata, tmp_path):
     assert {key: len(table) for key, table in resumed.history.items()} == dict.fromkeys(whole.history, 4)
 
 
+@once
 def test_other_arguments_or_data_are_refused_and_leave_the_checkpoint(case, make_mdata, tmp_path):
     _kill(case, make_mdata(150), tmp_path, 0)
     path = tmp_path / "checkpoint.pt"
@@ -121,6 +123,7 @@ def test_other_arguments_or_data_are_refused_and_leave_the_checkpoint(case, make
     assert path.read_bytes() == before
 
 
+@once
 def test_a_trained_model_keeps_its_split_whatever_the_checkpoint(case, make_mdata, tmp_path):
     with pytest.raises(Killed):
         case.new(make_mdata(150)).train(
@@ -134,6 +137,7 @@ def test_a_trained_model_keeps_its_split_whatever_the_checkpoint(case, make_mdat
     assert_same(latents(model), before)
 
 
+@once
 def test_two_fits_cannot_write_the_same_directory(case, make_mdata, uninterrupted, tmp_path):
     second = case.new(make_mdata(150))
     errors = []
@@ -281,13 +285,13 @@ def test_arguments_as_numpy_makes_them_go_on_too(case, make_mdata, tmp_path):
         new().train(**other, checkpoint_dir=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["devices", "num_nodes"])
-@pytest.mark.parametrize("value", [0, -2, "two", 1.5])
-def test_wrong_numbers_of_devices_say_what_was_expected(case, mdata, name, value):
+def test_wrong_numbers_of_devices_say_what_was_expected(case, mdata):
     model = case.new(mdata)
-    with pytest.raises(ValueError, match=rf"expected {name} to be a whole number of at least 1, got {value!r}"):
-        model.train(**FAST | {name: value})
-    assert not model.is_trained
+    for name in ("devices", "num_nodes"):
+        for value in (0, -2, "two", 1.5):
+            with pytest.raises(ValueError, match=rf"expected {name} to be a whole number of at least 1, got {value!r}"):
+                model.train(**FAST | {name: value})
+            assert not model.is_trained
 
 
 def test_batches_hold_a_cell_for_each_process_and_every_process_the_networks(case, mdata):
@@ -297,19 +301,19 @@ def test_batches_hold_a_cell_for_each_process_and_every_process_the_networks(cas
         case.new(mdata).train(**FAST, devices=2, strategy="fsdp")
 
 
-@pytest.mark.parametrize("precision", [16, np.int64(16), "16-mixed", "16-true", "bf16-true", 64, "single"])
-def test_precisions_that_do_not_work_are_refused_before_anything_changes(case, fitted, tmp_path, precision):
+def test_precisions_that_do_not_work_are_refused_before_anything_changes(case, fitted, tmp_path):
     trained, cells = fitted
     before, codes = content(cells), latents(trained)
-    message = (
-        r"^expected precision to be one of \('32', '32-true', 'bf16', 'bf16-mixed'\), got "
-        rf"{re.escape(repr(precision))}; pass 'bf16-mixed' where the device has it, or leave precision out.$"
-    )
-    for model in (trained, case.new(cells)):
-        was_trained = model.is_trained
-        with pytest.raises(ValueError, match=message):
-            model.train(**FAST, precision=precision, checkpoint_dir=tmp_path / "fit")
-        assert model.is_trained is was_trained
+    for precision in (16, np.int64(16), "16-mixed", "16-true", "bf16-true", 64, "single"):
+        message = (
+            r"^expected precision to be one of \('32', '32-true', 'bf16', 'bf16-mixed'\), got "
+            rf"{re.escape(repr(precision))}; pass 'bf16-mixed' where the device has it, or leave precision out.$"
+        )
+        for model in (trained, case.new(cells)):
+            was_trained = model.is_trained
+            with pytest.raises(ValueError, match=message):
+                model.train(**FAST, precision=precision, checkpoint_dir=tmp_path / "fit")
+            assert model.is_trained is was_trained
     assert not (tmp_path / "fit").exists()
     assert_content(content(cells), before)
     assert_same(latents(trained), codes)

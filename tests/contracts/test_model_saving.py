@@ -23,6 +23,7 @@ from model_contract import (
     content,
     copy_of,
     latents,
+    once,
     weights,
     with_value,
 )
@@ -101,6 +102,7 @@ def test_cells_may_be_saved_beside_the_model(case, mdata, tmp_path):
     assert_same_model(loaded, model)
 
 
+@once
 def test_cells_of_an_earlier_model_are_not_taken_for_those_of_a_later_one(case, mdata, make_mdata, tmp_path):
     model = case.new(mdata)
     model.train(**FAST)
@@ -229,6 +231,7 @@ class _Code:
         return Path.touch, (self.path,)
 
 
+@once
 @pytest.mark.parametrize("writer", ["torch", "pickle", "hidden"])
 def test_a_file_that_carries_code_is_refused_and_the_code_not_run(case, saved, tmp_path, writer):
     trap = tmp_path / "sprung"
@@ -247,6 +250,7 @@ def test_a_file_that_carries_code_is_refused_and_the_code_not_run(case, saved, t
     assert trap.exists()
 
 
+@once
 @pytest.mark.parametrize(
     "damage",
     [
@@ -294,6 +298,7 @@ def test_saved_file_names_its_version_and_format(case, saved):
     assert payload["version"] and payload["format"] >= 1 and payload["model"] == case.model.__name__
 
 
+@once
 def test_an_earlier_model_is_not_overwritten_by_accident(fitted, saved):
     before = _file(saved).read_bytes()
     with pytest.raises(FileExistsError, match="expected a new directory, got .* which exists; pass overwrite=True"):
@@ -302,6 +307,7 @@ def test_an_earlier_model_is_not_overwritten_by_accident(fitted, saved):
     fitted[0].save(saved, overwrite=True)
 
 
+@once
 def test_an_earlier_model_survives_a_failure_half_way(case, fitted, saved, monkeypatch):
     def fail(payload, file):
         file.write(b"half")
@@ -315,6 +321,7 @@ def test_an_earlier_model_survives_a_failure_half_way(case, fitted, saved, monke
     assert len(list(saved.iterdir())) == 1
 
 
+@once
 def test_an_earlier_model_and_its_cells_survive_a_failure_half_way(case, mdata, tmp_path, monkeypatch):
     model = case.new(mdata)
     model.train(**FAST)
@@ -346,6 +353,7 @@ def test_an_earlier_model_and_its_cells_survive_a_failure_half_way(case, mdata, 
     assert_same(latents(case.model.load(tmp_path / "model", accelerator="cpu")), latents(model))
 
 
+@once
 def test_saved_file_may_be_read_by_whom_the_user_lets_read(fitted, tmp_path):
     mask = os.umask(0o022)
     try:

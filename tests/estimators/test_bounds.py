@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import functools
 import math
+from collections import defaultdict
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -72,18 +75,31 @@ def test_nce_club_is_linear_in_the_scores():
     torch.testing.assert_close(nce_club(2 * a - 3 * b), 2 * nce_club(a) - 3 * nce_club(b))
 
 
-SIZES = [(1, 1), (3, 2), (1, 4), (2, 2)]
+SIZES = [(1, 1), (3, 2), (1, 4)]
+N_CELLS = 1500
+
+
+@functools.cache
+def _estimates(rho: float, n_z: int, n_c: int) -> dict[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
+    """What each estimator makes of the exact critic's scores, batch by batch."""
+    critic = _exact_critic(rho, n_z, n_c)
+    found = defaultdict(list)
+    with torch.no_grad():
+        for seed in range(8):
+            scores = critic(*_pairs(rho, n_z, n_c, N_CELLS, seed))
+            for estimator in (info_nce, nce_club, vclub):
+                found[estimator].append(estimator(scores))
+    return {estimator: torch.stack(values) for estimator, values in found.items()}
 
 
 def _mean_and_band(estimator, rho: float, n_z: int, n_c: int) -> tuple[float, float]:
     """Mean over batches of the estimate with the exact critic, and four standard errors of it."""
-    critic = _exact_critic(rho, n_z, n_c)
-    values = torch.stack([estimator(critic(*_pairs(rho, n_z, n_c, 1500, seed))) for seed in range(8)])
+    values = _estimates(rho, n_z, n_c)[estimator]
     return values.mean().item(), 4 * values.std().item() / math.sqrt(len(values))
 
 
 @pytest.mark.parametrize(("n_z", "n_c"), SIZES)
-@pytest.mark.parametrize("rho", [-0.5, 0.3, 0.6, 0.8, 0.9])
+@pytest.mark.parametrize("rho", [-0.5, 0.3, 0.9])
 @pytest.mark.parametrize("estimator", [nce_club, vclub])
 def test_exact_critic_gives_the_closed_form_of_the_upper_bounds(estimator, rho, n_z, n_c):
     mean, band = _mean_and_band(estimator, rho, n_z, n_c)
@@ -93,7 +109,7 @@ def test_exact_critic_gives_the_closed_form_of_the_upper_bounds(estimator, rho, 
 
 
 @pytest.mark.parametrize(("n_z", "n_c"), SIZES)
-@pytest.mark.parametrize("rho", [-0.5, 0.3, 0.6, 0.8, 0.9])
+@pytest.mark.parametrize("rho", [-0.5, 0.3, 0.9])
 def test_info_nce_of_the_exact_critic_is_below_the_information_and_near_it(rho, n_z, n_c):
     mean, band = _mean_and_band(info_nce, rho, n_z, n_c)
     truth = gaussian_mutual_information(rho, min(n_z, n_c))
@@ -110,11 +126,11 @@ def test_upper_bounds_run_away_from_the_information_as_dependence_grows(n_dims):
     assert ratios[0] < 3 and ratios[-1] > 20
 
 
-@pytest.mark.parametrize("n_dims", [5, 10, 20])
+@pytest.mark.parametrize("n_dims", [5, 20])
 def test_info_nce_stops_at_log_n_whatever_the_information(n_dims):
     mean, _ = _mean_and_band(info_nce, 0.99, n_dims, n_dims)
-    assert gaussian_mutual_information(0.99, n_dims) > math.log(1500)
-    assert math.log(1500) - 0.2 < mean <= math.log(1500)
+    assert gaussian_mutual_information(0.99, n_dims) > math.log(N_CELLS)
+    assert math.log(N_CELLS) - 0.2 < mean <= math.log(N_CELLS)
 
 
 @pytest.mark.parametrize(("n_z", "n_c"), [(1, 3), (3, 2)])

@@ -14,6 +14,7 @@ import torch
 from indiseek import metrics
 from indiseek.models import IndiSeekModel, Tuning
 from indiseek.models import _tuning as search_module
+from indiseek.models import _tuning_measures as measures_module
 from indiseek.models._tuning_record import FILE_NAME
 from indiseek.models._tuning_rules import choose_lam, choose_shared
 from indiseek.objectives import Batch, CLIPObjective, clip_loss
@@ -32,6 +33,18 @@ def log(caplog):
     logger.addHandler(caplog.handler)
     yield caplog
     logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """What the modalities know of each other by a ridge, which is quick: for tests of the search, not its measures."""
+
+    def conditional_mean(features, given, *, reference, seed):
+        target, design = reference
+        gram = design.T @ design + np.eye(design.shape[1])
+        return given @ np.linalg.solve(gram, design.T @ target)
+
+    monkeypatch.setattr(measures_module, "conditional_mean", conditional_mean)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +117,7 @@ def test_training_on_another_split_than_that_of_tuning_is_refused(tuned, other):
     assert not model.is_trained
 
 
+@pytest.mark.usefixtures("short")
 def test_a_split_given_as_arrays_is_recognised_in_training(make_mdata):
     model = IndiSeekModel(make_mdata(N_CELLS), **NCE)
     parts = [np.arange(160), np.arange(160, 280)]
@@ -130,6 +144,7 @@ def test_content_and_excess_are_what_the_metrics_say_of_the_joint_code(tuned, ma
         assert row[f"excess_{name}"] == pytest.approx(metrics.leakage(joint, x[name] - mean).above_null, abs=0.1)
 
 
+@pytest.mark.usefixtures("short")
 def test_values_of_test_cells_change_nothing(make_mdata):
     parts = [np.arange(150), np.arange(150, 270), np.arange(270, N_CELLS)]
     options = {key: value for key, value in QUICK.items() if key not in SPLIT}
@@ -165,6 +180,7 @@ def test_a_flow_reports_how_many_dimensions_carry_the_private_signal(tuned_flow)
     assert "all are kept unless choose_n_specific=True" in tuning.reasons[1]
 
 
+@pytest.mark.usefixtures("short")
 def test_the_number_of_the_flows_dimensions_is_set_if_asked_for(make_mdata, tmp_path):
     options = {"n_shared": [3], "alignment": [5.0], "directory": tmp_path, **QUICK}
     suggested = IndiSeekModel(make_mdata(N_CELLS), **FLOW).tune(**options)
@@ -178,13 +194,15 @@ def test_the_number_of_the_flows_dimensions_is_set_if_asked_for(make_mdata, tmp_
         assert model.get_latent_representation(modality=name, kind="specific").shape == (N_CELLS, n)
 
 
+@pytest.mark.usefixtures("short")
 def test_a_flow_on_the_shared_codes_themselves(make_mdata):
     model = IndiSeekModel(make_mdata(N_CELLS), **FLOW | {"n_context": 0})
     tuning = model.tune(n_shared=[3], alignment=[5.0], **QUICK)
     assert len(tuning.table) == 2
 
 
-def test_a_second_call_skips_what_is_there_and_a_wider_grid_adds_to_it(make_mdata, tmp_path, tuned, monkeypatch):
+@pytest.mark.usefixtures("short")
+def test_a_second_call_skips_what_is_there_and_a_wider_grid_adds_to_it(make_mdata, tmp_path, monkeypatch):
     fits = []
     fit = search_module.fit_stage
     monkeypatch.setattr(search_module, "fit_stage", lambda *a, **k: (fits.append(k["name"]), fit(*a, **k))[1])
@@ -203,24 +221,25 @@ def test_a_second_call_skips_what_is_there_and_a_wider_grid_adds_to_it(make_mdat
     pd.testing.assert_series_equal(wider.table[row].iloc[-1], fresh.table[row].iloc[-1], check_names=False)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "options", "differing"),
-    [
+@pytest.mark.usefixtures("short")
+def test_results_of_other_settings_are_refused(make_mdata, tmp_path):
+    grid = {"n_shared": [3], "alignment": [0.0], "lam": [1.0], "directory": tmp_path, **QUICK}
+    IndiSeekModel(make_mdata(N_CELLS), **NCE).tune(**grid)
+    found = (tmp_path / FILE_NAME).read_bytes()
+    for arguments, options, differing in (
         ({}, {"seed": 4}, "'seed', 'split', 'values'"),
         ({"hidden": (17,)}, {}, "'arguments'"),
         ({}, {"max_epochs": 3}, "'settings'"),
-    ],
-)
-def test_results_of_other_settings_are_refused(make_mdata, tmp_path, arguments, options, differing):
-    grid = {"n_shared": [3], "alignment": [0.0], "lam": [1.0], "directory": tmp_path, **QUICK}
-    IndiSeekModel(make_mdata(N_CELLS), **NCE).tune(**grid)
-    model = IndiSeekModel(make_mdata(N_CELLS), **NCE | arguments)
-    before = dict(model._arguments)
-    with pytest.raises(ValueError, match=rf"others that differ in \[{differing}\]; give another directory"):
-        model.tune(**grid | options)
-    assert model._arguments == before
+    ):
+        model = IndiSeekModel(make_mdata(N_CELLS), **NCE | arguments)
+        before = dict(model._arguments)
+        with pytest.raises(ValueError, match=rf"others that differ in \[{differing}\]; give another directory"):
+            model.tune(**grid | options)
+        assert model._arguments == before
+        assert (tmp_path / FILE_NAME).read_bytes() == found
 
 
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError])
 def test_stopped_or_failed_the_model_is_as_it_was_and_finished_candidates_are_kept(
     make_mdata, tmp_path, monkeypatch, error
@@ -247,6 +266,7 @@ def test_stopped_or_failed_the_model_is_as_it_was_and_finished_candidates_are_ke
     assert len((tmp_path / FILE_NAME).read_text().splitlines()) == 1 + 2
 
 
+@pytest.mark.usefixtures("short")
 def test_one_line_says_what_was_chosen_and_why(make_mdata, log):
     tuning = IndiSeekModel(make_mdata(N_CELLS), **NCE).tune(n_shared=[3], alignment=[5.0], lam=[1.0], **QUICK)
     (message,) = [record.message for record in log.records if "Chosen" in record.message]
@@ -276,6 +296,7 @@ def test_a_choice_outside_the_limits_is_called_so():
         tuning.passed = True
 
 
+@pytest.mark.usefixtures("short")
 def test_a_progress_bar_over_the_candidates(make_mdata, capsys):
     model = IndiSeekModel(make_mdata(N_CELLS), **NCE)
     model.tune(n_shared=[3], alignment=[0.0, 5.0], lam=[1.0], **QUICK | {"show_progress": True})

@@ -11,8 +11,8 @@ from indiseek.objectives import Batch, DistanceInfoNCEObjective, distance_info_n
 from indiseek.simulation import ContentStyleProcess
 
 N_FACTORS, N_SPECIFIC = 2, {"rna": 2, "adt": 1}
-N_STEPS, N_CELLS, N_PROBE = 600, 256, 1000
-SEEDS = range(3)
+N_PROBE = 600
+SEEDS = range(2)
 
 
 def test_codes_that_are_all_alike_are_at_chance():
@@ -49,7 +49,7 @@ def test_codes_keep_their_length_in_the_joint_code():
     assert a.norm(dim=1).std() > 0.1
 
 
-def _found(dim: int, seed: int, **dependence) -> dict[str, float]:
+def _found(dim: int, seed: int, *, n_steps: int = 400, n_cells: int = 128, **dependence) -> dict[str, float]:
     """R2 of each kind of factor from the codes, the modality-specific ones at their most."""
     process = ContentStyleProcess(
         N_FACTORS, N_FACTORS, N_SPECIFIC, n_layers=2, slope=0.5, max_condition=3.0, seed=seed, **dependence
@@ -64,9 +64,9 @@ def _found(dim: int, seed: int, **dependence) -> dict[str, float]:
         activation="relu",
     )
     optimizer = torch.optim.Adam(objective.parameters(), lr=2e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, N_STEPS)
-    for step in range(N_STEPS):
-        fresh = process.sample(N_CELLS, seed=step + 1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
+    for step in range(n_steps):
+        fresh = process.sample(n_cells, seed=step + 1)
         optimizer.zero_grad()
         objective.loss(Batch(tuple(map(torch.from_numpy, fresh.features.values())))).loss.backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), 2.0)
@@ -111,7 +111,8 @@ def test_a_code_that_is_too_small_holds_its_share_of_the_content(seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_code_that_is_too_large_takes_style_in_but_nothing_modality_specific(seed):
-    found = _found(4, seed, change_probability=0.75)
+    # Style is found last, and from fewer negatives not at all.
+    found = _found(4, seed, n_steps=600, n_cells=256, change_probability=0.75)
     assert found["content"] >= 0.95
     assert found["style"] >= 0.9
     assert found["specific"] <= 0.03

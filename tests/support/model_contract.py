@@ -103,6 +103,8 @@ MODELS = [
     pytest.param(_DISENTANGLED_SSL, id="disentangledssl"),
     pytest.param(_COMM, id="comm"),
 ]
+# For what does not depend on the model: the same lines serve all of them.
+once = pytest.mark.parametrize("case", MODELS[:1], indirect=True)
 FAST = {"max_epochs": 1, "batch_size": 50, "accelerator": "cpu", "show_progress": False}
 
 

@@ -363,15 +363,17 @@ def test_training_reduces_the_loss_of_a_real_objective():
     assert history["validation_infonce"].iloc[-1] < 0.6 * history["validation_infonce"].iloc[0]
 
 
-def test_cosine_takes_the_steps_to_zero():
-    toy = Toy([1.0])
+def test_cosine_takes_the_steps_of_encoders_and_critics_to_zero_epoch_by_epoch():
+    n_epochs = 4
     constant, falling = [], []
     for cosine, weights in ((False, constant), (True, falling)):
         toy = Toy([1.0])
-        _fit(toy, max_epochs=20, cosine=cosine, n_critic_steps=1)
+        _fit(toy, max_epochs=n_epochs, cosine=cosine, n_critic_steps=1, critic_lr=3 * LR)
         weights += [-toy.weight.item(), toy.critic.item()]
-    # The mean of a half cosine is one half.
-    assert falling == pytest.approx([weight / 2 for weight in constant], rel=0.06)
+    assert constant == pytest.approx([n_epochs * N_STEPS * LR, 3 * n_epochs * N_STEPS * LR], rel=1e-3)
+    # The first epoch has the full rate, and the last one the least above zero.
+    share = np.mean([0.5 * (1 + np.cos(np.pi * epoch / n_epochs)) for epoch in range(n_epochs)])
+    assert falling == pytest.approx([share * weight for weight in constant], rel=1e-3)
 
 
 def test_gradients_are_cut_if_asked_for():
