@@ -32,7 +32,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from indiseek import CoMMModel, IndiSeekModel, datasets, metrics, simulation
-from indiseek.objectives import Batch, CLIPObjective, CoMMObjective, Objective, ObjectiveOutput, clip_loss
+from indiseek.data import CellTensors
+from indiseek.objectives import CLIPObjective, CoMMObjective, Objective, ObjectiveOutput, clip_loss
 from indiseek.train import StageSettings, fit_stage, seeded
 
 Figures = dict[str, float]
@@ -78,7 +79,7 @@ class CrossSelf(Objective):
         """Code of one modality."""
         return self.towers.encode(modality, features, shared)
 
-    def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
+    def loss(self, batch: CellTensors, *, ramp: float = 1.0) -> ObjectiveOutput:
         """Sum of the term across and the terms within modalities."""
         del ramp
         views = [
@@ -90,7 +91,7 @@ class CrossSelf(Objective):
         own = torch.stack([clip_loss(a, b, scale) for a, b in zip(*views, strict=True)]).sum()
         return ObjectiveOutput(cross + own, {"cross": cross.detach(), "self": own.detach()})
 
-    def validate(self, batch: Batch) -> dict[str, Tensor]:
+    def validate(self, batch: CellTensors) -> dict[str, Tensor]:
         """Held-out loss."""
         return {"loss": self.loss(batch).loss}
 
@@ -125,8 +126,8 @@ def probe(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarr
     return 100.0 * float(balanced_accuracy_score(test[1], fitted.predict(test[0])))
 
 
-def _batch(cells: simulation.Simulation) -> Batch:
-    return Batch(tuple(torch.from_numpy(x) for x in cells.features.values()))
+def _batch(cells: simulation.Simulation) -> CellTensors:
+    return CellTensors(tuple(torch.from_numpy(x) for x in cells.features.values()))
 
 
 @torch.no_grad()

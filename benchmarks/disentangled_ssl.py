@@ -31,8 +31,8 @@ from sklearn.linear_model import LogisticRegression
 from indiseek import DisentangledSSLModel, IndiSeekModel, datasets, metrics, simulation
 from indiseek.objectives import (
     Activation,
-    Batch,
     Bottleneck,
+    CellTensors,
     DisentangledSharedObjective,
     DisentangledSpecificObjective,
     Objective,
@@ -178,14 +178,16 @@ def features(cells: Cells, point: None = None, seed: int = 0, smoke: bool = Fals
 
 
 @lru_cache(maxsize=1)
-def shared_codes(cells: Cells, step: FirstStep, seed: int, smoke: bool) -> Batch:
+def shared_codes(cells: Cells, step: FirstStep, seed: int, smoke: bool) -> CellTensors:
     """Standardised features, and the codes of step 1."""
-    batch = Batch(tuple(torch.from_numpy((v - v[cells.train].mean(0)) / v[cells.train].std(0)) for v in _values(cells)))
+    batch = CellTensors(
+        tuple(torch.from_numpy((v - v[cells.train].mean(0)) / v[cells.train].std(0)) for v in _values(cells))
+    )
     with seeded(seed):
         objective = DisentangledSharedObjective(
             cells.n_features, step.n_code, beta=step.beta, bottleneck=step.bottleneck, **step.form
         )
-    return batch._replace(shared=_train(objective, batch, cells, step, 1 if smoke else step.epochs[0], seed))
+    return batch._replace(condition=_train(objective, batch, cells, step, 1 if smoke else step.epochs[0], seed))
 
 
 def fit(cells: Cells, point: Point, seed: int, smoke: bool) -> Figures:
@@ -202,7 +204,7 @@ def fit(cells: Cells, point: Point, seed: int, smoke: bool) -> Figures:
             **step.form,
         )
     specific = _train(objective, batch, cells, step, 1 if smoke else step.epochs[1], seed)
-    return cells.figures(torch.cat(batch.shared, dim=-1).numpy(), specific[0].numpy())
+    return cells.figures(torch.cat(batch.condition, dim=-1).numpy(), specific[0].numpy())
 
 
 def _values(cells: Cells) -> list[Array]:
@@ -210,7 +212,7 @@ def _values(cells: Cells) -> list[Array]:
 
 
 def _train(
-    objective: Objective, batch: Batch, cells: Cells, step: FirstStep, epochs: int, seed: int
+    objective: Objective, batch: CellTensors, cells: Cells, step: FirstStep, epochs: int, seed: int
 ) -> tuple[torch.Tensor, ...]:
     parts = tuple(batch.take(torch.from_numpy(rows)) for rows in (cells.train, cells.validation))
     fit_stage(

@@ -26,8 +26,9 @@ import pandas as pd
 import torch
 from _table import spread, write
 
+from indiseek.data import CellTensors
 from indiseek.metrics import feature_r2
-from indiseek.objectives import Batch, DistanceInfoNCEObjective
+from indiseek.objectives import DistanceInfoNCEObjective
 from indiseek.simulation import ContentStyleProcess
 
 CACHE = Path(__file__).parent / ".cache"
@@ -77,9 +78,9 @@ QUICK = Size(2, 2, 0.5, 3.0, (64, 64), 5.0, 1.0, 256, 800, 2e-2, anneal=True)
 PAPER = Size(5, 3, 0.2, 20.0, (150, 750, 750, 750, 750, 150), 1.0, 1.0, 6144, 300_001, 1e-4, anneal=False)
 
 
-def features(cells: Mapping[str, np.ndarray], device: str) -> Batch:
+def features(cells: Mapping[str, np.ndarray], device: str) -> CellTensors:
     """Features of all modalities on the device."""
-    return Batch(tuple(torch.from_numpy(x).to(device) for x in cells.values()))
+    return CellTensors(tuple(torch.from_numpy(x).to(device) for x in cells.values()))
 
 
 def run(size: Size, dim: int, p: float, dependence: str, seed: int, device: str) -> dict[str, object]:

@@ -12,7 +12,7 @@ from model_contract import At, interrupt
 
 from indiseek import cli
 from indiseek.data import open_mudata
-from indiseek.models._checkpoint import Checkpoint
+from indiseek.train import Checkpoint
 
 
 @pytest.fixture(scope="module")

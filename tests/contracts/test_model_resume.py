@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from indiseek.models._module import StagedModule
 from model_contract import FAST, At, assert_content, assert_same, content, copy_of, interrupt, latents, once
 
 from indiseek.data import CLR, TRANSFORMS, Scale
-from indiseek.models._module import StagedModule
 
 TRAIN = FAST | {"max_epochs": 3}
 

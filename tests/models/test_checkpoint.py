@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from indiseek.models._checkpoint import Checkpoint
+from indiseek.train import Checkpoint
 
 SETTINGS = {"seed": 0, "stages": {"shared": {"lr": 0.1}}, "split": {"external_indexing": None}, "names": ("a", "b")}
 STATE = {"stage": "shared", "state": {"weights": torch.arange(3.0)}}
@@ -106,7 +106,7 @@ def test_a_directory_in_use_is_refused_and_free_afterwards(tmp_path, log):
 
 HOLD = """
 import os, signal, sys, torch
-from indiseek.models._checkpoint import Checkpoint
+from indiseek.train import Checkpoint
 checkpoint = Checkpoint(sys.argv[1], {"seed": 0}, writes=True).__enter__()
 checkpoint.write({"stage": "shared"})
 def half(payload, file):

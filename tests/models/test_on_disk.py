@@ -16,7 +16,7 @@ from mudata import MuData
 
 from indiseek.data import DiskMatrix, convert, open_mudata
 from indiseek.models import IndiSeekModel, _embed, embed
-from indiseek.models._tuning_record import fingerprint_of_data
+from indiseek.tuning import fingerprint_of_data
 
 SMALL = {"specific": "nce-club", "n_shared": 4, "n_specific": 3, "hidden": (32,), "critic_hidden": (16,)}
 FAST = {"max_epochs": 1, "batch_size": 64, "accelerator": "cpu", "show_progress": False}

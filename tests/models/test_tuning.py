@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from indiseek import metrics
+from indiseek.data import CellTensors
 from indiseek.models import IndiSeekModel, Tuning
 from indiseek.models import _tuning as search_module
 from indiseek.models import _tuning_measures as measures_module
-from indiseek.models._tuning_record import FILE_NAME
-from indiseek.models._tuning_rules import choose_lam, choose_shared
-from indiseek.objectives import Batch, CLIPObjective, clip_loss
+from indiseek.objectives import CLIPObjective, clip_loss
+from indiseek.tuning import FILE_NAME, choose_lam, choose_shared
 
 N_CELLS = 300
 SPLIT = {"train_size": 0.5, "validation_size": 0.4}
@@ -331,7 +331,7 @@ def test_what_cannot_be_searched_is_refused(make_mdata, options, message):
 def test_infonce_of_cells_has_the_losss_mean_and_is_each_cells_own():
     objective = CLIPObjective({"a": 4, "b": 3, "c": 2}, 5, hidden=(8,))
     generator = torch.Generator().manual_seed(0)
-    batch = Batch(tuple(torch.randn(7, n, generator=generator) for n in (4, 3, 2)))
+    batch = CellTensors(tuple(torch.randn(7, n, generator=generator) for n in (4, 3, 2)))
     with torch.no_grad():
         found = objective.infonce_of_cells(batch)
         codes = objective.latents(batch)

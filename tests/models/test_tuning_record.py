@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from indiseek.data import Split
-from indiseek.models._tuning_record import FILE_NAME, Record, checksum, fingerprint_of_data
+from indiseek.tuning import FILE_NAME, Record, checksum, fingerprint_of_data
 
 FINGERPRINT = {"seed": 0, "split": (1, 2)}
 

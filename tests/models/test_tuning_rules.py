@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from indiseek.models._tuning_rules import choose_lam, choose_n_specific, choose_shared
+from indiseek.tuning import choose_lam, choose_n_specific, choose_shared
 
 COLUMNS = ["n_shared", "alignment", "infonce", "infonce_se", "content_rna", "content_prot", "excess_rna", "excess_prot"]
 

@@ -4,17 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from indiseek.nn import FusionTransformer
+from indiseek.nn import Encoder, FusionTransformer
 
 # Different sizes everywhere, so that exchanged dimensions cannot pass.
-FEATURES = (7, 4, 9)
+FEATURES = {"a": 7, "b": 4, "c": 9}
 N_CELLS, N_LATENT, N_TOKENS = 11, 12, 3
 
 
 def _network(n_layers: int = 2, **options) -> FusionTransformer:
     torch.manual_seed(0)
     network = FusionTransformer(
-        FEATURES, N_LATENT, n_tokens=N_TOKENS, n_layers=n_layers, n_heads=2, hidden=(8,), **options
+        FEATURES, N_LATENT, n_tokens=N_TOKENS, n_layers=n_layers, n_heads=2, encoder=Encoder(hidden=(8,)), **options
     )
     with torch.no_grad():
         network.first.add_(torch.randn(N_LATENT))
@@ -23,7 +23,7 @@ def _network(n_layers: int = 2, **options) -> FusionTransformer:
 
 def _cells(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(N_CELLS, n, generator=generator).to(dtype) for n in FEATURES]
+    return [torch.randn(N_CELLS, n, generator=generator).to(dtype) for n in FEATURES.values()]
 
 
 def _by_hand(network: FusionTransformer, features: list[torch.Tensor | None], cell: int) -> torch.Tensor:
@@ -79,7 +79,7 @@ def test_order_of_the_modalities_tokens_does_not_matter_but_whose_they_are_does(
     network, cells = _network(), _cells()
     tokens = [network.tokens(i, x) for i, x in enumerate(cells)]
     torch.testing.assert_close(network.fuse(tokens[::-1]), network.fuse(tokens))
-    square = FusionTransformer((5, 5), 4, n_heads=2, hidden=(8,))
+    square = FusionTransformer({"a": 5, "b": 5}, 4, n_heads=2, encoder=Encoder(hidden=(8,)))
     a, b = torch.randn(2, 6, 5)
     assert not torch.allclose(square([a, b]), square([b, a]), atol=1e-3)
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from indiseek.objectives import Batch, CoMMObjective, nt_xent
+from indiseek.data import CellTensors
+from indiseek.nn import Encoder
+from indiseek.objectives import CoMMObjective, nt_xent
 
 FEATURES = {"rna": 7, "prot": 4}
 N_CELLS = 11
@@ -19,17 +21,17 @@ def _unit(n: int, d: int, seed: int) -> torch.Tensor:
 
 def _objective(**options) -> CoMMObjective:
     torch.manual_seed(0)
-    return CoMMObjective(FEATURES, 8, hidden=(8,), **options)
+    return CoMMObjective(FEATURES, 8, encoder=Encoder(hidden=(8,)), **options)
 
 
-def _batch(n: int = N_CELLS, n_views: int = 0) -> Batch:
+def _batch(n: int = N_CELLS, n_views: int = 0) -> CellTensors:
     generator = torch.Generator().manual_seed(1)
     features = tuple(torch.randn(n, p, generator=generator) for p in FEATURES.values())
     if not n_views:
-        return Batch(features)
+        return CellTensors(features)
     # View v of cell i and every feature is 100 v + i.
     number = 100.0 * torch.arange(n_views)[None, :, None] + torch.arange(n)[:, None, None]
-    return Batch(features, views=tuple(number.expand(n, n_views, p).clone() for p in FEATURES.values()))
+    return CellTensors(features, views=tuple(number.expand(n, n_views, p).clone() for p in FEATURES.values()))
 
 
 @pytest.mark.parametrize("n", [2, 9])
@@ -76,7 +78,7 @@ def test_loss_under_autocast_is_finite_and_close(form):
 
 def test_a_projection_does_not_depend_on_the_other_modality_and_the_fused_code_does():
     objective, batch = _objective().eval(), _batch()
-    changed = Batch((batch.features[0], torch.full_like(batch.features[1], float("nan"))))
+    changed = CellTensors((batch.features[0], torch.full_like(batch.features[1], float("nan"))))
     torch.testing.assert_close(objective.latents(changed)[0], objective.latents(batch)[0], rtol=0, atol=0)
     assert objective.joint(changed).isnan().all()
     assert not torch.allclose(objective.joint(batch), objective.latents(batch)[0], atol=1e-2)
@@ -140,7 +142,7 @@ def test_views_are_fixed_in_eval_mode_and_two_different_ones():
     for a, again in zip(first, objective.view(batch, 0), strict=True):
         torch.testing.assert_close(a, again, rtol=0, atol=0)
     assert all(a.max() < 100 <= 200 <= b.max() for a, b in zip(first, second, strict=True))
-    plain = Batch(batch.features)
+    plain = CellTensors(batch.features)
     kept = [tuple(x != 0 for x in objective.view(plain, number)) for number in (0, 1)]
     assert not torch.equal(kept[0][0], kept[1][0])
     assert all((mask == mask[:1]).all() for masks in kept for mask in masks)

@@ -5,21 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
+from indiseek.data import CellTensors
 from indiseek.nn import _flow
-from indiseek.objectives import Batch, ConditionalFlowObjective, _conditional_flow
+from indiseek.objectives import ConditionalFlowObjective, _conditional_flow
 
 N_CELLS = 130
 
 
 @pytest.fixture
-def cells() -> Batch:
+def cells() -> CellTensors:
     generator = torch.Generator().manual_seed(0)
     shared = tuple(torch.randn(N_CELLS, 3, generator=generator) for _ in range(2))
     features = tuple(
         5 + code @ torch.randn(3, n, generator=generator) + torch.randn(N_CELLS, n, generator=generator)
         for code, n in zip(shared, (6, 4), strict=True)
     )
-    return Batch(features, shared)
+    return CellTensors(features, shared)
 
 
 def _objective() -> ConditionalFlowObjective:
@@ -46,7 +47,7 @@ def test_pieces_give_the_axes_and_the_order_of_all_cells(cells, monkeypatch):
         torch.testing.assert_close(pieces.state_dict()[key], value, rtol=0, atol=1e-5)
     for i in range(2):
         flow = pieces.flows[i]
-        z, _, residual = flow.transform(cells.features[i], cells.shared[1 - i])
+        z, _, residual = flow.transform(cells.features[i], cells.condition[1 - i])
         z, residual = z - z.mean(dim=0), residual - residual.mean(dim=0)
         carried = [sum(float(a @ b) ** 2 for b in residual.T) / float(a @ a) for a in z.T]
         order = getattr(pieces, f"order_{i}").tolist()

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from indiseek.data import CellTensors
 from indiseek.distributions import bessel_ratio
+from indiseek.nn import Encoder
 from indiseek.objectives import (
-    Batch,
     DisentangledSharedObjective,
     DisentangledSpecificObjective,
     augmented_view,
@@ -23,21 +24,23 @@ N_SHARED = 4
 
 def _shared(k: int = 2, **options) -> DisentangledSharedObjective:
     torch.manual_seed(0)
-    return DisentangledSharedObjective(dict(list(FEATURES.items())[:k]), N_SHARED, hidden=(16,), **options)
+    return DisentangledSharedObjective(
+        dict(list(FEATURES.items())[:k]), N_SHARED, encoder=Encoder(hidden=(16,)), **options
+    )
 
 
 def _specific(k: int = 2, **options) -> DisentangledSpecificObjective:
     torch.manual_seed(0)
     features = dict(list(FEATURES.items())[:k])
     specific = {name: SPECIFIC[name] for name in features}
-    return DisentangledSpecificObjective(features, N_SHARED, specific, hidden=(16,), **options)
+    return DisentangledSpecificObjective(features, N_SHARED, specific, encoder=Encoder(hidden=(16,)), **options)
 
 
-def _batch(k: int = 2, n: int = 40) -> Batch:
+def _batch(k: int = 2, n: int = 40) -> CellTensors:
     generator = torch.Generator().manual_seed(1)
     features = tuple(3 + 2 * torch.randn(n, d, generator=generator) for d in list(FEATURES.values())[:k])
     shared = tuple(F.normalize(torch.randn(n, N_SHARED, generator=generator), dim=-1) for _ in range(k))
-    return Batch(features, shared)
+    return CellTensors(features, shared)
 
 
 # --- step 1 -----------------------------------------------------------------------------------------------------
@@ -85,7 +88,7 @@ def test_wide_codes_tell_cells_apart_less():
 def test_the_bottleneck_pulls_the_codes_of_a_cell_together():
     generator = torch.Generator().manual_seed(2)
     known = torch.randn(200, 3, generator=generator)
-    batch = Batch(tuple(torch.cat([known, torch.randn(200, d - 3, generator=generator)], -1) for d in (9, 4)))
+    batch = CellTensors(tuple(torch.cat([known, torch.randn(200, d - 3, generator=generator)], -1) for d in (9, 4)))
     gaps = []
     for beta in (0.0, 1.0):
         objective = _shared(beta=beta)
@@ -182,10 +185,10 @@ def test_a_code_without_variance_is_unrelated_and_stable():
 # --- step 2 -----------------------------------------------------------------------------------------------------
 
 
-def _rolled(batch: Batch, modality: int) -> Batch:
-    shared = list(batch.shared)
+def _rolled(batch: CellTensors, modality: int) -> CellTensors:
+    shared = list(batch.condition)
     shared[modality] = shared[modality].roll(1, 0)
-    return Batch(batch.features, tuple(shared))
+    return CellTensors(batch.features, tuple(shared))
 
 
 def test_codes_are_unit_vectors_of_the_size_asked_for():
@@ -227,7 +230,9 @@ def test_ramp_and_lam_scale_the_penalty():
     free = _specific(lam=0.0).eval().loss(batch)
     penalty = free.terms["orthogonality_rna"] + free.terms["orthogonality_prot"]
     torch.testing.assert_close(_specific(lam=2.0).eval().loss(batch).loss, free.loss + 2.0 * penalty)
-    torch.testing.assert_close(_specific(lam=2.0).eval().loss(batch, ramp=0.25).loss, free.loss + 0.5 * penalty)
+    ramped = _specific(lam=2.0).eval()
+    ramped.ramp = 0.25
+    torch.testing.assert_close(ramped.loss(batch).loss, free.loss + 0.5 * penalty)
 
 
 def test_views_are_drawn_in_training_and_fixed_in_validation():
@@ -245,11 +250,13 @@ def test_a_large_lam_takes_the_shared_code_out():
     generator = torch.Generator().manual_seed(0)
     shared = F.normalize(torch.randn(300, N_SHARED, generator=generator), dim=-1)
     features = tuple(torch.cat([2 * shared, torch.randn(300, d - 4, generator=generator)], -1) for d in (9, 5))
-    batch = Batch(features, (shared, shared))
+    batch = CellTensors(features, (shared, shared))
     left = []
     for lam in (0.0, 50.0):
         torch.manual_seed(0)
-        objective = DisentangledSpecificObjective({"a": 9, "b": 5}, N_SHARED, {"a": 3, "b": 2}, lam=lam, hidden=(16,))
+        objective = DisentangledSpecificObjective(
+            {"a": 9, "b": 5}, N_SHARED, {"a": 3, "b": 2}, lam=lam, encoder=Encoder(hidden=(16,))
+        )
         optimizer = torch.optim.Adam(objective.parameters(), lr=3e-3)
         for _ in range(80):
             optimizer.zero_grad()

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from indiseek.data import CellTensors
 from indiseek.metrics import feature_r2
-from indiseek.objectives import Batch, DistanceInfoNCEObjective, distance_info_nce_loss
+from indiseek.nn import Encoder
+from indiseek.objectives import DistanceInfoNCEObjective, distance_info_nce_loss
 from indiseek.simulation import ContentStyleProcess
 
 N_FACTORS, N_SPECIFIC = 2, {"rna": 2, "adt": 1}
@@ -42,8 +44,8 @@ def test_temperature_is_a_squared_length():
 
 def test_codes_keep_their_length_in_the_joint_code():
     torch.manual_seed(0)
-    objective = DistanceInfoNCEObjective({"rna": 5, "adt": 3}, 2, hidden=(4,))
-    batch = Batch((10 * torch.randn(8, 5), torch.randn(8, 3)))
+    objective = DistanceInfoNCEObjective({"rna": 5, "adt": 3}, 2, encoder=Encoder(hidden=(4,), layer_norm=False))
+    batch = CellTensors((10 * torch.randn(8, 5), torch.randn(8, 3)))
     a, b = objective.latents(batch)
     torch.testing.assert_close(objective.joint(batch), (a + b) / 2)
     assert a.norm(dim=1).std() > 0.1
@@ -59,21 +61,20 @@ def _found(dim: int, seed: int, *, n_steps: int = 400, n_cells: int = 128, **dep
     objective = DistanceInfoNCEObjective(
         {name: x.shape[1] for name, x in cells.features.items()},
         dim,
-        hidden=(64, 64),
         temperature=1.0,
-        activation="relu",
+        encoder=Encoder(hidden=(64, 64), activation="relu", layer_norm=False),
     )
     optimizer = torch.optim.Adam(objective.parameters(), lr=2e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     for step in range(n_steps):
         fresh = process.sample(n_cells, seed=step + 1)
         optimizer.zero_grad()
-        objective.loss(Batch(tuple(map(torch.from_numpy, fresh.features.values())))).loss.backward()
+        objective.loss(CellTensors(tuple(map(torch.from_numpy, fresh.features.values())))).loss.backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), 2.0)
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        codes = objective.latents(Batch(tuple(map(torch.from_numpy, cells.features.values()))))
+        codes = objective.latents(CellTensors(tuple(map(torch.from_numpy, cells.features.values()))))
     rows, oracle = [], []
     for code, name in zip(codes, cells.features, strict=True):
         blocks = (cells.shared, cells.style[name], cells.specific[name])

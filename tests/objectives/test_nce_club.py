@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from indiseek.nn import GaussianCritic, SeparableCritic
-from indiseek.objectives import Batch, NCEClubObjective
+from indiseek.data import CellTensors
+from indiseek.nn import Encoder, GaussianCritic, SeparableCritic
+from indiseek.objectives import NCEClubObjective
 
 FEATURES = {"rna": 9, "prot": 4, "atac": 6}
 SPECIFIC = {"rna": 3, "prot": 2, "atac": 5}
@@ -23,23 +24,23 @@ def _objective(k: int = 2, **options) -> NCEClubObjective:
         {name: FEATURES[name] for name in names},
         N_SHARED,
         {name: SPECIFIC[name] for name in names},
-        hidden=(16,),
+        encoder=Encoder(hidden=(16,)),
         critic_hidden=(8,),
         **options,
     )
 
 
-def _batch(k: int = 2, n: int = 40) -> Batch:
+def _batch(k: int = 2, n: int = 40) -> CellTensors:
     generator = torch.Generator().manual_seed(1)
     features = tuple(3 + 2 * torch.randn(n, FEATURES[name], generator=generator) for name in _names(k))
     shared = tuple(F.normalize(torch.randn(n, N_SHARED, generator=generator), dim=-1) for _ in range(k))
-    return Batch(features, shared)
+    return CellTensors(features, shared)
 
 
-def _changed(batch: Batch, modality: int) -> Batch:
-    shared = list(batch.shared)
+def _changed(batch: CellTensors, modality: int) -> CellTensors:
+    shared = list(batch.condition)
     shared[modality] = shared[modality].roll(1, 0)
-    return Batch(batch.features, tuple(shared))
+    return CellTensors(batch.features, tuple(shared))
 
 
 def test_codes_have_the_size_asked_for_by_modality():
@@ -67,10 +68,11 @@ def test_the_scale_of_a_code_is_no_way_out(factor):
 @pytest.mark.parametrize("lam", [0.1, 10.0])
 def test_reconstruction_is_relative_to_the_size_of_the_features(lam):
     objective, batch = _objective(lam=lam), _batch()
-    output = objective.loss(batch, ramp=0.0)
+    objective.ramp = 0.0
+    output = objective.loss(batch)
     relative = []
     for i, code in enumerate(objective.latents(batch)):
-        decoded = objective.decoders[i](torch.cat([code, batch.shared[i]], dim=-1))
+        decoded = objective.decoders[i](torch.cat([code, batch.condition[i]], dim=-1))
         relative.append(((decoded - batch.features[i]) ** 2).sum() / (batch.features[i] ** 2).sum())
     torch.testing.assert_close(output.loss, lam / 2 * sum(relative))
     assert set(output.terms) == {"reconstruction_rna", "reconstruction_prot"}
@@ -129,15 +131,17 @@ def test_independence_alone_reaches_the_encoders(independence):
 def test_frozen_shared_codes_and_features_get_no_gradient_from_the_critics():
     batch = _batch()
     features = tuple(x.requires_grad_() for x in batch.features)
-    _objective().critic_loss(Batch(features, batch.shared)).backward()
+    _objective().critic_loss(CellTensors(features, batch.condition)).backward()
     assert all(x.grad is None for x in features)
 
 
 def test_ramp_and_weight_multiply():
     batch = _batch()
     base = _objective(lam=0.0).loss(batch).loss
-    torch.testing.assert_close(_objective(lam=0.0).loss(batch, ramp=0.3).loss, 0.3 * base)
-    torch.testing.assert_close(_objective(lam=0.0, independence_weight=5.0).loss(batch, ramp=0.3).loss, 1.5 * base)
+    for weight in (1.0, 5.0):
+        objective = _objective(lam=0.0, independence_weight=weight)
+        objective.ramp = 0.3
+        torch.testing.assert_close(objective.loss(batch).loss, 0.3 * weight * base)
 
 
 def test_the_independence_term_can_be_switched_off():
@@ -163,7 +167,7 @@ def test_a_trained_critic_finds_dependence_and_only_that(independence):
         shared = F.normalize(torch.randn(600, N_SHARED, generator=generator), dim=-1)
         noise = torch.randn(600, 3, generator=generator)
         code = 2 * shared[:, :3] + 0.3 * noise if dependent else noise
-        batch = Batch((code, torch.randn(600, 4, generator=generator)), (shared.roll(7, 0), shared))
+        batch = CellTensors((code, torch.randn(600, 4, generator=generator)), (shared.roll(7, 0), shared))
         optimizer = torch.optim.Adam(objective.critic_parameters(), lr=5e-3)
         for _ in range(150):
             rows = torch.randperm(300, generator=generator)[:128]

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from indiseek.objectives import Batch, CLIPObjective, clip_loss
+from indiseek.data import CellTensors
+from indiseek.nn import Encoder
+from indiseek.objectives import CLIPObjective, clip_loss
 
 
 def clip_loop(a: np.ndarray, b: np.ndarray, s: float) -> float:
@@ -41,8 +43,12 @@ def test_loss_equals_its_loop(n, scale):
 
 def test_objective_of_three_modalities_averages_the_loop_over_all_pairs():
     torch.manual_seed(0)
-    objective = CLIPObjective({"a": 6, "b": 4, "c": 3}, 5, hidden=(8,), alignment=2.0, temperature=0.2).double().eval()
-    batch = Batch(tuple(torch.randn(9, n).double() for n in (6, 4, 3)))
+    objective = (
+        CLIPObjective({"a": 6, "b": 4, "c": 3}, 5, encoder=Encoder(hidden=(8,)), alignment=2.0, temperature=0.2)
+        .double()
+        .eval()
+    )
+    batch = CellTensors(tuple(torch.randn(9, n).double() for n in (6, 4, 3)))
     output = objective.loss(batch)
     codes = [code.detach().numpy() for code in objective.latents(batch)]
     info = np.mean([clip_loop(a, b, 5.0) for a, b in itertools.combinations(codes, 2)])

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from indiseek.objectives import Batch, CoMMObjective, nt_xent
+from indiseek.data import CellTensors
+from indiseek.nn import Encoder
+from indiseek.objectives import CoMMObjective, nt_xent
 
 FEATURES = {"a": 6, "b": 4, "c": 5}
 
@@ -61,7 +63,7 @@ def test_objective_equals_the_sum_written_out(k, form, negatives, infonce):
         features,
         8,
         n_heads=2,
-        hidden=(9,),
+        encoder=Encoder(hidden=(9,)),
         head_hidden=(7,),
         n_head=5,
         form=form,
@@ -71,7 +73,7 @@ def test_objective_equals_the_sum_written_out(k, form, negatives, infonce):
         unimodal_weight=1.3,
     )
     objective = objective.double().eval()
-    batch = Batch(tuple(torch.randn(9, n).double() for n in features.values()))
+    batch = CellTensors(tuple(torch.randn(9, n).double() for n in features.values()))
 
     def code(values: tuple[torch.Tensor, ...], only: int | None = None) -> np.ndarray:
         seen = [x if only in (None, i) else None for i, x in enumerate(values)]

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from scipy import special
 
-from indiseek.objectives import Batch, DisentangledSharedObjective, DisentangledSpecificObjective
+from indiseek.data import CellTensors
+from indiseek.nn import Encoder
+from indiseek.objectives import DisentangledSharedObjective, DisentangledSpecificObjective
 
 N = 7
 FEATURES = {"a": 6, "b": 4, "c": 3}
@@ -20,9 +22,9 @@ N_SHARED = 4
 TAU, KAPPA = 0.3, 20.0
 
 
-def _batch(k: int) -> Batch:
+def _batch(k: int) -> CellTensors:
     torch.manual_seed(0)
-    return Batch(
+    return CellTensors(
         tuple(torch.randn(N, n).double() for n in list(FEATURES.values())[:k]),
         tuple(F.normalize(torch.randn(N, N_SHARED).double(), dim=-1) for _ in range(k)),
     )
@@ -50,7 +52,7 @@ def test_step_1_equals_its_loop(k, bottleneck):
         bottleneck=bottleneck,
         kappa=KAPPA,
         temperature=TAU,
-        hidden=(8,),
+        encoder=Encoder(hidden=(8,)),
     )
     objective.double().eval()
     batch = _batch(k)
@@ -88,15 +90,15 @@ def test_step_2_equals_its_loop(k, form):
         lam=0.7,
         orthogonality=form,
         temperature=TAU,
-        hidden=(8,),
+        encoder=Encoder(hidden=(8,)),
     )
     objective.double().eval()
     batch = _batch(k)
-    shared = [c.numpy() for c in batch.shared]
+    shared = [c.numpy() for c in batch.condition]
     expected = 0.0
     for i in range(k):
         # In eval mode a cell is its own view; half of the cosine of the pairs is the mean of the two cosines.
-        inputs = torch.cat([batch.features[i], batch.shared[i]], dim=-1)
+        inputs = torch.cat([batch.features[i], batch.condition[i]], dim=-1)
         raw = objective.encoders[i](inputs).detach().numpy()
         z = raw / np.linalg.norm(raw, axis=1, keepdims=True)
         known = sum(shared[j] for j in range(k) if j != i)

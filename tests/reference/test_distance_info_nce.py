@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from indiseek.objectives import Batch, DistanceInfoNCEObjective, distance_info_nce_loss
+from indiseek.data import CellTensors
+from indiseek.nn import Encoder
+from indiseek.objectives import DistanceInfoNCEObjective, distance_info_nce_loss
 
 
 def loop(a: np.ndarray, b: np.ndarray, tau: float) -> float:
@@ -34,8 +36,10 @@ def test_loss_equals_its_loop(n, d, tau):
 @torch.no_grad()
 def test_objective_is_the_mean_over_pairs_of_modalities():
     torch.manual_seed(0)
-    objective = DistanceInfoNCEObjective({"a": 5, "b": 3, "c": 4}, 2, hidden=(7,), temperature=2.0).double()
-    batch = Batch(tuple(torch.randn(6, n).double() for n in (5, 3, 4)))
+    objective = DistanceInfoNCEObjective(
+        {"a": 5, "b": 3, "c": 4}, 2, encoder=Encoder(hidden=(7,), layer_norm=False), temperature=2.0
+    ).double()
+    batch = CellTensors(tuple(torch.randn(6, n).double() for n in (5, 3, 4)))
     a, b, c = (code.numpy() for code in objective.latents(batch))
     expected = (loop(a, b, 2.0) + loop(a, c, 2.0) + loop(b, c, 2.0)) / 3
     assert objective.loss(batch).loss.item() == pytest.approx(expected)

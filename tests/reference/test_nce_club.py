@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from indiseek.objectives import Batch, NCEClubObjective
+from indiseek.data import CellTensors
+from indiseek.nn import Encoder
+from indiseek.objectives import NCEClubObjective
 
 N = 8
 FEATURES = {"a": 6, "b": 4, "c": 3}
@@ -28,10 +30,10 @@ def _setting(independence: str, independent_of: str, lam: float, n_modalities: i
         lam=lam,
         independence=independence,
         independent_of=independent_of,
-        hidden=(8,),
+        encoder=Encoder(hidden=(8,)),
         critic_hidden=(7,),
     ).double()
-    batch = Batch(
+    batch = CellTensors(
         tuple(2 + torch.randn(N, n).double() for n in features.values()),
         tuple(torch.nn.functional.normalize(torch.randn(N, N_SHARED).double(), dim=-1) for _ in names),
     )
@@ -42,10 +44,10 @@ def _score(critic, z: torch.Tensor, c: torch.Tensor) -> float:
     return critic(z[None], c[None]).item()
 
 
-def _against(batch: Batch, i: int, cell: int, independent_of: str) -> torch.Tensor:
+def _against(batch: CellTensors, i: int, cell: int, independent_of: str) -> torch.Tensor:
     if independent_of == "own":
-        return batch.shared[i][cell]
-    return torch.cat([batch.shared[j][cell] for j in range(len(batch.shared)) if j != i])
+        return batch.condition[i][cell]
+    return torch.cat([batch.condition[j][cell] for j in range(len(batch.condition)) if j != i])
 
 
 @torch.no_grad()
@@ -62,7 +64,7 @@ def _terms(objective, batch, independent_of):
         info = np.mean([f[u, u] - math.log(np.mean([math.exp(f[u, v]) for v in range(N)])) for u in range(N)])
         error = norm = 0.0
         for u in range(N):
-            decoded = objective.decoders[i](torch.cat([z[u], batch.shared[i][u]])[None])[0]
+            decoded = objective.decoders[i](torch.cat([z[u], batch.condition[i][u]])[None])[0]
             error += float(((decoded - batch.features[i][u]) ** 2).sum())
             norm += float((batch.features[i][u] ** 2).sum())
         rows.append((joint - product, info, joint, error / norm))
@@ -78,7 +80,8 @@ def test_losses_equal_their_loops(independence, independent_of, n_modalities):
     # In eval mode a code does not depend on its batch, so that the loop may go cell by cell.
     objective.eval()
     rows = _terms(objective, batch, independent_of)
-    output = objective.loss(batch, ramp=ramp)
+    objective.ramp = ramp
+    output = objective.loss(batch)
     expected = sum(ramp * club + lam / 2 * reconstruction for club, _, _, reconstruction in rows)
     assert output.loss.item() == pytest.approx(expected)
     for name, (club, _, _, reconstruction) in zip(FEATURES, rows, strict=False):

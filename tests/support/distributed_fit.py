@@ -20,10 +20,16 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
-from indiseek.models import IndiSeekModel, _embed, embed
+from indiseek.models import IndiSeekModel, NCEClub, _embed, embed
+from indiseek.nn import Encoder
 from indiseek.objectives import rank
 
-ARGUMENTS = {"specific": "nce-club", "n_shared": 4, "n_specific": 3, "hidden": (16,), "critic_hidden": (8,)}
+ARGUMENTS = {
+    "specific": NCEClub(critic_hidden=(8,)),
+    "n_shared": 4,
+    "n_specific": 3,
+    "encoder": Encoder(hidden=(16,)),
+}
 # Two held-out batches for two processes in one stage, and a single one in the other.
 BATCH_SIZE = {"shared": 32, "specific": 64}
 TRAIN = {"max_epochs": {"shared": 14, "specific": 3}, "batch_size": BATCH_SIZE, "patience": 1, "lr": 0.03}

@@ -12,8 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from indiseek.data import CellTensors
+from indiseek.nn import Encoder
 from indiseek.objectives import (
-    Batch,
     CLIPObjective,
     CoMMObjective,
     ConditionalFlowObjective,
@@ -32,7 +33,7 @@ from indiseek.objectives import (
 N_CELLS, N_SHARED = 10, 3
 N_FEATURES = {"a": 5, "b": 4, "c": 6}
 N_SPECIFIC = {"a": 2, "b": 3, "c": 4}
-HIDDEN = {"hidden": (7,)}
+HIDDEN = {"encoder": Encoder(hidden=(7,))}
 CRITICS = HIDDEN | {"critic_hidden": (8,)}
 _SPECIFIC = (N_FEATURES, N_SHARED, N_SPECIFIC)
 _CODES = (N_FEATURES, N_SHARED)
@@ -42,7 +43,7 @@ _QUIET = HIDDEN | {"noise": 0.0, "masked": 0.0}
 # Without noise, because processes draw noise of their own.
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "clip": lambda: CLIPObjective(*_CODES, alignment=0.5, **HIDDEN),
-    "distance": lambda: DistanceInfoNCEObjective(*_CODES, **HIDDEN),
+    "distance": lambda: DistanceInfoNCEObjective(*_CODES, encoder=Encoder(hidden=(7,), layer_norm=False)),
     "nce-club": lambda: NCEClubObjective(*_SPECIFIC, **CRITICS),
     "nce-club own": lambda: NCEClubObjective(*_SPECIFIC, independent_of="own", **CRITICS),
     "vclub": lambda: NCEClubObjective(*_SPECIFIC, independence="vclub", **CRITICS),
@@ -57,7 +58,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
 }
 
 
-def joined_batch() -> Batch:
+def joined_batch() -> CellTensors:
     generator = torch.Generator().manual_seed(0)
 
     def draw(n: int) -> Tensor:
@@ -66,7 +67,7 @@ def joined_batch() -> Batch:
     # The shares of two processes differ in mean and scale, so that statistics of a share would be found out.
     tilt = torch.linspace(0.5, 2.0, N_CELLS, dtype=torch.float64)[:, None]
     features = tuple(tilt * draw(n) + tilt for n in N_FEATURES.values())
-    return Batch(features, tuple(torch.nn.functional.normalize(draw(N_SHARED), dim=1) for _ in N_FEATURES))
+    return CellTensors(features, tuple(torch.nn.functional.normalize(draw(N_SHARED), dim=1) for _ in N_FEATURES))
 
 
 def losses_and_gradients(name: str, rows: Tensor, *, across: bool) -> dict[str, Tensor]:

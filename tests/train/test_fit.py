@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from indiseek.objectives import Batch, CLIPObjective, NCEClubObjective, Objective, ObjectiveOutput
+from indiseek.data import CellTensors
+from indiseek.nn import Encoder
+from indiseek.objectives import CLIPObjective, NCEClubObjective, Objective, ObjectiveOutput
 from indiseek.train import StageSettings, fit_stage, linear_ramp, seeded
 
 LR = 0.01
@@ -33,20 +35,20 @@ class Toy(Objective):
         self.n_validations = 0
         self.modes: list[bool] = []
 
-    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
-        return features * self.weight
+    def encode(self, modality: int, cells: CellTensors) -> Tensor:
+        return cells.features[modality] * self.weight
 
-    def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
+    def loss(self, batch: CellTensors) -> ObjectiveOutput:
         self.modes.append(self.training)
-        self.ramps.append(ramp)
+        self.ramps.append(self.ramp)
         broken = float("nan") if self.nan_at == len(self.ramps) - 1 else 0.0
         return ObjectiveOutput(self.weight.sum() + self.critic.sum() + broken, {"part": torch.tensor(broken)})
 
-    def critic_loss(self, batch: Batch) -> Tensor:
+    def critic_loss(self, batch: CellTensors) -> Tensor:
         self.n_critic_steps += 1
         return -self.critic.sum() + self.weight.detach().sum()
 
-    def validate(self, batch: Batch) -> dict[str, Tensor]:
+    def validate(self, batch: CellTensors) -> dict[str, Tensor]:
         self.modes.append(not self.training)
         self.n_validations += 1
         return {"value": torch.tensor(self.held_out[min(self.n_validations, len(self.held_out)) - 1])}
@@ -55,10 +57,10 @@ class Toy(Objective):
         return iter((self.critic,))
 
 
-def _cells(n: int = 40) -> tuple[Batch, Batch]:
+def _cells(n: int = 40) -> tuple[CellTensors, CellTensors]:
     generator = torch.Generator().manual_seed(0)
     return tuple(
-        Batch((torch.randn(k, 3, generator=generator), torch.randn(k, 2, generator=generator))) for k in (n, 8)
+        CellTensors((torch.randn(k, 3, generator=generator), torch.randn(k, 2, generator=generator))) for k in (n, 8)
     )
 
 
@@ -66,9 +68,8 @@ def _fit(objective: Objective, *, batch_size: int = 8, seed: int = 0, callbacks=
     return fit_stage(
         objective,
         _cells(),
-        StageSettings(**{"max_epochs": 3, "lr": LR, "critic_lr": LR} | settings),
+        StageSettings(**{"max_epochs": 3, "batch_size": batch_size, "lr": LR, "critic_lr": LR} | settings),
         name="toy",
-        batch_size=batch_size,
         accelerator="cpu",
         seed=seed,
         show_progress=progress,
@@ -179,11 +180,11 @@ def test_critic_steps_see_batches_of_their_own():
     seen: dict[str, list[Tensor]] = {"critic": [], "encoder": []}
 
     class Spy(Toy):
-        def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
+        def loss(self, batch: CellTensors) -> ObjectiveOutput:
             seen["encoder"].append(batch.features[0][:, 0].clone())
-            return super().loss(batch, ramp=ramp)
+            return super().loss(batch)
 
-        def critic_loss(self, batch: Batch) -> Tensor:
+        def critic_loss(self, batch: CellTensors) -> Tensor:
             seen["critic"].append(batch.features[0][:, 0].clone())
             return super().critic_loss(batch)
 
@@ -198,18 +199,19 @@ def test_critic_steps_see_batches_of_their_own():
 @pytest.mark.parametrize("frozen", ["encoders", "critics"])
 def test_real_critics_and_encoders_are_each_moved_by_their_own_optimiser(frozen):
     torch.manual_seed(0)
-    objective = NCEClubObjective({"a": 3, "b": 2}, 4, {"a": 2, "b": 2}, hidden=(6,), critic_hidden=(5,))
+    objective = NCEClubObjective(
+        {"a": 3, "b": 2}, 4, {"a": 2, "b": 2}, encoder=Encoder(hidden=(6,)), critic_hidden=(5,)
+    )
     train, validation = (
-        Batch(cells.features, tuple(torch.randn(cells.n_cells, 4) for _ in range(2))) for cells in _cells()
+        CellTensors(cells.features, tuple(torch.randn(cells.n_cells, 4) for _ in range(2))) for cells in _cells()
     )
     before = {name: p.detach().clone() for name, p in objective.named_parameters()}
     rates = {"lr": 0.0 if frozen == "encoders" else LR, "critic_lr": 0.0 if frozen == "critics" else LR}
     fit_stage(
         objective,
         (train, validation),
-        StageSettings(max_epochs=1, n_critic_steps=2, **rates),
+        StageSettings(max_epochs=1, batch_size=8, n_critic_steps=2, **rates),
         name="specific",
-        batch_size=8,
         accelerator="cpu",
         show_progress=False,
     )
@@ -233,7 +235,7 @@ def test_history_holds_epoch_means_of_every_term():
 
 def test_held_out_batches_count_by_their_cells():
     class Mean(Toy):
-        def validate(self, batch: Batch) -> dict[str, Tensor]:
+        def validate(self, batch: CellTensors) -> dict[str, Tensor]:
             return {"value": batch.features[0][:, 0].mean()}
 
     history = _fit(Mean([]), batch_size=3, max_epochs=1).history
@@ -251,7 +253,7 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_names_the_term(nan_at):
 
 def test_critic_loss_that_is_not_finite_is_named():
     class Broken(Toy):
-        def critic_loss(self, batch: Batch) -> Tensor:
+        def critic_loss(self, batch: CellTensors) -> Tensor:
             return super().critic_loss(batch) * float("inf")
 
     with pytest.raises(FloatingPointError, match="critic"):
@@ -321,7 +323,7 @@ def test_random_state_comes_back_after_an_error():
 
 def _clip_weights(seed: int) -> list[Tensor]:
     with seeded(0):
-        objective = CLIPObjective({"a": 3, "b": 2}, 2, hidden=(6,))
+        objective = CLIPObjective({"a": 3, "b": 2}, 2, encoder=Encoder(hidden=(6,)))
     # What the objective draws in training is seeded too.
     objective.encoders[0].append(nn.Dropout(0.5))
     _fit(objective, seed=seed)
@@ -349,14 +351,13 @@ def test_training_reduces_the_loss_of_a_real_objective():
     torch.manual_seed(0)
     common = torch.randn(200, 2)
     features = tuple(common @ torch.randn(2, n) + 0.1 * torch.randn(200, n) for n in (5, 4))
-    train, validation = Batch(tuple(x[:150] for x in features)), Batch(tuple(x[150:] for x in features))
-    objective = CLIPObjective({"a": 5, "b": 4}, 3, hidden=(16,))
+    train, validation = CellTensors(tuple(x[:150] for x in features)), CellTensors(tuple(x[150:] for x in features))
+    objective = CLIPObjective({"a": 5, "b": 4}, 3, encoder=Encoder(hidden=(16,)))
     history = fit_stage(
         objective,
         (train, validation),
-        StageSettings(max_epochs=30, lr=1e-2),
+        StageSettings(max_epochs=30, batch_size=50, lr=1e-2),
         name="shared",
-        batch_size=50,
         accelerator="cpu",
         show_progress=False,
     ).history
@@ -378,8 +379,8 @@ def test_cosine_takes_the_steps_of_encoders_and_critics_to_zero_epoch_by_epoch()
 
 def test_gradients_are_cut_if_asked_for():
     class Steep(Toy):
-        def loss(self, batch: Batch, *, ramp: float = 1.0) -> ObjectiveOutput:
-            output = super().loss(batch, ramp=ramp)
+        def loss(self, batch: CellTensors) -> ObjectiveOutput:
+            output = super().loss(batch)
             return ObjectiveOutput(1e6 * output.loss, output.terms)
 
     norms = []
@@ -397,10 +398,10 @@ def test_start_and_finish_see_all_training_cells_once_without_gradients():
     calls: list[tuple[str, int, bool, bool]] = []
 
     class Spy(Toy):
-        def start(self, batch: Batch) -> None:
+        def start(self, batch: CellTensors) -> None:
             calls.append(("start", batch.n_cells, self.training, torch.is_grad_enabled()))
 
-        def finish(self, batch: Batch) -> None:
+        def finish(self, batch: CellTensors) -> None:
             calls.append(("finish", batch.n_cells, self.training, torch.is_grad_enabled()))
             assert self.ramps
 

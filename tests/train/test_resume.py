@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,19 @@ import pytest
 import torch
 from torch import nn
 
-from indiseek.objectives import Batch, CLIPObjective, NCEClubObjective, Objective
-from indiseek.train import StageModule, StageResult, StageSettings, StageState, fit_stage, resolve_place, seeded
-from indiseek.train._memory import all_must_fit
+from indiseek.data import CellTensors
+from indiseek.nn import Encoder
+from indiseek.objectives import CLIPObjective, NCEClubObjective, Objective
+from indiseek.train import (
+    StageModule,
+    StageResult,
+    StageSettings,
+    StageState,
+    fit_stage,
+    memory_of_all_explained,
+    resolve_process,
+    seeded,
+)
 
 N_TRAIN, N_HELD_OUT, N_SHARED = 40, 12, 3
 SETTINGS = {
@@ -28,27 +39,37 @@ SETTINGS = {
 def _objective(kind: str) -> Objective:
     with seeded(0):
         if kind == "critics":
-            return NCEClubObjective({"a": 5, "b": 4}, N_SHARED, {"a": 2, "b": 3}, hidden=(6,), critic_hidden=(5,))
-        objective = CLIPObjective({"a": 5, "b": 4}, N_SHARED, hidden=(6,))
+            return NCEClubObjective(
+                {"a": 5, "b": 4}, N_SHARED, {"a": 2, "b": 3}, encoder=Encoder(hidden=(6,)), critic_hidden=(5,)
+            )
+        objective = CLIPObjective({"a": 5, "b": 4}, N_SHARED, encoder=Encoder(hidden=(6,)))
         # What the objective draws goes on too.
         objective.encoders[0].append(nn.Dropout(0.3))
         return objective
 
 
-def _cells() -> tuple[Batch, Batch]:
+def _cells() -> tuple[CellTensors, CellTensors]:
     generator = torch.Generator().manual_seed(0)
 
-    def draw(n_cells: int) -> Batch:
+    def draw(n_cells: int) -> CellTensors:
         a, b, *shared = (torch.randn(n_cells, n, generator=generator) for n in (5, 4, N_SHARED, N_SHARED))
-        return Batch((a, b), tuple(shared))
+        return CellTensors((a, b), tuple(shared))
 
     return draw(N_TRAIN), draw(N_HELD_OUT)
 
 
-def _fit(kind: str, objective: Objective, callbacks: tuple[lightning.Callback, ...] = (), **more: Any) -> StageResult:
-    options = {"name": "toy", "batch_size": 8, "accelerator": "cpu", "show_progress": False} | more
+def _fit(
+    kind: str,
+    objective: Objective,
+    callbacks: tuple[lightning.Callback, ...] = (),
+    *,
+    batch_size: int = 8,
+    **more: Any,
+) -> StageResult:
+    options = {"name": "toy", "accelerator": "cpu", "show_progress": False} | more
     options["trainer_kwargs"] = {"callbacks": list(callbacks)}
-    return fit_stage(objective, _cells(), SETTINGS[kind], seed=7, **options)
+    settings = replace(SETTINGS[kind], batch_size=batch_size)
+    return fit_stage(objective, _cells(), settings, seed=7, **options)
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
@@ -145,7 +166,7 @@ def test_what_is_computed_of_all_cells_at_once_is_no_matter_of_the_batch(when):
 
 
 def test_cells_that_do_not_fit_on_the_device_are_no_matter_of_the_batch(monkeypatch):
-    monkeypatch.setattr(Batch, "to", _out_of_memory)
+    monkeypatch.setattr(CellTensors, "to", _out_of_memory)
     with pytest.raises(MemoryError, match=ALL_CELLS):
         _fit("plain", _objective("plain"))
 
@@ -160,7 +181,7 @@ def test_memory_of_another_device_than_the_cpu_can_be_left_for_it(device, elsewh
     )
     for more, advice in (((), "take fewer features, .*"), (("make it smaller",), "make it smaller")):
         with pytest.raises(MemoryError, match=message.format(advice)):
-            with all_must_fit("the features of all cells", 1_000_000, 150, torch.device(device), *more):
+            with memory_of_all_explained("the features of all cells", 1_000_000, 150, torch.device(device), *more):
                 _out_of_memory()
 
 
@@ -193,7 +214,7 @@ def test_processes_with_other_cells_are_refused(monkeypatch):
     def meet(other: list[list[float]] | None) -> list[list[float]]:
         """What this process says when the other one says something; None repeats this one."""
         monkeypatch.setattr(
-            "indiseek.train._stage.gather_objects", lambda own: gathered.append(own) or [own, other or own]
+            "indiseek.train._lightning.gather_objects", lambda own: gathered.append(own) or [own, other or own]
         )
         module.on_fit_start()
         return gathered[-1]
@@ -212,5 +233,5 @@ def test_processes_with_other_cells_are_refused(monkeypatch):
 
 
 def test_one_process_is_the_first_of_one():
-    place = resolve_place("cpu")
+    place = resolve_process("cpu")
     assert (place.device.type, place.rank, place.world_size) == ("cpu", 0, 1)

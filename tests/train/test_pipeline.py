@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from indiseek.nn import CodeBridge
+from indiseek.train._pipeline import _Bridge
 
 
 def _codes(n: int = 400, d: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -15,7 +15,7 @@ def _codes(n: int = 400, d: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_a_rotation_between_codes_is_found():
     first, second = _codes()
-    bridge = CodeBridge(2, 4)
+    bridge = _Bridge()
     bridge.fit((first[:300], second[:300]))
     torch.testing.assert_close(bridge(0, first[300:])[1], second[300:], atol=1e-2, rtol=0)
     torch.testing.assert_close(bridge(1, second[300:])[0], first[300:], atol=1e-2, rtol=0)
@@ -23,7 +23,7 @@ def test_a_rotation_between_codes_is_found():
 
 def test_the_given_code_is_kept():
     first, second = _codes()
-    bridge = CodeBridge(2, 4)
+    bridge = _Bridge()
     bridge.fit((first, second))
     for i, code in enumerate((first, second)):
         torch.testing.assert_close(bridge(i, code)[i], code, rtol=0, atol=0)
@@ -32,14 +32,15 @@ def test_the_given_code_is_kept():
 def test_a_code_that_cannot_be_predicted_is_given_its_mean():
     first, _ = _codes()
     second = F.normalize(torch.randn(400, 4, generator=torch.Generator().manual_seed(5)) + 1, dim=-1)
-    bridge = CodeBridge(2, 4)
+    bridge = _Bridge()
     bridge.fit((first, second))
     torch.testing.assert_close(bridge(0, first)[1], second.mean(0).expand(400, 4), atol=0.2, rtol=0)
 
 
 def test_the_maps_are_part_of_the_state():
     first, second = _codes()
-    bridge, copy = CodeBridge(2, 4), CodeBridge(2, 4)
+    bridge, copy = _Bridge(), _Bridge()
     bridge.fit((first, second))
+    copy.allocate(bridge.maps.shape)
     copy.load_state_dict(bridge.state_dict())
     torch.testing.assert_close(copy(0, first), bridge(0, first), rtol=0, atol=0)
