@@ -80,9 +80,13 @@ class Captured:
                 step.run()
         torch.cuda.current_stream().wait_stream(side)
         step.optimizer.zero_grad(set_to_none=True)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            step.run()
+        self.graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(self.graph):
+                step.run()
+        finally:
+            # A capture that fails leaves its own stream as the current one.
+            torch.cuda.set_stream(before)
 
     def __call__(self, rows: Tensor) -> None:
         """A step on these rows."""

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
+# Names of this length get a line of their own.
+_LONG = 40
 
 
 class Page:
@@ -82,7 +84,8 @@ class Page:
 
 
 def _line(name: str, value: Any, target: Record | None) -> str:
-    if isinstance(value, list | dict) and len(value) > 1:
+    numbers = isinstance(value, dict) and all(isinstance(item, float | int) for item in value.values())
+    if isinstance(value, list | dict) and len(value) > 1 and not (numbers and max(map(len, value)) < _LONG):
         items = value if isinstance(value, list) else [f"{key}: {_short(item)}" for key, item in value.items()]
         text = "".join(f"\n  - {_short(item)}" for item in items)
     else:

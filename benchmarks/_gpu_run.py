@@ -43,7 +43,7 @@ class Report:
     judged
         Whether targets, which hold for a GPU, are judged.
     fault
-        What goes wrong at the first figure: None, ``"raise"``, ``"die"`` or ``"hang"``.
+        What goes wrong at the first figure or part: None, ``"raise"``, ``"die"`` or ``"hang"``.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Report:
     def part(self, name: str) -> Iterator[None]:
         """A part of the check: raises nothing but what ends the whole, and makes the check fail at its end."""
         self.step()
+        self._fail()
         try:
             yield
         except (EmulatedFailure, OutOfTime, Skipped):

@@ -57,6 +57,11 @@ def _measure(
     }
 
 
+def _n_middle(session: Session) -> int:
+    """The middle one of the numbers of cells: enough for many steps of the larger batch."""
+    return int(session.size(200_000, 1200))
+
+
 def _points(session: Session) -> list[tuple[int, str, int]]:
     """Small steps first: number of the batch size, stage, batch size."""
     return [(i, stage, size) for i, size in enumerate(_batches(session)) for stage in parts.STAGES]
@@ -65,7 +70,7 @@ def _points(session: Session) -> list[tuple[int, str, int]]:
 def speed(session: Session, report: Report) -> None:
     """Training cells a second by stage, number of cells and batch."""
     best: dict[str, float] = dict.fromkeys(parts.STAGES, 0.0)
-    for n_cells in session.size((20_000, 200_000, 1_000_000), (600, 1200, 2400)):
+    for n_cells in (session.size(20_000, 600), _n_middle(session), session.size(1_000_000, 2400)):
         for _, stage, batch_size in _points(session):
             with report.part(f"{stage}, {n_cells:,} cells, batch {batch_size:,}"):
                 sizes = {"n_cells": n_cells, "batch_size": batch_size, "n_steps": session.size(150, 4)}
@@ -79,7 +84,7 @@ def speed(session: Session, report: Report) -> None:
 
 def ratio(session: Session, report: Report) -> None:
     """The same on this machine's CPU with one thread, as ratio."""
-    n_cells, n_threads = session.size(20_000, 600), torch.get_num_threads()
+    n_cells, n_threads = _n_middle(session), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for number, stage, batch_size in _points(session):
@@ -87,6 +92,7 @@ def ratio(session: Session, report: Report) -> None:
                 # A step of the flow at the larger batch takes a core about a second.
                 n_steps = session.size((30, 3)[number], 3)
                 sizes: dict[str, Any] = {"n_cells": n_cells, "batch_size": batch_size, "n_features": session.n_features}
+                # The time of a step does not depend on how many cells there are.
                 cpu = _measure(stage, torch.device("cpu"), report, **sizes, n_steps=n_steps)
                 there = session.values.get((stage, n_cells, batch_size)) or _measure(
                     stage, session.device, report, **sizes, n_steps=session.size(100, 4)
@@ -112,7 +118,7 @@ def profile(session: Session, report: Report) -> None:
             report(name, {key: value for key, value in found.items() if isinstance(value, float | int)})
             for key in ("copies by kind", "waits of the host by kind", "longest kernels, share of all"):
                 report(f"{name}: {key}", found[key])
-            unprofiled = session.values.get((stage, session.size(20_000, 600), batch_size))
+            unprofiled = session.values.get((stage, _n_middle(session), batch_size))
             if unprofiled:
                 share = 1e3 * found["seconds in kernels"] / unprofiled["ms a step"]
                 report(f"{name}: share of an unprofiled step in kernels", share)
@@ -140,6 +146,8 @@ def _watched(session: Session, stage: str, batch_size: int, n_steps: int, watch:
 def synchronisations(session: Session, report: Report) -> None:
     """Places where the host waits for the device, in steps within an epoch."""
     n_steps = session.size(20, 3)
+    if not session.on_gpu:
+        report("on a CPU", "nothing waits; counted are operations that would, of which some run on CPUs alone")
     for stage in _ALL_STAGES:
         with report.part(stage):
             window = _watched(session, stage, session.size(512, 64), n_steps, lambda: waiting_places(session.device))
@@ -153,7 +161,7 @@ def synchronisations(session: Session, report: Report) -> None:
 
 def low_precision(session: Session, report: Report) -> None:
     """Speed in bf16 and TF32 beside float32; and, where cells can be read, trainings for their certificates."""
-    sizes: dict[str, Any] = {"n_cells": session.size(20_000, 600), "n_steps": session.size(60, 3)}
+    sizes: dict[str, Any] = {"n_cells": _n_middle(session), "n_steps": session.size(60, 3)}
     sizes["n_features"] = session.n_features
     for _, stage, batch_size in _points(session):
         with report.part(f"{stage}, batch {batch_size:,}"):

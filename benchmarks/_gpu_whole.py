@@ -108,6 +108,7 @@ def tests(session: Session, report: Report) -> None:
     if importlib.util.find_spec("pytest") is None:
         raise Skipped("pytest is not installed here")
     out = session.scratch / "tests.xml"
+    report("tests of", "tests/devices")
     paths = [path for path in sys.path if path]
     command = [sys.executable, "-m", "pytest", "tests/devices", "-q", "-p", "no:cacheprovider", f"--junit-xml={out}"]
     done = subprocess.run(
