@@ -4,18 +4,24 @@ PYTHON ?= python3
 PIP_ARGS ?=
 DEMO_OUT ?= demo-output
 
+# Options of a benchmark, for instance make gpu-check ARGS=--quick
+ARGS ?=
+
 VENV := .venv
 CLUE := .venv-clue
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# A borrowed machine has its packages already, and no time to install others: gpu-check builds nothing. It takes the PYTHON
+# that is named (make gpu-check PYTHON=python3), or else .venv where that was built, or else python3.
+GPU_PYTHON = $(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) $(PYTHON)),$(PYTHON))
 INSTALL := $(PIP) install --quiet --constraint constraints.txt $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint typecheck docs peers clean
+.PHONY: help demo test lint typecheck docs peers gpu-check clean
 
 help: ## show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.package ## run the model on the 6,855 PBMCs that ship with the package
 	$(BIN)/indiseek demo --out $(DEMO_OUT)
@@ -34,6 +40,9 @@ docs: $(VENV)/.doc ## build docs/_build/html, warnings are errors
 	$(BIN)/python -m sphinx -b html -W --keep-going -n docs docs/_build/html
 
 peers: $(VENV)/.bench $(CLUE)/.done ## install what benchmarks compare with, CLUE in an environment of its own
+
+gpu-check: ## tell all of a GPU in eight minutes; small sizes where there is none (ARGS=--quick, ARGS="--only speed")
+	PYTHONPATH="$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH}" $(GPU_PYTHON) benchmarks/gpu.py $(ARGS)
 
 clean: ## remove .venv and everything that was built
 	rm -rf $(VENV) $(CLUE) build dist demo-output docs/_build docs/api/generated .mypy_cache .pytest_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -23,11 +24,43 @@ DESCRIPTION = (
 )
 
 
+def resampled(n_cells: int, n_genes: int, n_proteins: int, *, n_threads: int) -> MuData:
+    """`n_cells` cells in memory; the same ones whatever the number of threads."""
+    mdata = datasets.pbmc10k_cite()
+    rna, prot = mdata["rna"].X, mdata["prot"].X
+    genes = _genes(rna, n_genes)
+    rna = rna[:, genes].tocsr()
+    starts = range(0, n_cells, BLOCK_CELLS)
+    rng, *block_rngs = np.random.default_rng(0).spawn(1 + len(starts))
+    proteins = rng.integers(prot.shape[1], size=n_proteins)
+
+    def block(start: int) -> tuple[sparse.csr_matrix, np.ndarray]:
+        rng = block_rngs[start // BLOCK_CELLS]
+        rows = rng.integers(rna.shape[0], size=min(BLOCK_CELLS, n_cells - start))
+        counts = rna[rows]
+        counts.data = rng.poisson(counts.data).astype(np.float32)
+        counts.eliminate_zeros()
+        return counts, rng.poisson(prot[rows][:, proteins]).astype(np.float32)
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        counts, proteins_of = zip(*pool.map(block, starts), strict=True)
+    obs = pd.DataFrame(index=[f"cell{i}" for i in range(n_cells)])
+    var = {"rna": mdata["rna"].var_names[genes], "prot": [f"protein{j}" for j in range(n_proteins)]}
+    values = {"rna": sparse.vstack(counts, format="csr"), "prot": np.concatenate(proteins_of)}
+    with mudata.set_options(pull_on_update=False):
+        return MuData({name: AnnData(x, obs, pd.DataFrame(index=var[name])) for name, x in values.items()})
+
+
+def _genes(rna: sparse.csr_matrix, n_genes: int) -> np.ndarray:
+    """Positions of the genes of highest mean."""
+    return np.sort(np.argsort(-np.asarray(rna.mean(axis=0)).ravel(), kind="stable")[:n_genes])
+
+
 def write_resampled(path: Path, n_cells: int) -> None:
     """Write `n_cells` cells to an h5mu, block by block, never all in memory."""
     mdata = datasets.pbmc10k_cite()
     rna, prot = mdata["rna"].X, mdata["prot"].X
-    genes = np.sort(np.argsort(-np.asarray(rna.mean(axis=0)).ravel(), kind="stable")[:N_GENES])
+    genes = _genes(rna, N_GENES)
     rna, rng = rna[:, genes], np.random.default_rng(0)
     proteins = rng.integers(prot.shape[1], size=N_PROTEINS)
     obs = pd.DataFrame(index=[f"cell{i}" for i in range(n_cells)])
