@@ -13,10 +13,16 @@ from anndata import AnnData
 from mudata import MuData
 
 from indiseek.datasets import pbmc10k_cite
-from indiseek.models import IndiSeekModel
+from indiseek.models import IndiSeekModel, NCEClub
+from indiseek.nn import Encoder
 
 N_CELLS, N_GENES = 600, 300
-SMALL = {"specific": "nce-club", "n_shared": 4, "n_specific": 3, "hidden": (32,), "critic_hidden": (16,)}
+SMALL = {
+    "specific": NCEClub(critic_hidden=(16,)),
+    "n_shared": 4,
+    "n_specific": 3,
+    "encoder": Encoder(hidden=(32,)),
+}
 FAST = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "show_progress": False}
 
 

@@ -214,15 +214,16 @@ def test_ctrl_c_before_anything_is_learned_is_passed_on(case, mdata):
 
 
 WRONG_TRAIN = [
-    ({"batch_size": 1}, ValueError, "expected batch_size.* of at least 2, got 1"),
-    ({"max_epochs": 0}, ValueError, "expected max_epochs.* of at least 1, got 0"),
-    ({"lr": 0.0}, ValueError, "expected lr above 0, got 0.0"),
-    ({"lr": float("nan")}, ValueError, "expected lr above 0, got nan"),
+    ({"batch_size": 1}, ValueError, "expected batch_size to be a whole number of at least 2, got 1"),
+    ({"max_epochs": 0}, ValueError, "expected max_epochs to be a whole number of at least 1, got 0"),
+    ({"lr": 0.0}, ValueError, "expected lr to be a number above 0, got 0.0"),
+    ({"lr": float("nan")}, ValueError, "expected lr to be a number above 0, got nan; give a finite one"),
     ({"devices": 0}, ValueError, "expected devices to be a whole number of at least 1, got 0"),
-    ({"patience": 0}, ValueError, "expected patience of at least 1, got 0"),
+    ({"patience": 0}, ValueError, "expected patience to be a whole number of at least 1, got 0"),
     ({"train_size": 1.5}, ValueError, "expected train_size and validation_size"),
     ({"validation_size": 0.0}, ValueError, "expected train_size and validation_size"),
     ({"external_indexing": [[0, 1]]}, ValueError, "expected external_indexing"),
+    ({"n_critic_steps": 3}, TypeError, "expected arguments of train.* or of .*Trainer, got .'n_critic_steps'.*"),
 ]
 
 

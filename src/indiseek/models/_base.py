@@ -41,6 +41,7 @@ from indiseek.models._options import Options
 from indiseek.models._saved import read_beside, read_saved, reopened, write_saved
 from indiseek.objectives import rank
 from indiseek.train import (
+    INFERENCE_BATCH,
     PATIENCE,
     Fitted,
     MakeViews,
@@ -549,13 +550,12 @@ class MultimodalModel(ABC):
                 f"the cells have no modality but {cells.only!r}: what their specific code should be independent of is "
                 f"predicted from {cells.only!r} itself."
             )
-        options = {} if batch_size is None else {"batch_size": batch_size}
-        smaller = f", or a batch_size below {batch_size}" if batch_size else ""
+        size = INFERENCE_BATCH if batch_size is None else batch_size
         tensors = self._tensors(cells, indices)
-        with self._explained(tensors.n_cells, f"{FEWER_CELLS}{smaller}"):
+        with self._explained(tensors.n_cells, f"{FEWER_CELLS}, or a batch_size below {size}"):
             if modality is None:
-                return self.module.joint(kind, tensors, **options).cpu().numpy()
-            return self.module.codes(kind, tensors, **options)[modality].cpu().numpy()
+                return self.module.joint(kind, tensors, size).cpu().numpy()
+            return self.module.codes(kind, tensors, size)[modality].cpu().numpy()
 
     def get_features(
         self, mdata: MuData | None = None, *, modality: str, indices: ArrayLike | None = None

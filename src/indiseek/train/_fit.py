@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -67,7 +68,9 @@ class Process(NamedTuple):
     world_size: int
 
 
-def resolve_process(accelerator: str, *, devices: int = 1, num_nodes: int = 1) -> Process:
+def resolve_process(
+    accelerator: str, *, devices: int = 1, num_nodes: int = 1, trainer_kwargs: Iterable[str] = ()
+) -> Process:
     """Where Lightning puts this process.
 
     Parameters
@@ -78,7 +81,20 @@ def resolve_process(accelerator: str, *, devices: int = 1, num_nodes: int = 1) -
         Number of devices of each machine.
     num_nodes
         Number of machines.
+    trainer_kwargs
+        Names of further arguments that a Trainer will be given.
+
+    Raises
+    ------
+    TypeError
+        If a Trainer has no such argument.
     """
+    unknown = sorted(set(trainer_kwargs) - set(inspect.signature(lightning.Trainer.__init__).parameters))
+    if unknown:
+        raise TypeError(
+            f"expected arguments of train() or of lightning.pytorch.Trainer, got {unknown}; options of a model, such as "
+            "those of its critics, are given when it is made."
+        )
     with _quiet():
         trainer = lightning.Trainer(
             accelerator=accelerator,

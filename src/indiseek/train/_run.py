@@ -82,7 +82,9 @@ class Plan:
         ValueError
             If there is no such device, or a batch has fewer cells than there are processes.
         """
-        process = resolve_process(self.accelerator, devices=self.devices, num_nodes=self.num_nodes)
+        process = resolve_process(
+            self.accelerator, devices=self.devices, num_nodes=self.num_nodes, trainer_kwargs=self.trainer_kwargs
+        )
         for stage, settings in self.settings.items():
             if settings is not None and settings.batch_size < process.world_size:
                 raise ValueError(

@@ -150,6 +150,10 @@ class Stage:
     given: tuple[str, ...] = ()
     space: Space = field(default_factory=Space)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Stage:
+        # A value: whoever copies a trained state wants its weights.
+        return self
+
 
 def settings_of(
     stages: Sequence[Stage],
