@@ -87,9 +87,8 @@ def test_views_are_of_training_and_validation_cells_with_the_memory_stated(mdata
 
 
 def test_a_short_fit_tells_cells_apart_best_by_both_modalities():
-    model = CoMMModel(
-        simulate_trifeature(1500, (20, 15), n_states=3).to_mudata(), n_latent=16, encoder=SMALL["encoder"]
-    )
+    cells = simulate_trifeature(1500, (20, 15), n_states=3).to_mudata()
+    model = CoMMModel(cells, n_latent=16, encoder=SMALL["encoder"])
     model.train(12, batch_size=128, accelerator="cpu", show_progress=False)
     found = model.history["fused/validation_infonce_joint"].to_numpy().ravel()
     assert found[-1] < 0.75 * found[0]

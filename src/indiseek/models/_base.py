@@ -99,7 +99,7 @@ class MultimodalModel(ABC):
         self._mdata, self._cells = mdata, cells
         self._check_options()
         logger.info(f"{self._describe()}{f'; not used: {unused} (setup_mudata chooses)' if unused else ''}")
-        if setup.covariates and not self._uses_covariates:
+        if setup.covariates and not any(stage.uses_covariates for stage in self._stages()):
             logger.warning(
                 f"{list(setup.covariates)} are registered and handed to the objectives, of which none of "
                 f"{type(self).__name__} uses covariates yet: the codes are not corrected for them."
@@ -109,13 +109,8 @@ class MultimodalModel(ABC):
     def _stages(self) -> list[Stage]:
         """The stages, in the order of training."""
 
-    @abstractmethod
-    def _check_options(self) -> None:
+    def _check_options(self) -> None:  # noqa: B027 (most models have something to check, but none must)
         """Raise KeyError or ValueError where the options do not go with the cells."""
-
-    @property
-    def _uses_covariates(self) -> bool:
-        return False
 
     @property
     def _make_views(self) -> MakeViews | None:

@@ -92,8 +92,8 @@ def resolve_process(
     unknown = sorted(set(trainer_kwargs) - set(inspect.signature(lightning.Trainer.__init__).parameters))
     if unknown:
         raise TypeError(
-            f"expected arguments of train() or of lightning.pytorch.Trainer, got {unknown}; options of a model, such as "
-            "those of its critics, are given when it is made."
+            f"expected arguments of train() or of lightning.pytorch.Trainer, got {unknown}; options of a model, "
+            "such as those of its critics, are given when it is made."
         )
     with _quiet():
         trainer = lightning.Trainer(
