@@ -12,6 +12,7 @@ import torch
 from model_contract import (
     FAST,
     At,
+    FirstRows,
     Modes,
     assert_content,
     assert_same,
@@ -98,6 +99,15 @@ def test_a_second_training_goes_on_with_the_same_split_in_train_mode(case, mdata
         assert np.isfinite(table.to_numpy()).all()
     with pytest.raises(ValueError, match="expected the split of the first training.*a test cell must stay one"):
         model.train(**FAST, train_size=0.6)
+
+
+def test_every_stage_of_every_training_has_batches_of_its_own(case, mdata):
+    first = FirstRows()
+    model = case.new(mdata)
+    for _ in range(2):
+        model.train(**FAST, callbacks=[first])
+    assert len(first.seen) == 2 * len(case.widths)
+    assert len({tuple(rows) for rows in first.seen}) == len(first.seen)
 
 
 def test_history_covers_every_stage(fitted):
