@@ -205,6 +205,19 @@ class Modes(lightning.Callback):
         self.seen += [module.training for module in pl_module.objective.modules()]
 
 
+class FirstRows(lightning.Callback):
+    """Positions, among the training cells, of the cells of the first step of every stage."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == 0 and batch_idx == 0:
+            self.seen.append(batch[0].tolist())
+
+
 def with_value(adata: AnnData, row: Any, column: Any, value: float) -> AnnData:
     x = adata.X.toarray() if sparse.issparse(adata.X) else adata.X.copy()
     x[row, column] = value
