@@ -1,10 +1,11 @@
-"""The code on the design page runs as it stands there."""
+"""The code on the design page runs as it stands there, and the ways through the house stay short."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import house
 import numpy as np
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "design.md"
@@ -24,3 +25,7 @@ def test_the_objective_and_the_model_of_the_page_train_save_and_load(mdata, tmp_
     model.save(tmp_path / "model")
     loaded = names["CorrelationModel"].load(tmp_path / "model", mdata, accelerator="cpu")
     np.testing.assert_array_equal(loaded.get_latent_representation(), mdata.obsm["X_correlation"])
+
+
+def test_the_ways_through_the_house_are_short(capsys):
+    assert house.main() == 0, capsys.readouterr().out
