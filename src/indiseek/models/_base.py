@@ -327,7 +327,7 @@ class MultimodalModel(ABC):
         validation_size: float = 0.1,
         external_indexing: Sequence[ArrayLike] | None = None,
         accelerator: str = "auto",
-        devices: int = 1,
+        devices: int | Sequence[int] = 1,
         num_nodes: int = 1,
         seed: int = 0,
         checkpoint_dir: str | Path | None = None,
@@ -366,7 +366,8 @@ class MultimodalModel(ABC):
         accelerator
             ``"auto"``, ``"cpu"``, ``"gpu"``, ``"mps"``, as Lightning names them.
         devices, num_nodes
-            Number of devices of each machine, and of machines. Each device has a process of its own, which takes its
+            Number of devices of each machine, or the number of each, such as ``[1]`` for the second; and number of
+            machines. Each device has a process of its own, which takes its
             share of every batch; `batch_size` counts the cells of all of them.
         seed
             Seed of split, weights and batches. The same seed on the same machine gives the same latents.
