@@ -7,6 +7,7 @@ from ._completeness import completeness
 from ._conditional import conditional_mean
 from ._critic import InformationBound, infonce_bound
 from ._dependence import Dependence, distance_correlation
+from ._explained import Explained, explained
 from ._leakage import Leakage, leakage, leakages
 from ._noise import noise_share, thin_counts
 from ._probes import feature_r2, probe_r2
@@ -16,6 +17,7 @@ from ._thresholds import Thresholds
 __all__ = [
     "Certificate",
     "Dependence",
+    "Explained",
     "InformationBound",
     "Leakage",
     "Thresholds",
@@ -24,6 +26,7 @@ __all__ = [
     "completeness",
     "conditional_mean",
     "distance_correlation",
+    "explained",
     "feature_r2",
     "foscttm",
     "infonce_bound",
