@@ -13,11 +13,15 @@ from ._noise import noise_share, thin_counts
 from ._probes import feature_r2, probe_r2
 from ._retrieval import foscttm, median_rank, recall_at_k
 from ._thresholds import Thresholds
+from .checks import CHECKS, Check, Finding
 
 __all__ = [
+    "CHECKS",
     "Certificate",
+    "Check",
     "Dependence",
     "Explained",
+    "Finding",
     "InformationBound",
     "Leakage",
     "Thresholds",

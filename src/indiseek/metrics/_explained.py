@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-_SHRINKAGE = 0.3
+# Less of it reads a rare type at two thirds of its size, more of it (a kernel alone) at twice.
+_SHRINKAGE = 1.5
 _N_LEADING = 5
 _WINSOR = 5.0
+# Up to so many cells, and three at least, may be far out in code and target together without counting more than others.
+_STRAY = 0.005
 _CLIP_LEADING = 4.0
 _CLIP_PRODUCTS = 3.0
 # What a shrunk prediction gains beyond the variance it explains, as measured for codes of 5 to 50 dimensions.
@@ -45,6 +48,8 @@ class Explained:
     guard_map, guard
         Standard errors of ``map`` and ``total`` for the question whether a limit is exceeded: smaller than ``se``
         where the leak itself makes the estimate vary.
+    concentration
+        Share of the target's variance that lies in its leading direction: a leak there varies most.
     n_cells, n_inputs
         Cells and dimensions of the code.
     """
@@ -56,6 +61,7 @@ class Explained:
     null_se: float
     guard_map: float
     guard: float
+    concentration: float
     n_cells: int
     n_inputs: int
 
@@ -83,7 +89,7 @@ def explained(
 
         L = \frac{\sum_i y_i \cdot P_i}{\sum_i |y_i|^2} - \frac{\sum_i h_i}{b n^2}, \qquad
         P = \frac{(H - \operatorname{diag} h)\, Y}{b}, \qquad
-        H = F (F'F + 0.3\, n I)^{-1} F', \qquad h = \operatorname{diag} H
+        H = F (F'F + 1.5\, n I)^{-1} F', \qquad h = \operatorname{diag} H
 
     with :math:`Y` the centred target and :math:`b = \sum_{i \ne j} H_{ij} K_{ij} / n`, :math:`K = FF'/D`, the share of
     a random effect of the features that the shrunken fit keeps. The :math:`D` features :math:`F` are the normal scores
@@ -96,9 +102,8 @@ def explained(
     target; with one, the spread of the cells' contributions :math:`2 y_i \cdot P_i - L |y_i|^2` less :math:`V_0`, if
     that is larger.
 
-    Outliers are drawn in to 5 (scaled) median absolute deviations first, by column, and the target also by its length.
-    Duplicated cells predict each other: remove
-    them before.
+    Outliers are drawn in to 5 scaled median absolute deviations first, by column; a few cells that are outliers in code
+    and target together get a target of median length. Duplicated cells predict each other: remove them before.
 
     Parameters
     ----------
@@ -130,16 +135,16 @@ def explained(
     y = as_cells(target, "target", min_cells=20)
     check_paired((z, y), ("code", "target"))
     check_count(max_cells, "max_cells", low=20)
-    y = drawn_in(winsorised(y))
+    z, y = winsorised(z), winsorised(y)
+    y = strays_drawn_in(z, y)
     y = y - y.mean(axis=0)
     if not np.square(y).sum() > 1e-20 * np.square(np.asarray(target, dtype=float)).sum():
         raise ValueError("expected a target that varies over cells, got constant columns; do drop them")
-    z = winsorised(z)
     z = z[:, z.std(axis=0) > 1e-9 * np.maximum(1e-300, np.abs(z).max(axis=0))]
     n_inputs = z.shape[1]
     if n_inputs == 0:
         # A collapsed code explains nothing, for certain.
-        return Explained(0.0, 0.0 if products else np.nan, 0.0, 0.0, 0.0, 0.0, 0.0, len(y), 0)
+        return Explained(0.0, 0.0 if products else np.nan, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, len(y), 0)
     first = _map(z, y)
     second = None
     if products and n_inputs > 1:
@@ -159,6 +164,7 @@ def explained(
         null_se=null_se,
         guard_map=float(np.sqrt(first.guard)),
         guard=guard,
+        concentration=float(np.square(svd(y, compute_uv=False)[0]) / np.square(y).sum()),
         n_cells=len(y),
         n_inputs=n_inputs,
     )
@@ -166,19 +172,31 @@ def explained(
 
 def winsorised(x: Array) -> Array:
     """Each column drawn in to 5 scaled median absolute deviations around its median."""
-    centre = np.median(x, axis=0)
-    spread = _MAD_TO_SD * np.median(np.abs(x - centre), axis=0)
+    reach = _WINSOR * _spread(x)
     # More than half of the values equal (an indicator): no scale to judge outliers by.
-    reach = np.where(spread > 0, _WINSOR * spread, np.inf)
+    reach = np.where(reach > 0, reach, np.inf)
+    centre = np.median(x, axis=0)
     return np.clip(x, centre - reach, centre + reach)
 
 
-def drawn_in(y: Array) -> Array:
-    """Rows whose distance from the median is an outlier among the distances, brought back towards it."""
+def strays_drawn_in(z: Array, y: Array) -> Array:
+    """The target, with cells brought back that are far from the median in code and target.
+
+    They get the median distance. More than a few of them are no strays but a cell type, and stay.
+    """
+    far = np.ones(len(y), dtype=bool)
     away = y - np.median(y, axis=0)
-    length = np.linalg.norm(away, axis=1, keepdims=True)
-    shorter = winsorised(length)
-    return y - away * (1.0 - np.divide(shorter, length, out=np.ones_like(length), where=length > 0))
+    for lengths in (np.linalg.norm(z - np.median(z, axis=0), axis=1), length := np.linalg.norm(away, axis=1)):
+        far &= lengths > np.median(lengths) + _WINSOR * _spread(lengths)
+    if not 0 < far.sum() <= max(3, _STRAY * len(y)):
+        return y
+    y = y.copy()
+    y[far] -= away[far] * (1.0 - np.median(length) / length[far])[:, None]
+    return y
+
+
+def _spread(x: Array) -> Array:
+    return _MAD_TO_SD * np.median(np.abs(x - np.median(x, axis=0)), axis=0)
 
 
 @dataclass(frozen=True)
