@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -54,11 +55,22 @@ def certificate(
         joint=module.joint(first, cells, INFERENCE_BATCH).cpu().numpy(),
         reference=reference,
         replicates=_replicates(fitted.transforms, values, seed),
+        covariates=_depths(fitted.transforms, values),
         feature_names=feature_names,
         n_permutations=n_permutations,
         seed=seed,
         thresholds=thresholds,
     )
+
+
+def _depths(transforms: Mapping[str, Transform], values: Mapping[str, Matrix]) -> dict[str, NDArray[Any]]:
+    """Logarithm of each cell's counts, for modalities that have counts in which cells differ."""
+    depths = {
+        f"depth of {name}": np.log1p(np.asarray(values[name].sum(axis=1), dtype=np.float64).ravel())
+        for name, transform in transforms.items()
+        if transform.needs_counts
+    }
+    return {name: depth for name, depth in depths.items() if np.ptp(depth) > 0}
 
 
 def _replicates(

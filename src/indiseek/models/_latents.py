@@ -242,7 +242,7 @@ class LatentModel(StagedModel):
         self,
         mdata: MuData | None = None,
         *,
-        n_permutations: int = 100,
+        n_permutations: int = 99,
         seed: int = 0,
         thresholds: Thresholds | None = None,
     ) -> Certificate:
@@ -259,7 +259,7 @@ class LatentModel(StagedModel):
         mdata
             Other held-out cells with all modalities, instead of the test cells.
         n_permutations
-            Permutations of the distance correlation.
+            Permutations of the scan for dependence of other forms; 0 leaves it out.
         seed
             Seed of probes, critics, permutations and thinning.
         thresholds
@@ -267,7 +267,7 @@ class LatentModel(StagedModel):
 
         Returns
         -------
-        The certificate: tables, verdicts, ``summary()``.
+        The certificate: print it, or read its ``verdicts`` and ``tables``.
 
         Raises
         ------
