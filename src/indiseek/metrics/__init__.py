@@ -9,7 +9,7 @@ from ._critic import InformationBound, infonce_bound
 from ._dependence import Dependence, distance_correlation
 from ._explained import Explained, explained
 from ._leakage import Leakage, leakage, leakages
-from ._noise import noise_share, thin_counts
+from ._noise import noise_share, overdispersion, thin_counts
 from ._probes import feature_r2, probe_r2
 from ._retrieval import foscttm, median_rank, recall_at_k
 from ._thresholds import Thresholds
@@ -38,6 +38,7 @@ __all__ = [
     "leakages",
     "median_rank",
     "noise_share",
+    "overdispersion",
     "pls_svd",
     "probe_r2",
     "recall_at_k",

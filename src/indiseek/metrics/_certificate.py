@@ -117,6 +117,11 @@ class Certificate:
         """One row a feature: what the codes hold of it, and what another draw of the cell would repeat."""
         return self.table("features")
 
+    @property
+    def content(self) -> pd.DataFrame:
+        """One row a modality and code: R2 to what the other modalities know of it, and to what they do not."""
+        return self.table("content")
+
     def summary(self) -> str:
         """Return the verdicts in words, one line each, and under what does not pass what to do."""
         lines = [f"Certificate on {self.n_cells:,} held-out cells: {_OUTCOME[self.verdict]}"]

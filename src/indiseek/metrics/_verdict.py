@@ -25,6 +25,7 @@ def at_most(
     n_cells: int,
     above: tuple[float, float] | None = None,
     least: float = 0.0,
+    min_cells: int = MIN_CELLS,
 ) -> Verdict:
     """Whether a quantity lies below its limit.
 
@@ -35,23 +36,25 @@ def at_most(
     limit
         Largest value accepted.
     n_cells
-        Cells it was measured on: with fewer than 300 nothing passes.
+        Cells it was measured on.
     above
         Estimate and standard error for the question whether the limit is exceeded, by default the same.
     least
         Smallest value that the quantity can have: an estimate below it is an accident and helps nobody to pass.
+    min_cells
+        With fewer nothing passes, default 300: a standard error is then no better known than what it is of.
     """
     over, over_se = (value, se) if above is None else above
     if over - _SURE * over_se > limit:
         return "FAIL"
-    if n_cells >= MIN_CELLS and max(value, least) + _SURE * se < limit:
+    if n_cells >= min_cells and max(value, least) + _SURE * se < limit:
         return "pass"
     return "too few cells"
 
 
-def at_least(value: float, se: float, limit: float, *, n_cells: int) -> Verdict:
+def at_least(value: float, se: float, limit: float, *, n_cells: int, min_cells: int = MIN_CELLS) -> Verdict:
     """Whether a quantity lies above its limit, by the same rule."""
-    return at_most(-value, se, -limit, n_cells=n_cells, least=-math.inf)
+    return at_most(-value, se, -limit, n_cells=n_cells, least=-math.inf, min_cells=min_cells)
 
 
 def judge_explained(reading: Explained, limit: float) -> Verdict:

@@ -56,8 +56,9 @@ class Completeness:
                 "code": "shared and specific codes" if cells.specific else "shared code",
                 "in_codes": in_codes,
                 "se": se,
-                "low": in_codes - 1.96 * se,
-                "high": min(1.0, in_codes + 1.96 * se),
+                # A lower bound is all that a probe gives.
+                "low": in_codes - 1.96 * se if exact else in_codes,
+                "high": min(1.0, in_codes + 1.96 * se) if exact else 1.0,
                 "shared": mean("shared"),
                 "reproducible": mean("reproducible"),
                 "reproducible_left_out": mean("reproducible_left_out"),
@@ -115,7 +116,7 @@ class Completeness:
 
 def _verdict(in_codes: float, se: float, limit: float, n_cells: int, *, exact: bool) -> Verdict:
     if exact:
-        return at_least(in_codes, se, limit, n_cells=n_cells)
+        return at_least(in_codes, se, limit, n_cells=n_cells, min_cells=0)
     return "pass" if in_codes >= limit else "too few cells"
 
 

@@ -41,13 +41,13 @@ class Covariates:
                 rows.append(
                     {"modality": modality, "code": code, "covariate": covariate}
                     | {name: columns[name] for name in ("map", "products", "total", "se", "low", "high", "n_cells")}
-                    | {"null": null.total}
+                    | {"null": null.total, "told": code != "shared" or cells.joint is None}
                 )
         return pd.DataFrame(rows)
 
     def judge(self, row: Any, limits: Thresholds) -> Finding | None:
-        """A note for what a code holds beyond the limit of independence, with certainty."""
-        if row.low <= limits.independence:
+        """A note for what a code holds beyond the limit of independence; the joint code speaks for the shared ones."""
+        if row.low <= limits.independence or not row.told:
             return None
         name = "Joint shared code" if row.code == "joint" else f"{row.modality}, {row.code} code"
         return Finding(

@@ -48,10 +48,11 @@ class Excess:
         if not row.judged:
             return None
         name = "Joint shared code" if row.code == "joint" else f"Shared code of {row.modality}"
-        what = f"what of {row.modality} {row.others} cannot know"
+        what = f"what only {row.modality} knows"
         figures = (
-            f"explains {figure(row.total)} of it, {interval(row.low, row.high)}, limit {figure(limits.excess)}; map "
-            f"{figure(row.map)}, products {figure(row.products)}"
+            f"explains {figure(row.total)} of what {row.others} cannot know of {row.modality}, "
+            f"{interval(row.low, row.high)}, limit {figure(limits.excess)}; map {figure(row.map)}, products "
+            f"{figure(row.products)}"
         )
         words = {
             "pass": f"{name}: holds next to nothing of {what} ({figures})",

@@ -47,7 +47,7 @@ class Retrieval:
                     "median_rank": ranks.median_rank(),
                     "median_rank_chance": (ranks.n_cells + 1) / 2,
                     "n_cells": ranks.n_cells,
-                    "verdict": at_most(value, se, limits.foscttm, n_cells=ranks.n_cells),
+                    "verdict": at_most(value, se, limits.foscttm, n_cells=ranks.n_cells, min_cells=0),
                 }
             )
         return pd.DataFrame(rows)
@@ -69,7 +69,7 @@ class Retrieval:
             advice = "train the shared stage longer or on more cells, and check that the cells are paired row by row"
         elif row.verdict != "pass":
             room = max(limits.foscttm - row.foscttm, 1e-3)
-            needed = max(300, two_digits(row.n_cells * (1.96 * row.foscttm_se / room) ** 2))
+            needed = two_digits(row.n_cells * (2.33 * row.foscttm_se / room) ** 2)
             advice = more_cells(needed, row.n_cells)
         return Finding(
             self.name,
