@@ -9,6 +9,7 @@ cells against that of all. Tables go to ``benchmarks/results/calibration.{json,m
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 import torch
-from _table import markdown, write_text
+from _table import RESULTS, markdown, write_text
 
 from indiseek import IndiSeekModel, datasets
 from indiseek.metrics import Thresholds, certify, explained
@@ -140,13 +141,15 @@ def grid(runs: int, quick: bool) -> tuple[str, dict[str, Any]]:
     return text, {"grid": table.round(5).to_dict("records")}
 
 
-def forms(runs: int, n_cells: int) -> tuple[str, dict[str, Any]]:
+def forms(runs: int, quick: bool) -> tuple[str, dict[str, Any]]:
     """Which line sees ten shapes of dependence; ``none`` gives the rate of false alarms."""
     checks = [check for check in CHECKS if check.name in ("independence", "probes", "other forms")]
-    rows = []
+    rows, n_cells = [], 500 if quick else 1500
     for form, make in FORMS.items():
         seen = []
-        for seed in range(runs):
+        # False alarms are rarer than what is to be seen.
+        n_runs = 2 * runs if form == "none" else max(2, runs // 2)
+        for seed in range(n_runs):
             features, shared, specific = make(np.random.default_rng([seed, list(FORMS).index(form)]), n_cells)
             verdicts = certify(features, shared, specific, checks=checks, seed=seed).verdicts
             failed = set(verdicts.loc[verdicts["verdict"] == "FAIL", "check"])
@@ -154,7 +157,7 @@ def forms(runs: int, n_cells: int) -> tuple[str, dict[str, Any]]:
                 failed.add("other forms")
             seen.append(failed)
         rows.append(
-            {"form": form, "what": (make.__doc__ or "").strip().rstrip(".")}
+            {"form": form, "runs": n_runs, "what": (make.__doc__ or "").strip().rstrip(".")}
             | {check.name: np.mean([check.name in failed for failed in seen]) for check in checks}
             | {"any": np.mean([bool(failed) for failed in seen])}
         )
@@ -162,7 +165,7 @@ def forms(runs: int, n_cells: int) -> tuple[str, dict[str, Any]]:
     table = pd.DataFrame(rows)
     found = int((table["any"][1:] >= 0.8).sum())
     text = (
-        f"## Other forms\n\nShare of {runs} runs with {n_cells:,} cells in which a line speaks: FAIL of independence "
+        f"## Other forms\n\nShare of runs with {n_cells:,} cells in which a line speaks: FAIL of independence "
         f"or of the probes, or a note of another form. {found} of 10 are seen in at least 0.8 of runs.\n\n"
         + markdown(table.round(3))
     )
@@ -271,9 +274,10 @@ FORMS: dict[str, Callable[[np.random.Generator, int], tuple[dict[str, Array], ..
 }
 
 
-def subsets(draws: int, quick: bool) -> tuple[str, dict[str, Any]]:
+def subsets(runs: int, quick: bool) -> tuple[str, dict[str, Any]]:
     """Verdict of a few of the test cells against that of all of them, for the codes of the default model."""
     torch.set_num_threads(1)
+    draws = 5 if quick else 50
     model = IndiSeekModel(datasets.pbmc10k_cite())
     extra = {"max_epochs": 2} if quick else {}
     model.train(
@@ -318,34 +322,36 @@ def subsets(draws: int, quick: bool) -> tuple[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Run the parts asked for, print the tables and write them."""
+    """Run the parts asked for, print the tables, and write them beside those of an earlier run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=["grid", "forms", "subsets"], help="grid, forms, subsets")
+    parser.add_argument("parts", nargs="*", help="of grid, forms and subsets (default: all)")
     parser.add_argument("--runs", type=int, default=40, help="runs of the grid (default 40); half as many of the forms")
     parser.add_argument("--quick", action="store_true", help="2 runs, fewer cells, nothing written")
     options = parser.parse_args()
+    if set(options.parts) - set(PARTS):
+        raise SystemExit(f"expected parts of {list(PARTS)}, got {options.parts}")
     runs = 2 if options.quick else options.runs
-    started = time.perf_counter()
-    texts: list[str] = []
-    record: dict[str, Any] = {"limit": LIMIT, "runs": runs}
-    for part in options.parts:
-        if part == "grid":
-            text, values = grid(runs, options.quick)
-        elif part == "forms":
-            text, values = forms(max(2, runs // 2), 500 if options.quick else 1500)
-        elif part == "subsets":
-            text, values = subsets(5 if options.quick else 50, options.quick)
-        else:
-            raise SystemExit(f"expected grid, forms or subsets, got {part!r}")
-        texts.append(text)
-        record |= values
-    notes = f"One thread, {time.perf_counter() - started:.0f} s."
-    if options.quick:
-        print("\n\n".join([*texts, notes]))
-        return
-    name = "calibration" if len(options.parts) == 3 else "calibration-" + "-".join(options.parts)
-    write_text(name, "Calibration of the certificate", "\n\n".join(texts), record, notes)
+    path = RESULTS / "calibration.json"
+    record = json.loads(path.read_text()).get("parts", {}) if path.exists() else {}
+    for part in options.parts or PARTS:
+        started = time.perf_counter()
+        text, values = PARTS[part](runs, options.quick)
+        seconds = time.perf_counter() - started
+        record[part] = {"text": text, "runs": runs, "seconds": round(seconds), **values}
+        print(f"{text}\n\n{seconds:.0f} s", flush=True)
+        if not options.quick:
+            write_text(
+                "calibration",
+                "Calibration of the certificate",
+                "\n\n".join(record[name]["text"] for name in PARTS if name in record),
+                {"limit": LIMIT, "parts": record},
+                "One thread: "
+                + ", ".join(f"{name} {record[name]['seconds']:,} s" for name in PARTS if name in record)
+                + ".",
+            )
 
+
+PARTS = {"grid": grid, "forms": forms, "subsets": subsets}
 
 if __name__ == "__main__":
     main()

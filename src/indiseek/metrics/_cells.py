@@ -211,7 +211,7 @@ def check_inputs(
         shared=_matrices("shared", shared, modalities),
         specific={} if specific is None else _matrices("specific", specific, modalities),
         joint=None if joint is None else as_cells(joint, "joint", min_cells=_MIN_CELLS),
-        reference=None if reference is None else _matrices("reference", reference, modalities),
+        reference=None if reference is None else _matrices("reference", reference, modalities, min_cells=4),
         replicates=_halves("replicates", replicates),
         all_replicates=_halves("all_replicates", all_replicates),
         reconstruction={},
@@ -263,8 +263,10 @@ def check_inputs(
     return replace(cells, feature_names=_names(cells.features, feature_names or {}))
 
 
-def _matrices(kind: str, mapping: Mapping[str, ArrayLike], modalities: Iterable[str]) -> dict[str, Array]:
-    return {name: as_cells(mapping[name], f"{kind}['{name}']", min_cells=_MIN_CELLS) for name in modalities}
+def _matrices(
+    kind: str, mapping: Mapping[str, ArrayLike], modalities: Iterable[str], *, min_cells: int = _MIN_CELLS
+) -> dict[str, Array]:
+    return {name: as_cells(mapping[name], f"{kind}['{name}']", min_cells=min_cells) for name in modalities}
 
 
 def _halves(kind: str, mapping: Mapping[str, tuple[ArrayLike, ArrayLike]] | None) -> dict[str, tuple[Array, Array]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ._verdict import Verdict
 
 _KEYS = ("modality", "code", "target", "other", "feature", "covariate")
+_RENAMED = {"check": "code", "value": "found"}
 _MARKS = {"pass": "&#10003;", "FAIL": "&#10007;", "too few cells": "?", "note": "&#8226;"}
 
 
@@ -141,11 +142,11 @@ class Certificate:
         """Return all numbers as one long table.
 
         Columns are table, modality, code, target, other, feature, covariate, quantity and value. A verdict's
-        check stands under ``code``. Texts are left out.
+        check stands under ``code`` and its value under the quantity ``found``. Texts are left out.
         """
         long = []
         for name, table in self._all_tables().items():
-            numbers = table.rename(columns={"check": "code"}) if name == "verdicts" else table
+            numbers = table.rename(columns=_RENAMED) if name == "verdicts" else table
             keys = [key for key in _KEYS if key in numbers.columns]
             values = [
                 column

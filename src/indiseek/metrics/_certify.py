@@ -65,9 +65,10 @@ def certify(
         of the shared and the specific codes by modality that returns them: a flow's exact inverse, or a decoder.
         Completeness is measured by it; without it a probe gives a lower bound.
     replicates
-        For some or all modalities two draws of the same cells, put through the transform that made the features, each
-        ``(n_cells, n_features)``: two libraries of the same cells where there are some, else two thinned halves of the
-        counts (:func:`thin_counts`). They tell counting noise from what another draw would repeat.
+        For some or all modalities the two halves of what made the features, put through the same transform, each
+        ``(n_cells, n_features)``: two libraries of the cells where the features are of both together, else two thinned
+        halves of the counts (:func:`thin_counts`, which takes the :func:`overdispersion` where it is known). They tell
+        counting noise from what another draw would repeat.
     all_replicates
         For some or all modalities of `replicates` the same two draws of *everything* that was measured (all genes, not
         only the components), each ``(n_cells, n_values)``: what the features leave out is told then.

@@ -92,9 +92,8 @@ class Completeness:
             )
         advice = ""
         if row.verdict == "FAIL":
-            advice = (
-                f"train with more specific dimensions: {figure(1.0 - row.in_codes)} of {row.modality} is not given back"
-            )
+            lost = figure(1.0 - row.in_codes)
+            advice = f"train {row.modality} with more specific dimensions: {lost} of it is not given back"
         elif row.verdict != "pass":
             advice = (
                 "hand in reconstruction=, the model's exact inverse of the codes: a probe's R2 is only a lower bound"
