@@ -13,7 +13,7 @@ N_FEATURES = {"rna": 12, "prot": 10, "atac": 11}
 def simulated() -> Callable[..., tuple[dict[str, Any], dict[str, Any]]]:
     """Codes with a known share of leakage, and two draws of the features."""
 
-    def make(leak=0.0, *, n=450, modalities=("rna", "prot"), seed=0):
+    def make(leak=0.0, *, n=330, modalities=("rna", "prot"), seed=0):
         """Shared state (3), private states (2 each); every modality linear in both; codes known up to noise."""
         rng = np.random.default_rng(seed)
         c = rng.standard_normal((n, 3))

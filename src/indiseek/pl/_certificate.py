@@ -79,9 +79,7 @@ def _findings(ax: Axes, table: pd.DataFrame) -> None:
             continue
         own = table[chosen]
         value = own["value"].to_numpy(dtype=float)
-        error = np.nan_to_num(
-            np.abs(np.vstack([value - own["low"].to_numpy(dtype=float), own["high"].to_numpy(dtype=float) - value]))
-        )
+        error = np.abs(np.vstack([value - own["low"].to_numpy(dtype=float), own["high"].to_numpy(dtype=float) - value]))
         ax.errorbar(
             value,
             y[chosen],
