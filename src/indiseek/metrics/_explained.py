@@ -74,8 +74,8 @@ class Explained:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of ``total``."""
-        return self.total - _NORMAL_95 * self.se, self.total + _NORMAL_95 * self.se
+        """95 % interval of ``total``; no share exceeds 1."""
+        return self.total - _NORMAL_95 * self.se, min(1.0, self.total + _NORMAL_95 * self.se)
 
 
 def explained(
