@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from indiseek.metrics import Explained
-from indiseek.metrics._verdict import at_least, at_most, cells_for, judge_explained, two_digits
+from indiseek.metrics._verdict import at_least, at_most, cells_for, cells_to_tell, judge_explained, two_digits
 
 
 def _reading(total=0.0, *, se=0.01, n_cells=1000, products=0.0, guard=None):
@@ -74,4 +74,10 @@ def test_cells_for_a_verdict_are_those_whose_error_suffices():
     assert cells_for(_reading(se=0.0001), 0.05) == 300
     open_products = replace(_reading(se=np.inf, n_cells=137), n_inputs=50)
     assert 1000 < cells_for(open_products, 0.05) < 4000
+    # Near the limit the distance decides, and on it no number of cells does.
+    assert cells_to_tell(_reading(0.0, se=0.04, n_cells=500), 0.05) == cells_for(_reading(se=0.04, n_cells=500), 0.05)
+    near = _reading(0.06, se=0.01)
+    assert cells_to_tell(near, 0.05) == pytest.approx(1000 * 2.33**2, rel=0.05)
+    assert judge_explained(replace(near, guard=0.01 / 2.4, guard_map=0.01), 0.05) == "FAIL"
+    assert cells_to_tell(_reading(0.051, se=0.01), 0.05) == cells_to_tell(_reading(0.05, se=0.01), 0.05) == 0
     assert [two_digits(x) for x in (0.0, np.inf, 301, 1234.5, 25_001)] == [0, 0, 310, 1300, 26_000]

@@ -16,6 +16,8 @@ MIN_CELLS = 300
 _BELOW, _ABOVE = 2.05, 2.33
 # Limits over standard errors at which a reading of 0 passes in about 80 % of draws.
 _CLEAN_PASS = 2.9
+# Nobody collects more than so many times the cells for one verdict.
+_MANY_TIMES = 20
 
 
 def at_most(
@@ -89,6 +91,22 @@ def cells_for(reading: Explained, limit: float) -> int:
     # The variance that a leak adds falls as 1 / n, not as 1 / n^2.
     wanted = max(wanted, 4 * limit * reading.concentration * (_CLEAN_PASS / limit) ** 2)
     return two_digits(wanted)
+
+
+def cells_to_tell(reading: Explained, limit: float) -> int:
+    """Cells that would turn *too few cells* into a verdict, two digits; 0 if no reasonable number does.
+
+    With fewer cells than a clean code needs it is that number; with more the reading lies near the limit, and its error
+    has to fall, as one over the root of the cells, to the distance that is left.
+    """
+    clean = cells_for(reading, limit)
+    if clean > reading.n_cells:
+        return clean
+    distance = reading.total - limit
+    error = _ABOVE * reading.guard if distance > 0 else _BELOW * reading.se
+    if not abs(distance) * math.sqrt(_MANY_TIMES) > error:
+        return 0
+    return two_digits(reading.n_cells * max(1.0, error / abs(distance)) ** 2)
 
 
 def two_digits(cells: float) -> int:

@@ -77,6 +77,6 @@ class Excess:
             high=row.high,
             limit=limits.excess,
             n_cells=row.n_cells,
-            cells_needed=0 if row.verdict == "pass" else row.cells_needed,
+            cells_needed=row.cells_needed,
             advice=advice,
         )

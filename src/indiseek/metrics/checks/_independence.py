@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from indiseek.metrics._explained import Explained, explained
-from indiseek.metrics._verdict import cells_for, judge_explained
+from indiseek.metrics._verdict import cells_to_tell, judge_explained
 
 from ._check import Finding, figure, interval, more_cells
 
@@ -68,7 +68,7 @@ class Independence:
             high=row.high,
             limit=limits.independence,
             n_cells=row.n_cells,
-            cells_needed=0 if row.verdict == "pass" else row.cells_needed,
+            cells_needed=row.cells_needed,
             advice=advice,
         )
 
@@ -76,6 +76,7 @@ class Independence:
 def reading_columns(reading: Explained, limit: float) -> dict[str, object]:
     """A reading as columns of a table, with its verdict."""
     low, high = reading.interval
+    verdict = judge_explained(reading, limit)
     return {
         "map": reading.map,
         "products": reading.products,
@@ -85,9 +86,9 @@ def reading_columns(reading: Explained, limit: float) -> dict[str, object]:
         "high": high,
         "null_se": reading.null_se,
         "limit": limit,
-        "verdict": judge_explained(reading, limit),
+        "verdict": verdict,
         "n_cells": reading.n_cells,
-        "cells_needed": cells_for(reading, limit),
+        "cells_needed": 0 if verdict in ("pass", "FAIL") else cells_to_tell(reading, limit),
         "n_inputs": reading.n_inputs,
     }
 

@@ -44,7 +44,7 @@ class Probes:
                 | {
                     "verdict": at_most(value, se, limits.independence, n_cells=cells.n_cells),
                     "n_cells": cells.n_cells,
-                    "cells_needed": two_digits(cells.n_cells * (2.8 * se / limits.independence) ** 2),
+                    "cells_needed": max(300, two_digits(cells.n_cells * (2.9 * se / limits.independence) ** 2)),
                     "n_inputs": code.shape[1],
                     "n_training": cells.n_reference,
                 }
@@ -68,7 +68,7 @@ class Probes:
         if row.verdict == "FAIL":
             advice = fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence)
         elif row.verdict != "pass":
-            advice = more_cells(max(row.cells_needed, 300), row.n_cells)
+            advice = more_cells(row.cells_needed, row.n_cells)
         return Finding(
             self.name,
             row.modality,
@@ -80,6 +80,6 @@ class Probes:
             high=row.high,
             limit=limits.independence,
             n_cells=row.n_cells,
-            cells_needed=0 if row.verdict == "pass" else max(row.cells_needed, 300),
+            cells_needed=row.cells_needed if row.verdict == "too few cells" else 0,
             advice=advice,
         )
