@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ._cells import check_inputs
 from ._certificate import Certificate
+from ._certify_inputs import check_inputs
 from ._thresholds import Thresholds
 from .checks import CHECKS, Finding
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from ._cells import Inverse
+    from ._certify_inputs import Inverse
     from .checks import Check
 
 
