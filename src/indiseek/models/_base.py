@@ -30,6 +30,7 @@ from indiseek.data import (
     SplitOptions,
     Transform,
     check_transforms,
+    covariate_columns,
     digest_of_names,
     make_setup,
     note_setup,
@@ -678,7 +679,8 @@ class MultimodalModel(ABC):
         self,
         mdata: MuData | None = None,
         *,
-        n_permutations: int = 100,
+        obs: Sequence[str] = (),
+        n_permutations: int = 99,
         seed: int = 0,
         thresholds: Thresholds | None = None,
     ) -> Certificate:
@@ -694,8 +696,11 @@ class MultimodalModel(ABC):
         ----------
         mdata
             Other held-out cells with all modalities, instead of the test cells.
+        obs
+            Columns of ``.obs`` that may be in the codes, such as donor or lane, beside the depth of each modality and
+            what was set up as batch or covariate.
         n_permutations
-            Permutations of the distance correlation.
+            Permutations of the scan for dependence of other forms; 0 leaves it out.
         seed
             Seed of probes, critics, permutations and thinning.
         thresholds
@@ -703,12 +708,14 @@ class MultimodalModel(ABC):
 
         Returns
         -------
-        The certificate: tables, verdicts, ``summary()``.
+        The certificate: print it, or read its ``verdicts`` and ``tables``.
 
         Raises
         ------
         RuntimeError
             Before training, or if training was interrupted before the specific stage.
+        KeyError
+            If there is no such column in ``.obs``.
         ValueError
             If there are fewer than 100 cells to measure on.
         """
@@ -719,6 +726,8 @@ class MultimodalModel(ABC):
             raise RuntimeError("expected the cells of training, got others; pass held-out cells as mdata.")
         cells = self._cells_of(mdata)
         rows = cast(Split, split).test if mdata is None else np.arange(len(cells))
+        named = Setup(modalities=self.modalities, layers={}, categorical_covariate_keys=tuple(obs))
+        columns = covariate_columns(cast(MuData, self._mdata if mdata is None else mdata), named)
         if len(rows) < MIN_HELD_OUT_CELLS:
             raise ValueError(
                 f"expected at least {MIN_HELD_OUT_CELLS} held-out cells, got {len(rows)}; train with smaller "
@@ -731,6 +740,7 @@ class MultimodalModel(ABC):
             cells,
             rows,
             reference,
+            obs={key: column[rows] for key, column in columns.items()},
             feature_names={name: self.feature_names(name) for name in self.modalities},
             n_permutations=n_permutations,
             seed=seed,

@@ -121,6 +121,17 @@ class Pipeline(nn.Module):
         return {only: _by_batch(lambda batch: (objective.encode(position, batch),), seen, batch_size)[0]}
 
     @torch.no_grad()
+    def reconstruction(self, stage: str, cells: CellTensors, batch_size: int = INFERENCE_BATCH) -> dict[str, Tensor]:
+        """Features as the codes give them back, ``(n_cells, n_features)``, of the modalities whose objective can."""
+        seen, objective = self.inputs(stage, cells), self.objective(stage)
+        some = seen.take(torch.arange(min(2, cells.n_cells), device=cells.device))
+        found = {}
+        for i, name in enumerate(self.names):
+            if objective.reconstruct(i, some) is not None:
+                found[name] = _by_batch(lambda batch, i=i: (objective.reconstruct(i, batch),), seen, batch_size)[0]
+        return found
+
+    @torch.no_grad()
     def joint(self, stage: str, cells: CellTensors, batch_size: int = INFERENCE_BATCH) -> Tensor:
         """Code of all modalities together, ``(n_cells, n_latent)``; of cells that have only one, that one's."""
         if cells.present:
