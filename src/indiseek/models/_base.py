@@ -26,6 +26,7 @@ from indiseek.data import (
     Cells,
     CellTensors,
     Schema,
+    Setup,
     Split,
     SplitOptions,
     Transform,

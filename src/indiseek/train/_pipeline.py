@@ -125,11 +125,13 @@ class Pipeline(nn.Module):
         """Features as the codes give them back, ``(n_cells, n_features)``, of the modalities whose objective can."""
         seen, objective = self.inputs(stage, cells), self.objective(stage)
         some = seen.take(torch.arange(min(2, cells.n_cells), device=cells.device))
-        found = {}
-        for i, name in enumerate(self.names):
-            if objective.reconstruct(i, some) is not None:
-                found[name] = _by_batch(lambda batch, i=i: (objective.reconstruct(i, batch),), seen, batch_size)[0]
-        return found
+        known = [i for i in range(len(self.names)) if objective.reconstruct(i, some) is not None]
+
+        def decoded(batch: CellTensors) -> tuple[Tensor, ...]:
+            return tuple(cast(Tensor, objective.reconstruct(i, batch)) for i in known)
+
+        features = _by_batch(decoded, seen, batch_size) if known else ()
+        return {self.names[i]: x for i, x in zip(known, features, strict=True)}
 
     @torch.no_grad()
     def joint(self, stage: str, cells: CellTensors, batch_size: int = INFERENCE_BATCH) -> Tensor:
