@@ -3,6 +3,8 @@ PYTHON ?= python3
 # More options for pip, for instance where your wheels lie: make demo PIP_ARGS="--find-links DIR"
 PIP_ARGS ?=
 DEMO_OUT ?= demo-output
+# Processes of the tests, one thread each.
+TEST_JOBS ?= 2
 
 # Options of a benchmark, for instance make gpu-check ARGS=--quick
 ARGS ?=
@@ -27,7 +29,7 @@ demo: $(VENV)/.package ## run the model on the 6,855 PBMCs that ship with the pa
 	$(BIN)/indiseek demo --out $(DEMO_OUT)
 
 test: lint typecheck ## style, types, tests: what continuous integration runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test ## ruff: rules and format
 	$(BIN)/ruff check

@@ -357,7 +357,7 @@ batches of 512, early stopping.""",
     "pbmc": """\
 Mean and, in brackets, lowest and highest; each seed has its own split, weights and probes. R2 on test cells, but for
 the critic (nats) and FOSCTTM; private and predictable: what the other modality cannot and can know. s: training.
-The limit of the leakage is 0.02. The defaults of DisentangledSSL were chosen on test cells of seed 0.""",
+The limit of the leakage was 0.02 when these fits were made. The defaults of DisentangledSSL were chosen on test cells of seed 0.""",
 }
 
 

@@ -55,7 +55,7 @@ def main() -> None:
 _NOTES = """\
 {device}; default IndiSeekModel. Mean and, in brackets, lowest and highest; each seed has its own split, weights and
 probes, the same in every precision. R2 on test cells, but for the critic (nats) and FOSCTTM; private and predictable:
-what the other modality cannot and can know. s: training. The limit of the leakage is 0.02."""
+what the other modality cannot and can know. s: training. The limit of the leakage was 0.02 when these fits were made."""
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import mudata
 import numpy as np
@@ -13,10 +14,30 @@ from anndata import AnnData
 from mudata import MuData
 
 from indiseek.datasets import pbmc10k_cite
-from indiseek.models import IndiSeekModel
+from indiseek.models import IndiSeekModel, NCEClub
+from indiseek.nn import Encoder
 
+# The files that take longest, in the order in which ``make test`` hands them out.
+LONGEST = (
+    "train/test_distributed.py",
+    "metrics/test_certify.py",
+    "contracts/test_model_resume.py",
+    "pl/test_umap.py",
+    "models/test_results.py",
+    "objectives/test_distance_info_nce.py",
+    "tuning/test_search.py",
+    "contracts/test_model_names.py",
+    "contracts/test_model_tools.py",
+    "test_cli.py",
+)
+TESTS = Path(__file__).parent
 N_CELLS, N_GENES = 600, 300
-SMALL = {"specific": "nce-club", "n_shared": 4, "n_specific": 3, "hidden": (32,), "critic_hidden": (16,)}
+SMALL = {
+    "specific": NCEClub(critic_hidden=(16,)),
+    "n_shared": 4,
+    "n_specific": 3,
+    "encoder": Encoder(hidden=(32,)),
+}
 FAST = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "show_progress": False}
 
 
@@ -24,6 +45,13 @@ def pair(**modalities: AnnData) -> MuData:
     """Pair modalities without the warnings of mudata's coming defaults."""
     with mudata.set_options(pull_on_update=False):
         return MuData(modalities)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the work, they begin with the longest: none should be left to one of them."""
+    if hasattr(config, "workerinput"):
+        place = {TESTS / name: number for number, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
 
 
 def pytest_runtest_setup() -> None:

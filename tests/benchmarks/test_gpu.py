@@ -173,3 +173,19 @@ def test_places_that_would_wait_are_found_on_a_cpu(on_path):
         assert float(x.sum()) == 6.0
         assert len(x[x > 1]) == 2
     assert sum(places.values()) == 2
+
+
+def test_a_checkout_that_is_not_installed_gets_its_version(on_path, monkeypatch, tmp_path):
+    from importlib.metadata import PackageNotFoundError, distributions
+
+    import _gpu_parts
+
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(_gpu_parts, "version", missing)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    _gpu_parts._say_version(tmp_path)
+    (found,) = distributions(name="indiseek", path=[str(tmp_path)])
+    assert f'version = "{found.version}"' in (ROOT / "pyproject.toml").read_text()
+    assert sys.path[-1] == str(tmp_path)

@@ -193,7 +193,7 @@ def test_codes_of_one_modality_are_those_of_the_pair_unless_a_warning_says_so(ca
 WRONG_LATENTS = [
     ({"kind": "private", "modality": "rna"}, ValueError, "expected kind to be one of .* got 'private'"),
     ({"modality": "atac"}, KeyError, r"expected modality to be one of \['rna', 'prot'\], got 'atac'"),
-    ({"batch_size": 0}, ValueError, "expected batch_size of at least 1, got 0"),
+    ({"batch_size": 0}, ValueError, "expected batch_size to be a whole number of at least 1, got 0"),
     ({"indices": [200]}, IndexError, "200"),
 ]
 

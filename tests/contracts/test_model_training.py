@@ -12,6 +12,7 @@ import torch
 from model_contract import (
     FAST,
     At,
+    FirstRows,
     Modes,
     assert_content,
     assert_same,
@@ -100,6 +101,15 @@ def test_a_second_training_goes_on_with_the_same_split_in_train_mode(case, mdata
         model.train(**FAST, train_size=0.6)
 
 
+def test_every_stage_of_every_training_has_batches_of_its_own(case, mdata):
+    first = FirstRows()
+    model = case.new(mdata)
+    for _ in range(2):
+        model.train(**FAST, callbacks=[first])
+    assert len(first.seen) == 2 * len(case.widths)
+    assert len({tuple(rows) for rows in first.seen}) == len(first.seen)
+
+
 def test_history_covers_every_stage(fitted):
     model, _ = fitted
     stages = list(model.module.objectives)
@@ -119,10 +129,12 @@ def test_early_stopping_stops(case, make_mdata):
     # With a learning rate of zero nothing gets better after the first epoch.
     mdata = make_mdata(150)
     model = case.new(mdata)
-    model.train(**FAST | {"max_epochs": 40}, lr=1e-12, patience=2)
+    # Later stages may go on to their last epoch.
+    epochs = dict.fromkeys(case.widths, 1)
+    model.train(**FAST | {"max_epochs": epochs | {case.first: 40}}, lr=1e-12, patience=2)
     assert len(model.history[f"{case.first}/train_loss"]) <= 8
     whole = case.new(mdata)
-    whole.train(**FAST | {"max_epochs": 9}, lr=1e-12, patience=2, early_stopping=False)
+    whole.train(**FAST | {"max_epochs": epochs | {case.first: 9}}, lr=1e-12, patience=2, early_stopping=False)
     assert len(whole.history[f"{case.first}/train_loss"]) == 9
 
 
@@ -214,15 +226,19 @@ def test_ctrl_c_before_anything_is_learned_is_passed_on(case, mdata):
 
 
 WRONG_TRAIN = [
-    ({"batch_size": 1}, ValueError, "expected batch_size.* of at least 2, got 1"),
-    ({"max_epochs": 0}, ValueError, "expected max_epochs.* of at least 1, got 0"),
-    ({"lr": 0.0}, ValueError, "expected lr above 0, got 0.0"),
-    ({"lr": float("nan")}, ValueError, "expected lr above 0, got nan"),
+    ({"batch_size": 1}, ValueError, "expected batch_size to be a whole number of at least 2, got 1"),
+    ({"max_epochs": 0}, ValueError, "expected max_epochs to be a whole number of at least 1, got 0"),
+    ({"lr": 0.0}, ValueError, "expected lr to be a number above 0, got 0.0"),
+    ({"lr": float("nan")}, ValueError, "expected lr to be a number above 0, got nan; give a finite one"),
     ({"devices": 0}, ValueError, "expected devices to be a whole number of at least 1, got 0"),
-    ({"patience": 0}, ValueError, "expected patience of at least 1, got 0"),
+    ({"devices": []}, ValueError, "expected devices to name each device once, got"),
+    ({"devices": [0, 0]}, ValueError, "expected devices to name each device once, got"),
+    ({"devices": [-1]}, ValueError, "expected numbers in devices to be a whole number of at least 0, got -1"),
+    ({"patience": 0}, ValueError, "expected patience to be a whole number of at least 1, got 0"),
     ({"train_size": 1.5}, ValueError, "expected train_size and validation_size"),
     ({"validation_size": 0.0}, ValueError, "expected train_size and validation_size"),
     ({"external_indexing": [[0, 1]]}, ValueError, "expected external_indexing"),
+    ({"n_critic_steps": 3}, TypeError, "expected arguments of train.* or of .*Trainer, got .'n_critic_steps'.*"),
 ]
 
 

@@ -26,20 +26,20 @@ from scipy import sparse
 
 from indiseek.data import (
     CLR,
+    Cells,
     DiskMatrix,
     LogNormalizePCA,
     Scale,
+    Schema,
+    Setup,
+    _cells,
     _convert,
     _disk,
-    _registration,
     _zarr,
-    checked_values,
     convert,
     is_sparse,
-    make_registration,
+    make_setup,
     open_mudata,
-    read_modality,
-    register,
     row_chunks,
 )
 from indiseek.data._values import canonical_values, summary_of
@@ -205,23 +205,33 @@ def test_transforms_fitted_and_applied_from_disk_are_the_same_to_the_last_bit(tm
 def test_checks_and_choices_are_those_of_values_in_memory(cells_zarr, log):
     cells = make_cells()
     for mdata in (cells, open_mudata(cells_zarr)):
-        values, transforms = checked_values(mdata, make_registration(mdata, None, {"rna": "twice"}), {})
+        found, transforms = Cells.to_train_on(mdata, make_setup(mdata, None, {"rna": "twice"}), {})
         assert [type(transforms[name]) for name in ("rna", "prot")] == [LogNormalizePCA, CLR]
-        _same(values["rna"][:], canonical_values(cells["rna"], "twice", "rna"))
+        _same(found.values["rna"][:], canonical_values(cells["rna"], "twice", "rna"))
     with h5py.File(cells_zarr.with_suffix(".h5mu"), "r+") as file:
         file["mod/prot/X"][:, 3] = 0
     bad = open_mudata(cells_zarr.with_suffix(".h5mu"))
     with pytest.raises(ValueError, match="expected every feature of modality 'prot' in at least one cell, .* in 'd';"):
-        checked_values(bad, make_registration(bad, None, None), {})
+        Cells.to_train_on(bad, make_setup(bad), {})
     assert not log.messages
 
 
 def test_features_that_take_much_memory_are_warned_of(cells_zarr, log, monkeypatch):
-    monkeypatch.setattr(_registration, "_MANY_BYTES", N_CELLS * N_PROTEINS * 4 - 1)
+    monkeypatch.setattr(_cells, "_MANY_BYTES", N_CELLS * N_PROTEINS * 4 - 1)
     mdata = open_mudata(cells_zarr)
-    checked_values(mdata, make_registration(mdata, None, None), {"rna": LogNormalizePCA(n_components=5)})
+    Cells.to_train_on(mdata, make_setup(mdata), {"rna": LogNormalizePCA(n_components=5)})
     (message,) = log.messages
     assert "the features that the model sees of 'prot' take 0.0 GiB of memory (cells x features x 4 bytes)" in message
+
+
+def _schema(layer: str | None, genes: list[str]) -> Schema:
+    proteins = make_cells()["prot"].var_names.tolist()
+    return Schema(
+        setup=Setup(modalities=("rna", "prot"), layers={"rna": layer, "prot": None}),
+        features={"rna": genes, "prot": proteins},
+        sparse={"rna": True, "prot": False},
+        registry={"field_registries": {}},
+    )
 
 
 @pytest.mark.parametrize("suffix", [".h5mu", ".zarr"])
@@ -229,7 +239,7 @@ def test_features_in_another_order_are_read_in_the_models(cells_zarr, suffix):
     features = [f"g{j}" for j in np.random.default_rng(0).permutation(N_GENES)]
     for layer in (None, "twice"):
         pair = [
-            read_modality(mdata, "rna", layer, features, as_sparse=True)
+            _schema(layer, features).read(mdata).values["rna"]
             for mdata in (make_cells(), open_mudata(cells_zarr.with_suffix(suffix)))
         ]
         _same(pair[1][np.arange(100)], pair[0][:100])
@@ -238,13 +248,11 @@ def test_features_in_another_order_are_read_in_the_models(cells_zarr, suffix):
         _same(pair[1].ordered(back)[:], canonical_values(make_cells()["rna"], layer, "rna"))
 
 
-def test_registration_holds_no_values_of_the_disk(h5mu):
+def test_the_record_of_scvi_tools_holds_no_values_of_the_disk(h5mu):
     mdata = open_mudata(h5mu)
-    values = {name: canonical_values(adata, None, name) for name, adata in mdata.mod.items()}
-    names = {name: adata.var_names.tolist() for name, adata in mdata.mod.items()}
-    manager = register(values, mdata.obs_names, names, {"model_name": "m", "setup_args": {}})
-    assert all(adata.X is None for adata in manager.adata.mod.values())
-    assert manager.registry["field_registries"]["X_rna"]["state_registry"]["n_vars"] == N_GENES
+    cells, _ = Cells.to_train_on(mdata, make_setup(mdata), {})
+    assert all(adata.X is None for adata in cells.manager.adata.mod.values())
+    assert cells.schema.registry["field_registries"]["X_rna"]["state_registry"]["n_vars"] == N_GENES
 
 
 def test_csc_on_disk_is_refused_and_can_be_converted(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from indiseek.data import Registration, Scale, checked_values, make_registration
+from indiseek.data import Cells, Scale, Setup, make_setup
 from indiseek.data._values import (
     canonical_values,
     check_counts,
@@ -219,27 +219,27 @@ def _mdata(n_cells: int = 120, names=("rna", "prot")) -> mudata.MuData:
 def test_fewer_than_100_cells_are_refused():
     mdata = _mdata(99)
     with pytest.raises(ValueError, match="expected at least 100 cells, got 99; a model cannot be fitted to fewer"):
-        checked_values(mdata, make_registration(mdata, None, None), {})
+        Cells.to_train_on(mdata, make_setup(mdata), {})
     mdata = _mdata(100)
-    values, transforms = checked_values(mdata, make_registration(mdata, None, None), {})
-    assert values["rna"].shape == (100, 9)
+    cells, transforms = Cells.to_train_on(mdata, make_setup(mdata), {})
+    assert cells.values["rna"].shape == (100, 9)
     assert {name: type(t).__name__ for name, t in transforms.items()} == {"rna": "LogNormalizePCA", "prot": "CLR"}
 
 
 def test_values_that_are_not_counts_are_scaled():
     mdata = _mdata()
     mdata["rna"].X = mdata["rna"].X + 0.25
-    _, transforms = checked_values(mdata, make_registration(mdata, None, None), {})
+    _, transforms = Cells.to_train_on(mdata, make_setup(mdata), {})
     assert {name: t.name for name, t in transforms.items()} == {"rna": "scale", "prot": "clr"}
 
 
 def test_the_users_transform_decides_what_is_checked():
     mdata = _mdata()
     mdata["rna"].X[0, 0] = -1
-    registration = make_registration(mdata, None, None)
+    setup = make_setup(mdata)
     with pytest.raises(ValueError, match="expected counts of at least 0 in modality 'rna', got -1"):
-        checked_values(mdata, registration, {})
-    _, transforms = checked_values(mdata, registration, {"rna": Scale()})
+        Cells.to_train_on(mdata, setup, {})
+    _, transforms = Cells.to_train_on(mdata, setup, {"rna": Scale()})
     assert transforms["rna"].name == "scale"
 
 
@@ -257,29 +257,29 @@ def test_the_users_transform_decides_what_is_checked():
     ],
 )
 def test_modalities_are_found_by_name_else_two_in_their_order(names, found):
-    assert make_registration(_mdata(names=names), None, None) == Registration(found, dict.fromkeys(found))
+    assert make_setup(_mdata(names=names)) == Setup(modalities=found, layers=dict.fromkeys(found))
 
 
 @pytest.mark.parametrize("names", [("a", "b", "c"), ("rna", "atac", "hto"), ("rna", "gex", "prot"), ("rna",)])
 def test_modalities_that_cannot_be_told_are_asked_for(names):
     with pytest.raises(ValueError, match=r"expected two modalities.*setup_mudata\(mdata, modalities=\["):
-        make_registration(_mdata(names=names), None, None)
+        make_setup(_mdata(names=names))
 
 
 def test_a_choice_is_checked():
     mdata = _mdata(names=("rna", "prot", "atac"))
-    assert make_registration(mdata, ["atac", "rna"], {"rna": None}).modalities == ("atac", "rna")
+    assert make_setup(mdata, ["atac", "rna"], {"rna": None}).modalities == ("atac", "rna")
     for wrong in (["rna"], ["rna", "rna"], "rna", []):
         with pytest.raises(ValueError, match="expected at least two different modalities, got .*; for example"):
-            make_registration(mdata, wrong, None)
+            make_setup(mdata, wrong)
     with pytest.raises(KeyError, match=r"expected modality 'adt', got a MuData with \['rna', 'prot', 'atac'\]"):
-        make_registration(mdata, ["rna", "adt"], None)
+        make_setup(mdata, ["rna", "adt"])
     with pytest.raises(KeyError, match=r"layers for the modalities \['rna', 'prot'\], got layers for \['atac'\]"):
-        make_registration(mdata, None, {"atac": "counts"})
+        make_setup(mdata, None, {"atac": "counts"})
     with pytest.raises(ValueError, match="expected modality names other than 'shared', .*rename the modality"):
-        make_registration(_mdata(names=("shared", "other")), None, None)
+        make_setup(_mdata(names=("shared", "other")), None, None)
     with pytest.raises(TypeError, match="expected a MuData with two modalities, got AnnData; build one with"):
-        make_registration(mdata["rna"], None, None)
+        make_setup(mdata["rna"])
 
 
 def test_unpaired_cells_are_refused():
@@ -288,9 +288,9 @@ def test_unpaired_cells_are_refused():
         fewer = mudata.MuData({"rna": rna, "prot": prot[:110].copy()})
         reordered = mudata.MuData({"rna": rna, "prot": prot[::-1].copy()})
     with pytest.raises(ValueError, match="expected paired cells.* got in 'prot' 10 cells without it; .*intersect_obs"):
-        make_registration(fewer, None, None)
+        make_setup(fewer)
     with pytest.raises(ValueError, match="got in 'prot' the same cells in another order"):
-        make_registration(reordered, None, None)
+        make_setup(reordered)
 
 
 @pytest.mark.filterwarnings("ignore:.*are not unique")
@@ -298,10 +298,10 @@ def test_duplicate_names_are_refused():
     mdata = _mdata()
     mdata["prot"].var_names = ["p1", "p2", "p2", *(f"q{j}" for j in range(6))]
     with pytest.raises(ValueError, match="unique feature names in modality 'prot', got duplicates such as 'p2'; call"):
-        make_registration(mdata, None, None)
+        make_setup(mdata)
     mdata = _mdata()
     names = ["twin", "twin", *(f"c{i}" for i in range(118))]
     for adata in mdata.mod.values():
         adata.obs_names = names
     with pytest.raises(ValueError, match="unique cell names in modality 'rna', got duplicates such as 'twin'; call"):
-        make_registration(mdata, None, None)
+        make_setup(mdata)

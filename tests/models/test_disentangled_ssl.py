@@ -11,34 +11,37 @@ from model_contract import copy_of
 
 from indiseek.data import Scale
 from indiseek.models import DisentangledSSLModel
+from indiseek.nn import Encoder
 from indiseek.simulation import simulate_gaussian
 
-SMALL = {"n_shared": 4, "n_specific": 3, "hidden": (32,)}
+SMALL = {"n_shared": 4, "n_specific": 3, "encoder": Encoder(hidden=(32,))}
 FAST = {"max_epochs": 1, "batch_size": 50, "accelerator": "cpu", "show_progress": False}
 
 WRONG = [
-    ({"beta": -0.1}, ValueError, "expected beta of at least 0, got -0.1; choose a larger one"),
-    ({"beta": math.nan}, ValueError, "expected beta of at least 0, got nan"),
-    ({"beta": math.inf}, ValueError, "expected beta below inf, got inf"),
-    ({"kappa": 0.0}, ValueError, "expected kappa above 0, got 0.0; choose a larger one"),
-    ({"kappa": -1.0}, ValueError, "expected kappa above 0, got -1.0"),
-    ({"kappa": math.inf}, ValueError, "expected kappa below inf, got inf"),
-    ({"lam": -1.0}, ValueError, "expected lam of at least 0, got -1.0"),
-    ({"noise": -1.0}, ValueError, "expected noise of at least 0, got -1.0"),
-    ({"masked": 1.0}, ValueError, "expected masked below 1, got 1.0; choose a smaller one"),
+    ({"beta": -0.1}, ValueError, "expected beta to be a .*number of at least 0.*, got -0.1; choose a larger one"),
+    ({"beta": math.nan}, ValueError, "expected beta to be a .*number of at least 0.*, got nan"),
+    ({"beta": math.inf}, ValueError, "expected beta to be a number of at least 0, got inf; give a finite one"),
+    ({"kappa": 0.0}, ValueError, "expected kappa to be a .*number above 0.*, got 0.0; choose a larger one"),
+    ({"kappa": -1.0}, ValueError, "expected kappa to be a .*number above 0.*, got -1.0"),
+    ({"kappa": math.inf}, ValueError, "expected kappa to be a number above 0, got inf; give a finite one"),
+    ({"lam": -1.0}, ValueError, "expected lam to be a .*number of at least 0.*, got -1.0"),
+    ({"noise": -1.0}, ValueError, "expected noise to be a .*number of at least 0.*, got -1.0"),
+    (
+        {"masked": 1.0},
+        ValueError,
+        "expected masked to be a number of at least 0 and below 1, got 1.0",
+    ),
     ({"masked": 0.97}, ValueError, "expected masked to leave at least one of 14 features, got 0.97; choose a smaller"),
-    ({"masked": -0.1}, ValueError, "expected masked of at least 0, got -0.1"),
-    ({"temperature": 0.0}, ValueError, "expected temperature above 0, got 0.0"),
-    ({"n_shared": 1}, ValueError, "expected n_shared of at least 2, got 1"),
-    ({"n_specific": 1}, ValueError, "expected n_specific of at least 2, got 1"),
-    ({"hidden": (0,)}, ValueError, "expected widths in hidden of at least 1, got 0"),
+    ({"masked": -0.1}, ValueError, "expected masked to be a .*number of at least 0.*, got -0.1"),
+    ({"temperature": 0.0}, ValueError, "expected temperature to be a .*number above 0.*, got 0.0"),
+    ({"n_shared": 1}, ValueError, "expected n_shared to be a .*number of at least 2.*, got 1"),
+    ({"n_specific": 1}, ValueError, "expected n_specific to be a .*number of at least 2.*, got 1"),
     ({"bottleneck": "none"}, ValueError, r"expected bottleneck to be one of \['kl', 'cosine'\], got 'none'"),
     (
         {"orthogonality": "x"},
         ValueError,
         r"expected orthogonality to be one of \['correlation', 'published'\], got 'x'",
     ),
-    ({"activation": "tanh"}, ValueError, r"expected activation to be one of \['gelu', 'relu'\], got 'tanh'"),
     ({"n_specific": {"rna": 3}}, KeyError, r"expected n_specific of the modalities \['rna', 'prot'\], got \['rna'\]"),
 ]
 
@@ -67,9 +70,7 @@ def test_published_settings_are_reachable(mdata):
         orthogonality="published",
         noise=0.01,
         masked=0.1,
-        hidden=(512,),
-        activation="relu",
-        layer_norm=False,
+        encoder=Encoder(hidden=(512,), activation="relu", layer_norm=False),
     )
     model.train(**FAST | {"max_epochs": {"shared": 2, "specific": 1}}, lr=1e-4, early_stopping=False)
     shared, specific = (model.module.objective(stage) for stage in ("shared", "specific"))

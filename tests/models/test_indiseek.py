@@ -8,10 +8,11 @@ from model_contract import FAST, latents
 from torch import nn
 
 import indiseek
-from indiseek.models import PAPER, IndiSeekModel
-from indiseek.nn import GaussianCritic, SeparableCritic
+from indiseek.models import PAPER, Flow, IndiSeekModel, NCEClub
+from indiseek.nn import Encoder, GaussianCritic, SeparableCritic
 
-SMALL = {"specific": "nce-club", "n_shared": 4, "n_specific": 3, "hidden": (32,), "critic_hidden": (16,)}
+CLUB = {"critic_hidden": (16,)}
+SMALL = {"specific": NCEClub(**CLUB), "n_shared": 4, "n_specific": 3, "encoder": Encoder(hidden=(32,))}
 
 
 def _kinds(module: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
@@ -38,14 +39,11 @@ def test_settings_of_the_paper_give_its_networks(mdata):
 def test_settings_of_the_paper_name_existing_arguments_and_what_the_paper_states():
     for call, settings in ((IndiSeekModel.__init__, PAPER.model), (IndiSeekModel.train, PAPER.train)):
         assert set(settings) <= set(inspect.signature(call).parameters)
-    assert {key: PAPER.train[key] for key in ("batch_size", "lr", "n_critic_steps", "max_epochs")} == {
-        "batch_size": 128,
-        "lr": 1e-4,
-        "n_critic_steps": 5,
-        "max_epochs": 2000,
-    }
+    assert PAPER.train == {"batch_size": 128, "lr": 1e-4, "max_epochs": 2000, "early_stopping": False}
+    club = PAPER.model["specific"]
+    assert (club.n_critic_steps, club.critic_lr, club.lam) == (5, 1e-4, 10.0)
     with pytest.raises(TypeError):
-        PAPER.model["lam"] = 3
+        PAPER.model["specific"] = "flow"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +59,7 @@ def test_settings_of_the_paper_name_existing_arguments_and_what_the_paper_states
 def test_variants_train_and_differ(mdata, trained, options, critic):
     base = IndiSeekModel(mdata, **SMALL)
     base.train(**FAST | {"max_epochs": 4})
-    model = IndiSeekModel(mdata, **SMALL | options)
+    model = IndiSeekModel(mdata, **SMALL | {"specific": NCEClub(**CLUB, **options)})
     model.train(**FAST | {"max_epochs": 4})
     assert all(isinstance(net, critic) for net in model.module.objective("specific").critics)
     ours, theirs = latents(model), latents(base)
@@ -72,11 +70,12 @@ def test_variants_train_and_differ(mdata, trained, options, critic):
     assert any("critic" in term for term in terms) is (options.get("independence_weight") != 0)
 
 
-def test_critic_steps_are_a_setting_of_training(mdata):
+def test_critic_steps_are_an_option(mdata):
     codes = []
     for n_critic_steps in (1, 5):
-        model = IndiSeekModel(mdata, **SMALL)
-        model.train(**FAST | {"max_epochs": 3}, n_critic_steps=n_critic_steps)
+        club = NCEClub(**CLUB, n_critic_steps=n_critic_steps)
+        model = IndiSeekModel(mdata, **SMALL | {"specific": club})
+        model.train(**FAST | {"max_epochs": 3})
         codes.append(latents(model)["specific_rna"])
     assert not np.allclose(*codes)
 
@@ -102,23 +101,45 @@ def test_alignment_brings_the_modalities_together(mdata):
 
 
 WRONG = [
-    ({"n_shared": 1}, ValueError, "expected n_shared of at least 2, got 1"),
+    ({"n_shared": 1}, ValueError, "expected n_shared to be a .*number of at least 2.*, got 1"),
     ({"n_shared": 51}, ValueError, "expected n_shared of at most 50, the most features of a modality"),
-    ({"n_specific": 0}, ValueError, "expected n_specific of at least 1, got 0"),
+    ({"n_specific": 0}, ValueError, "expected n_specific to be a .*number of at least 1.*, got 0"),
     ({"n_specific": 15}, ValueError, "expected n_specific of at most 1[34], .* 'prot' after its transform, got 15"),
     ({"n_specific": {"rna": 3}}, KeyError, r"expected n_specific of the modalities \['rna', 'prot'\], got \['rna'\]"),
     ({"n_specific": {"rna": 3, "x": 3}}, KeyError, r"expected n_specific of the modalities .*'x'"),
-    ({"lam": -1.0}, ValueError, "expected lam of at least 0, got -1.0"),
-    ({"lam": float("nan")}, ValueError, "expected lam of at least 0, got nan"),
-    ({"independence": "club"}, ValueError, r"expected independence to be one of \['nce-club', 'vclub'\], got 'club'"),
-    ({"independent_of": "both"}, ValueError, r"expected independent_of to be one of \['other', 'own'\], got 'both'"),
-    ({"independence_weight": -0.1}, ValueError, "expected independence_weight of at least 0, got -0.1"),
-    ({"alignment": -1}, ValueError, "expected alignment of at least 0, got -1"),
-    ({"activation": "tanh"}, ValueError, r"expected activation to be one of \['gelu', 'relu'\], got 'tanh'"),
+    ({"alignment": -1}, ValueError, "expected alignment to be a number of at least 0, got -1"),
+    ({"n_shared": 4.5}, ValueError, "expected n_shared to be a whole number of at least 2.*, got 4.5; round it"),
+    ({"n_shared": "6"}, TypeError, "expected n_shared to be a whole number .*, got '6' of type str; give a number"),
     ({"specific": "vae"}, ValueError, "expected specific to be one of .*'nce-club'.* got 'vae'"),
-    ({"n_context": -1}, ValueError, "expected n_context of at least 0, got -1"),
-    ({"hidden": (32, 0)}, ValueError, "expected widths in hidden and critic_hidden of at least 1, got 0"),
+    ({"encoder": (32, 32)}, TypeError, "expected encoder to be an indiseek.Encoder, got tuple; for example"),
 ]
+
+WRONG_OPTIONS = [
+    (NCEClub, {"lam": -1.0}, ValueError, "expected lam to be a number of at least 0, got -1.0"),
+    (NCEClub, {"lam": float("nan")}, ValueError, "expected lam to be a number of at least 0, got nan; give a finite"),
+    (NCEClub, {"lam": float("inf")}, ValueError, "expected lam to be a number of at least 0, got inf; give a finite"),
+    (NCEClub, {"independence": "club"}, ValueError, r"expected independence to be one of \['nce-club', 'vclub'\], got"),
+    (NCEClub, {"independent_of": "both"}, ValueError, r"expected independent_of to be one of \['other', 'own'\], got"),
+    (NCEClub, {"independence_weight": -0.1}, ValueError, "expected independence_weight to be .* at least 0, got -0.1"),
+    (NCEClub, {"critic_hidden": (2.5,)}, ValueError, "expected widths in critic_hidden to be .*, got 2.5; round it"),
+    (NCEClub, {"critic_lr": 0}, ValueError, "expected critic_lr to be a number above 0, got 0"),
+    (NCEClub, {"n_critic_steps": 0}, ValueError, "expected n_critic_steps to be a whole number of at least 1, got 0"),
+    (NCEClub, {"n_context": 3}, TypeError, "n_context"),
+    (Flow, {"n_context": -1}, ValueError, "expected n_context to be a whole number of at least 0 .*, got -1"),
+    (Flow, {"n_context": 1e9}, ValueError, "expected n_context to be a whole number .*of at most 4096, got 1000000000"),
+    (Flow, {"lam": 0.1}, TypeError, "lam"),
+    (Encoder, {"activation": "tanh"}, ValueError, r"expected activation to be one of \['gelu', 'relu'\], got 'tanh'"),
+    (Encoder, {"hidden": (32, 0)}, ValueError, "expected widths in hidden to be a whole number of at least 1, got 0"),
+    (Encoder, {"hidden": "32"}, TypeError, "expected hidden to be a sequence of whole numbers, got '32'"),
+    (Encoder, {"layer_norm": "yes"}, TypeError, "expected layer_norm to be True or False, got 'yes'"),
+    (Encoder, {"own": {"rna": nn.Linear(2, 2)}}, TypeError, "expected a class or function .* 'rna', got a module"),
+]
+
+
+@pytest.mark.parametrize(("owner", "options", "error", "message"), WRONG_OPTIONS)
+def test_wrong_options_are_refused_where_they_are_made(owner, options, error, message):
+    with pytest.raises(error, match=message):
+        owner(**options)
 
 
 @pytest.mark.parametrize(("options", "error", "message"), WRONG)
@@ -127,14 +148,18 @@ def test_wrong_arguments_are_refused_before_training(mdata, options, error, mess
         IndiSeekModel(mdata, **SMALL | options)
 
 
-def test_wrong_learning_rate_of_the_critic_is_refused(mdata):
+def test_rates_go_by_stage_and_are_checked(mdata):
     model = IndiSeekModel(mdata, **SMALL)
-    with pytest.raises(ValueError, match="expected critic_lr above 0, got 0"):
-        model.train(**FAST, critic_lr=0)
-    with pytest.raises(ValueError, match="expected n_critic_steps of at least 1, got 0"):
-        model.train(**FAST, n_critic_steps=0)
-    with pytest.raises(ValueError, match="expected weight_decay of at least 0, got -1"):
-        model.train(**FAST, weight_decay=-1)
+    with pytest.raises(ValueError, match="expected weight_decay to be a number of at least 0, got -1"):
+        model.train(**FAST, weight_decay={"shared": -1})
+    with pytest.raises(KeyError, match=r"expected lr of the stages \['shared', 'specific'\], got \['context'\]"):
+        model.train(**FAST, lr={"context": 1e-3})
+    model.train(**FAST, lr={"shared": 1e-12}, patience={"specific": 3}, early_stopping={"shared": False})
+    other = IndiSeekModel(mdata, **SMALL)
+    other.train(**FAST, early_stopping=False)
+    # A rate of one stage leaves that of the other as it is.
+    moved, still = (m.history["specific/train_loss"].to_numpy() for m in (model, other))
+    assert not np.allclose(moved, still) and np.isfinite(moved).all()
 
 
 def test_facade_exports_the_model():

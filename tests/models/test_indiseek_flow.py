@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from model_contract import FAST, At, interrupt, latents, pair
 
-from indiseek.models import IndiSeekModel
+from indiseek.models import Flow, IndiSeekModel, NCEClub
+from indiseek.nn import Encoder
 from indiseek.objectives import ConditionalFlowObjective
 
-CLUB = {"specific": "nce-club", "n_shared": 4, "n_specific": 3, "hidden": (32,), "critic_hidden": (16,)}
-FLOW = {"specific": "flow", "n_shared": 4, "n_context": 6, "hidden": (32,)}
+SMALL = {"n_shared": 4, "encoder": Encoder(hidden=(32,))}
+CLUB = SMALL | {"specific": NCEClub(critic_hidden=(16,)), "n_specific": 3}
+FLOW = SMALL | {"specific": Flow(n_context=6)}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def test_the_wide_codes_can_be_asked_for(flow):
 
 
 def test_without_wide_codes_the_flow_sees_the_shared_ones(mdata):
-    model = IndiSeekModel(mdata, **FLOW | {"n_context": 0}, n_specific=3)
+    model = IndiSeekModel(mdata, **FLOW | {"specific": Flow(n_context=0)}, n_specific=3)
     model.train(**FAST)
     assert list(model.module.objectives) == ["shared", "specific"]
     with pytest.raises(ValueError, match=r"expected kind to be one of \['shared', 'specific'\], got 'context'"):

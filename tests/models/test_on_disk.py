@@ -15,10 +15,16 @@ import pytest
 from mudata import MuData
 
 from indiseek.data import DiskMatrix, convert, open_mudata
-from indiseek.models import IndiSeekModel, _embed, embed
+from indiseek.models import IndiSeekModel, NCEClub, _embed, embed
+from indiseek.nn import Encoder
 from indiseek.tuning import fingerprint_of_data
 
-SMALL = {"specific": "nce-club", "n_shared": 4, "n_specific": 3, "hidden": (32,), "critic_hidden": (16,)}
+SMALL = {
+    "specific": NCEClub(critic_hidden=(16,)),
+    "n_shared": 4,
+    "n_specific": 3,
+    "encoder": Encoder(hidden=(32,)),
+}
 FAST = {"max_epochs": 1, "batch_size": 64, "accelerator": "cpu", "show_progress": False}
 
 
@@ -59,7 +65,7 @@ def test_training_from_disk_gives_the_same_codes_to_the_last_bit(files, in_memor
     mdata = open_mudata(files[form])
     model = _train(mdata)
     # No count is held: what the model has of the cells lies on disk.
-    assert all(isinstance(model._values(name), DiskMatrix) for name in model.modalities)
+    assert all(isinstance(values, DiskMatrix) for values in model._cells.values.values())
     _assert_same(_codes(model), _codes(in_memory))
     for key, code in in_memory.adata.obsm.items():
         np.testing.assert_array_equal(mdata.obsm[key], code)
@@ -129,8 +135,7 @@ def test_certificate_and_record_of_tuning_are_those_of_values_in_memory(make_mda
     for mdata in (make_mdata(), open_mudata(files["zarr"])):
         model = IndiSeekModel(mdata, **SMALL)
         model.train(**FAST, **half, write_latents=False)
-        values = {name: model._values(name) for name in model.modalities}
-        record = fingerprint_of_data(values, model._var_names, model.fitted.split)
+        record = fingerprint_of_data(model._cells.values, model._schema.features, model.fitted.split)
         found.append((model.certify(n_permutations=2).to_json(), record))
     assert found[0] == found[1]
 

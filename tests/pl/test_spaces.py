@@ -149,24 +149,6 @@ def test_sparse_and_normalised_values(mdata, coordinates):
     assert [ax.get_xlabel() for ax in bars] == ["value"]
 
 
-def test_computed_umaps_leave_the_users_object_and_the_random_state_alone(mdata):
-    np.random.seed(0)
-    state = np.random.get_state()[1].copy()
-    with mudata.set_options(pull_on_update=False):
-        before = mdata.copy()
-    figure = pl.spaces(mdata, color=["CD3_TotalSeqB", "type"], spaces={"X_indiseek_prot": "Protein only"})
-    assert len(_points(figure)) == 2
-    assert "Protein only" in [ax.get_ylabel() for ax in figure.axes]
-    np.testing.assert_array_equal(np.random.get_state()[1], state)
-    assert list(mdata.obsm) == list(before.obsm)
-    assert list(mdata.uns) == list(before.uns) and list(mdata.obsp) == list(before.obsp)
-    pd.testing.assert_frame_equal(mdata.obs, before.obs)
-    for name in mdata.mod:
-        np.testing.assert_array_equal(mdata[name].X, before[name].X)
-        pd.testing.assert_frame_equal(mdata[name].obs, before[name].obs)
-        assert not mdata[name].uns and not mdata[name].obsm and not mdata[name].obsp
-
-
 def test_notebooks_can_show_the_figure_without_pyplot(mdata, coordinates):
     figure = pl.spaces(mdata, color="CD3_TotalSeqB", coordinates=coordinates)
     assert figure._repr_png_().startswith(b"\x89PNG")

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import mudata as md
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from sklearn.metrics import silhouette_score
 
+from indiseek import pl
 from indiseek.pl import umap_coordinates
 
 
@@ -38,3 +42,22 @@ def test_errors_say_what_to_do(mdata):
         umap_coordinates(mdata, ["X_indiseek_shared"])
     with pytest.raises(ValueError, match="expected at least 4 cells for a UMAP, got 3"):
         umap_coordinates(mdata[:3], ["X_indiseek_prot"])
+
+
+def test_computed_umaps_leave_the_users_object_and_the_random_state_alone(mdata):
+    np.random.seed(0)
+    state = np.random.get_state()[1].copy()
+    with md.set_options(pull_on_update=False):
+        before = mdata.copy()
+    figure = pl.spaces(mdata, color=["CD3_TotalSeqB", "type"], spaces={"X_indiseek_prot": "Protein only"})
+    points = [c for ax in figure.axes for c in ax.collections if isinstance(c, PathCollection)]
+    assert len(points) == 2
+    assert "Protein only" in [ax.get_ylabel() for ax in figure.axes]
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+    assert list(mdata.obsm) == list(before.obsm)
+    assert list(mdata.uns) == list(before.uns) and list(mdata.obsp) == list(before.obsp)
+    pd.testing.assert_frame_equal(mdata.obs, before.obs)
+    for name in mdata.mod:
+        np.testing.assert_array_equal(mdata[name].X, before[name].X)
+        pd.testing.assert_frame_equal(mdata[name].obs, before[name].obs)
+        assert not mdata[name].uns and not mdata[name].obsm and not mdata[name].obsp

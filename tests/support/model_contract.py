@@ -15,7 +15,8 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from indiseek.models import CoMMModel, DisentangledSSLModel, IndiSeekModel, MultimodalModel
+from indiseek.models import CoMMModel, DisentangledSSLModel, Flow, IndiSeekModel, MultimodalModel, NCEClub
+from indiseek.nn import Encoder
 
 
 class Case(NamedTuple):
@@ -51,19 +52,19 @@ class Case(NamedTuple):
         return self.model(mdata, **self.arguments | more)
 
 
-_SMALL = {"n_shared": 4, "n_specific": 3, "hidden": (32,)}
+_SMALL = {"n_shared": 4, "n_specific": 3, "encoder": Encoder(hidden=(32,))}
 _SPECIFIC = {
     "by_modality": {"n_specific": {"prot": 2, "rna": 6}},
     "own_widths": {"prot": 2, "rna": 6},
     "from_numpy": {
         "n_shared": np.int64(4),
         "n_specific": {"rna": np.int32(3), "prot": np.int64(2)},
-        "hidden": np.array([16, 8]),
+        "encoder": Encoder(hidden=np.array([16, 8])),
     },
 }
 _NCE_CLUB = Case(
     IndiSeekModel,
-    _SMALL | {"specific": "nce-club", "critic_hidden": (16,)},
+    _SMALL | {"specific": NCEClub(critic_hidden=(16,))},
     widths={"shared": 4, "specific": 3},
     on_sphere=("shared",),
     joint_key="X_indiseek_shared",
@@ -71,7 +72,7 @@ _NCE_CLUB = Case(
     **_SPECIFIC,
 )
 _FLOW = _NCE_CLUB._replace(
-    arguments=_SMALL | {"specific": "flow", "n_context": 5},
+    arguments=_SMALL | {"specific": Flow(n_context=5)},
     widths={"shared": 4, "context": 5, "specific": 3},
     on_sphere=("shared", "context"),
 )
@@ -84,7 +85,7 @@ _DISENTANGLED_SSL = _NCE_CLUB._replace(
 )
 _COMM = Case(
     CoMMModel,
-    {"n_latent": 8, "hidden": (32,), "n_views": 2},
+    {"n_latent": 8, "encoder": Encoder(hidden=(32,)), "n_views": 2},
     widths={"fused": 8},
     on_sphere=(),
     joint_key="X_comm",
@@ -94,7 +95,7 @@ _COMM = Case(
     from_numpy={
         "n_latent": np.int64(8),
         "feature_dropout": {"rna": np.float32(0.2), "prot": np.float64(0.1)},
-        "hidden": np.array([16, 8]),
+        "encoder": Encoder(hidden=np.array([16, 8])),
     },
 )
 MODELS = [
@@ -202,6 +203,19 @@ class Modes(lightning.Callback):
 
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         self.seen += [module.training for module in pl_module.objective.modules()]
+
+
+class FirstRows(lightning.Callback):
+    """Positions, among the training cells, of the cells of the first step of every stage."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == 0 and batch_idx == 0:
+            self.seen.append(batch[0].tolist())
 
 
 def with_value(adata: AnnData, row: Any, column: Any, value: float) -> AnnData:

@@ -6,7 +6,7 @@ from indiseek.data._disk import DiskMatrix, Matrix, Values, is_sparse, row_chunk
 from indiseek.data._files import mudata_writer, replace_files, write_mudata
 from indiseek.data._open import open_mudata
 from indiseek.data._rows import OrderedBatches, RowBatches, Split, SplitOptions, given_split, random_split
-from indiseek.data._setup import Setup, make_setup, note_setup, noted_setup
+from indiseek.data._setup import Setup, covariate_columns, make_setup, note_setup, noted_setup
 from indiseek.data._transforms import CLR, TRANSFORMS, LogNormalizePCA, Scale, Transform, check_transforms
 from indiseek.data._views import thinned_views
 from indiseek.data._zarr import checked_array, new_zarr
@@ -31,8 +31,10 @@ __all__ = [
     "check_transforms",
     "checked_array",
     "convert",
+    "covariate_columns",
     "choose_transform",
     "convert",
+    "covariate_columns",
     "digest_of_names",
     "given_split",
     "make_setup",

@@ -6,7 +6,7 @@ from indiseek.models._disentangled_ssl import DisentangledSSLModel
 from indiseek.models._embed import embed
 from indiseek.models._indiseek import IndiSeekModel
 from indiseek.models._load import load_model
-from indiseek.models._options import PAPER, Flow, NCEClub
+from indiseek.models._options import PAPER, Flow, NCEClub, Options
 
 __all__ = [
     "MIN_HELD_OUT_CELLS",
@@ -17,6 +17,7 @@ __all__ = [
     "IndiSeekModel",
     "MultimodalModel",
     "NCEClub",
+    "Options",
     "embed",
     "load_model",
 ]

@@ -26,10 +26,12 @@ from indiseek.data import (
     Cells,
     CellTensors,
     Schema,
+    Setup,
     Split,
     SplitOptions,
     Transform,
     check_transforms,
+    covariate_columns,
     digest_of_names,
     make_setup,
     note_setup,
@@ -41,6 +43,7 @@ from indiseek.models._options import Options
 from indiseek.models._saved import read_beside, read_saved, reopened, write_saved
 from indiseek.objectives import rank
 from indiseek.train import (
+    INFERENCE_BATCH,
     PATIENCE,
     Fitted,
     MakeViews,
@@ -98,7 +101,7 @@ class MultimodalModel(ABC):
         self._mdata, self._cells = mdata, cells
         self._check_options()
         logger.info(f"{self._describe()}{f'; not used: {unused} (setup_mudata chooses)' if unused else ''}")
-        if setup.covariates and not self._uses_covariates:
+        if setup.covariates and not any(stage.uses_covariates for stage in self._stages()):
             logger.warning(
                 f"{list(setup.covariates)} are registered and handed to the objectives, of which none of "
                 f"{type(self).__name__} uses covariates yet: the codes are not corrected for them."
@@ -108,13 +111,8 @@ class MultimodalModel(ABC):
     def _stages(self) -> list[Stage]:
         """The stages, in the order of training."""
 
-    @abstractmethod
-    def _check_options(self) -> None:
+    def _check_options(self) -> None:  # noqa: B027 (most models have something to check, but none must)
         """Raise KeyError or ValueError where the options do not go with the cells."""
-
-    @property
-    def _uses_covariates(self) -> bool:
-        return False
 
     @property
     def _make_views(self) -> MakeViews | None:
@@ -331,7 +329,7 @@ class MultimodalModel(ABC):
         validation_size: float = 0.1,
         external_indexing: Sequence[ArrayLike] | None = None,
         accelerator: str = "auto",
-        devices: int = 1,
+        devices: int | Sequence[int] = 1,
         num_nodes: int = 1,
         seed: int = 0,
         checkpoint_dir: str | Path | None = None,
@@ -370,7 +368,8 @@ class MultimodalModel(ABC):
         accelerator
             ``"auto"``, ``"cpu"``, ``"gpu"``, ``"mps"``, as Lightning names them.
         devices, num_nodes
-            Number of devices of each machine, and of machines. Each device has a process of its own, which takes its
+            Number of devices of each machine, or the number of each, such as ``[1]`` for the second; and number of
+            machines. Each device has a process of its own, which takes its
             share of every batch; `batch_size` counts the cells of all of them.
         seed
             Seed of split, weights and batches. The same seed on the same machine gives the same latents.
@@ -549,13 +548,12 @@ class MultimodalModel(ABC):
                 f"the cells have no modality but {cells.only!r}: what their specific code should be independent of is "
                 f"predicted from {cells.only!r} itself."
             )
-        options = {} if batch_size is None else {"batch_size": batch_size}
-        smaller = f", or a batch_size below {batch_size}" if batch_size else ""
+        size = INFERENCE_BATCH if batch_size is None else batch_size
         tensors = self._tensors(cells, indices)
-        with self._explained(tensors.n_cells, f"{FEWER_CELLS}{smaller}"):
+        with self._explained(tensors.n_cells, f"{FEWER_CELLS}, or a batch_size below {size}"):
             if modality is None:
-                return self.module.joint(kind, tensors, **options).cpu().numpy()
-            return self.module.codes(kind, tensors, **options)[modality].cpu().numpy()
+                return self.module.joint(kind, tensors, size).cpu().numpy()
+            return self.module.codes(kind, tensors, size)[modality].cpu().numpy()
 
     def get_features(
         self, mdata: MuData | None = None, *, modality: str, indices: ArrayLike | None = None
@@ -682,7 +680,8 @@ class MultimodalModel(ABC):
         self,
         mdata: MuData | None = None,
         *,
-        n_permutations: int = 100,
+        obs: Sequence[str] = (),
+        n_permutations: int = 99,
         seed: int = 0,
         thresholds: Thresholds | None = None,
     ) -> Certificate:
@@ -698,8 +697,11 @@ class MultimodalModel(ABC):
         ----------
         mdata
             Other held-out cells with all modalities, instead of the test cells.
+        obs
+            Columns of ``.obs`` that may be in the codes, such as donor or lane, beside the depth of each modality and
+            what was set up as batch or covariate.
         n_permutations
-            Permutations of the distance correlation.
+            Permutations of the scan for dependence of other forms; 0 leaves it out.
         seed
             Seed of probes, critics, permutations and thinning.
         thresholds
@@ -707,12 +709,14 @@ class MultimodalModel(ABC):
 
         Returns
         -------
-        The certificate: tables, verdicts, ``summary()``.
+        The certificate: print it, or read its ``verdicts`` and ``tables``.
 
         Raises
         ------
         RuntimeError
             Before training, or if training was interrupted before the specific stage.
+        KeyError
+            If there is no such column in ``.obs``.
         ValueError
             If there are fewer than 100 cells to measure on.
         """
@@ -723,6 +727,8 @@ class MultimodalModel(ABC):
             raise RuntimeError("expected the cells of training, got others; pass held-out cells as mdata.")
         cells = self._cells_of(mdata)
         rows = cast(Split, split).test if mdata is None else np.arange(len(cells))
+        named = Setup(modalities=self.modalities, layers={}, categorical_covariate_keys=tuple(obs))
+        columns = covariate_columns(cast(MuData, self._mdata if mdata is None else mdata), named)
         if len(rows) < MIN_HELD_OUT_CELLS:
             raise ValueError(
                 f"expected at least {MIN_HELD_OUT_CELLS} held-out cells, got {len(rows)}; train with smaller "
@@ -735,6 +741,7 @@ class MultimodalModel(ABC):
             cells,
             rows,
             reference,
+            obs={key: column[rows] for key, column in columns.items()},
             feature_names={name: self.feature_names(name) for name in self.modalities},
             n_permutations=n_permutations,
             seed=seed,

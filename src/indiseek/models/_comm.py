@@ -215,28 +215,30 @@ class CoMMModel(MultimodalModel):
             )
 
     def _stages(self) -> list[Stage]:
-        space = Space(joint="X_comm", each="X_comm_{modality}", own="X_comm_projection")
-        return [Stage(name="fused", objective=self._fused, schedule=_FUSED, space=space)]
-
-    def _fused(self, shapes: Shapes) -> Objective:
+        # What makes the networks holds no model, so that a trained state holds no cells.
         options: CoMMOptions = self._options
         # Where genes are dropped from the counts, no component is dropped.
         rates = {name: 0.0 if self._has_views(name) else rate for name, rate in self._rates().items()}
-        return CoMMObjective(
-            shapes.n_features,
-            options.n_latent,
-            n_tokens=options.n_tokens,
-            n_layers=options.n_layers,
-            n_heads=options.n_heads,
-            form=options.form,
-            negatives=options.negatives,
-            temperature=options.temperature,
-            joint_weight=options.joint_weight,
-            unimodal_weight=options.unimodal_weight,
-            feature_dropout=rates,
-            noise=options.noise,
-            encoder=options.encoder,
-        )
+
+        def fused(shapes: Shapes) -> Objective:
+            return CoMMObjective(
+                shapes.n_features,
+                options.n_latent,
+                n_tokens=options.n_tokens,
+                n_layers=options.n_layers,
+                n_heads=options.n_heads,
+                form=options.form,
+                negatives=options.negatives,
+                temperature=options.temperature,
+                joint_weight=options.joint_weight,
+                unimodal_weight=options.unimodal_weight,
+                feature_dropout=rates,
+                noise=options.noise,
+                encoder=options.encoder,
+            )
+
+        space = Space(joint="X_comm", each="X_comm_{modality}", own="X_comm_projection")
+        return [Stage(name="fused", objective=fused, schedule=_FUSED, space=space)]
 
     def _rates(self) -> dict[str, float]:
         return by_name("feature_dropout", self._options.feature_dropout, self.modalities, what="modalities")

@@ -165,7 +165,9 @@ class DisentangledSSLModel(MultimodalModel):
         super().__init__(mdata, options, transforms)
 
     def _stages(self) -> list[Stage]:
+        # What makes the networks holds no model, so that a trained state holds no cells.
         options: DisentangledSSLOptions = self._options
+        n_specific = by_name("n_specific", options.n_specific, self.modalities, what="modalities")
         shared = Stage(
             name="shared",
             objective=lambda shapes: DisentangledSharedObjective(
@@ -185,7 +187,7 @@ class DisentangledSSLModel(MultimodalModel):
             objective=lambda shapes: DisentangledSpecificObjective(
                 shapes.n_features,
                 options.n_shared,
-                by_name("n_specific", options.n_specific, self.modalities, what="modalities"),
+                n_specific,
                 lam=options.lam,
                 orthogonality=options.orthogonality,
                 noise=options.noise,

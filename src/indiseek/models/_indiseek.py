@@ -153,7 +153,18 @@ class IndiSeekModel(MultimodalModel):
         super().__init__(mdata, options, transforms)
 
     def _stages(self) -> list[Stage]:
+        # What makes the networks holds no model, so that a trained state holds no cells.
         options: IndiSeekOptions = self._options
+        method = options.specific
+        wanted = None if options.n_specific is None else self._n_specific({})
+
+        def context(shapes: Shapes) -> Objective:
+            return CLIPObjective(shapes.n_features, cast(Flow, method).n_context, encoder=options.encoder)
+
+        def flow(shapes: Shapes) -> Objective:
+            n_condition = options.n_shared + cast(Flow, method).n_context
+            return ConditionalFlowObjective(shapes.n_features, shapes.ranks, n_condition, wanted or shapes.ranks)
+
         shared = Stage(
             name="shared",
             objective=lambda shapes: CLIPObjective(
@@ -162,47 +173,40 @@ class IndiSeekModel(MultimodalModel):
             schedule=_SHARED,
             space=Space(joint="X_indiseek_shared"),
         )
-        written = Space(each="X_indiseek_{modality}", own="X_indiseek_specific")
-        method = options.specific
-        if isinstance(method, NCEClub):
-            n_critic_steps = method.n_critic_steps if method.independence_weight > 0 else 0
-            club = replace(_NCE_CLUB, critic_lr=method.critic_lr, n_critic_steps=n_critic_steps)
-            return [
-                shared,
-                Stage(name="specific", objective=self._nce_club, schedule=club, given=("shared",), space=written),
-            ]
-        flow = Stage(
+        specific = Stage(
             name="specific",
-            objective=self._flow,
+            objective=flow,
             schedule=_FLOW,
-            given=("shared", "context") if method.n_context else ("shared",),
-            space=written,
+            given=("shared",),
+            space=Space(each="X_indiseek_{modality}", own="X_indiseek_specific"),
         )
-        context = Stage(
-            name="context",
-            objective=lambda shapes: CLIPObjective(shapes.n_features, method.n_context, encoder=options.encoder),
-            schedule=_SHARED,
-        )
-        return [shared, context, flow] if method.n_context else [shared, flow]
+        if isinstance(method, NCEClub):
+            return [shared, self._nce_club(specific, method)]
+        if not method.n_context:
+            return [shared, specific]
+        return [
+            shared,
+            Stage(name="context", objective=context, schedule=_SHARED),
+            replace(specific, given=("shared", "context")),
+        ]
 
-    def _flow(self, shapes: Shapes) -> Objective:
-        n_condition = self._options.n_shared + self._options.specific.n_context
-        n_specific = self._n_specific(shapes.ranks)
-        return ConditionalFlowObjective(shapes.n_features, shapes.ranks, n_condition, n_specific)
+    def _nce_club(self, specific: Stage, method: NCEClub) -> Stage:
+        """The specific stage by the paper's method."""
+        options: IndiSeekOptions = self._options
+        n_specific = self._n_specific(self._most_specific())
+        settings = {
+            key: getattr(method, key)
+            for key in ("lam", "independence", "independent_of", "independence_weight", "critic_hidden")
+        }
 
-    def _nce_club(self, shapes: Shapes) -> Objective:
-        method: NCEClub = self._options.specific
-        return NCEClubObjective(
-            shapes.n_features,
-            self._options.n_shared,
-            self._n_specific(self._most_specific()),
-            lam=method.lam,
-            independence=method.independence,
-            independent_of=method.independent_of,
-            independence_weight=method.independence_weight,
-            critic_hidden=method.critic_hidden,
-            encoder=self._options.encoder,
-        )
+        def objective(shapes: Shapes) -> Objective:
+            return NCEClubObjective(
+                shapes.n_features, options.n_shared, n_specific, encoder=options.encoder, **settings
+            )
+
+        n_critic_steps = method.n_critic_steps if method.independence_weight > 0 else 0
+        schedule = replace(_NCE_CLUB, critic_lr=method.critic_lr, n_critic_steps=n_critic_steps)
+        return replace(specific, objective=objective, schedule=schedule)
 
     def _n_specific(self, limits: Mapping[str, int]) -> dict[str, int]:
         """Dimensions of the specific codes by modality, where they can have as many as `limits`."""

@@ -174,7 +174,7 @@ def _rebuilt(value: Any, classes: Mapping[str, type], own: Mapping[str, Any]) ->
     if set(value) == {"own_code"}:
         if value["own_code"] not in own:
             raise ValueError(
-                f"expected the class or function {value['own']!r} that the model was made with, got "
+                f"expected the class or function {value['own_code']!r} that the model was made with, got "
                 f"{sorted(own) or 'none'}; pass it to load in own_code: a file never carries code."
             )
         return own[value["own_code"]]

@@ -103,10 +103,11 @@ class Encoder:
         check_choice("activation", self.activation, tuple(_ACTIVATIONS))
         check_flag("layer_norm", self.layer_norm)
         for name, make in self.own.items():
-            if not callable(make):
+            if isinstance(make, nn.Module) or not callable(make):
+                found = "a module" if isinstance(make, nn.Module) else type(make).__name__
                 raise TypeError(
-                    f"expected a class or function that makes the encoder of {name!r}, got {type(make).__name__}; "
-                    "give the class, not a module: each code of a modality needs a network of its own."
+                    f"expected a class or function that makes the encoder of {name!r}, got {found}; give the class, "
+                    "not a module: each code of a modality needs a network of its own."
                 )
 
     def network(self, n_in: int, n_out: int, hidden: Sequence[int] | None = None) -> MLP:

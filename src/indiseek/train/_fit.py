@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -67,7 +68,9 @@ class Process(NamedTuple):
     world_size: int
 
 
-def resolve_process(accelerator: str, *, devices: int = 1, num_nodes: int = 1) -> Process:
+def resolve_process(
+    accelerator: str, *, devices: int | Sequence[int] = 1, num_nodes: int = 1, trainer_kwargs: Iterable[str] = ()
+) -> Process:
     """Where Lightning puts this process.
 
     Parameters
@@ -75,16 +78,29 @@ def resolve_process(accelerator: str, *, devices: int = 1, num_nodes: int = 1) -
     accelerator
         ``"auto"``, ``"cpu"``, ``"gpu"``, ``"mps"``, ... as Lightning names them.
     devices
-        Number of devices of each machine.
+        Number of devices of each machine, or the number of each, such as ``[1]`` for the second.
     num_nodes
         Number of machines.
+    trainer_kwargs
+        Names of further arguments that a Trainer will be given.
+
+    Raises
+    ------
+    TypeError
+        If a Trainer has no such argument.
     """
+    unknown = sorted(set(trainer_kwargs) - set(inspect.signature(lightning.Trainer.__init__).parameters))
+    if unknown:
+        raise TypeError(
+            f"expected arguments of train() or of lightning.pytorch.Trainer, got {unknown}; options of a model, "
+            "such as those of its critics, are given when it is made."
+        )
     with _quiet():
         trainer = lightning.Trainer(
             accelerator=accelerator,
-            devices=devices,
+            devices=devices if isinstance(devices, int) else list(devices),
             num_nodes=num_nodes,
-            **{**_NO_FILES, **_strategy(devices * num_nodes)},
+            **{**_NO_FILES, **_strategy(devices, num_nodes)},
         )
     return Process(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
 
@@ -107,7 +123,7 @@ def fit_stage(
     *,
     name: str,
     accelerator: str = "auto",
-    devices: int = 1,
+    devices: int | Sequence[int] = 1,
     num_nodes: int = 1,
     seed: int = 0,
     show_progress: bool = True,
@@ -130,8 +146,8 @@ def fit_stage(
     accelerator
         As Lightning names them.
     devices, num_nodes
-        Number of devices of each machine, and of machines; each device has a process of its own. In each of them
-        this function is called with the same arguments, and leaves the same weights.
+        Devices of each machine, as in :func:`resolve_process`, and number of machines; each device has a process
+        of its own. In each of them this function is called with the same arguments, and leaves the same weights.
     seed
         Seed of the batches and of whatever the objective draws; the user's random state is left alone.
     show_progress
@@ -168,7 +184,7 @@ def fit_stage(
     module = StageModule(objective, train, validation, settings, resume)
     n_cells, n_features = n_train + n_validation, sum(x.shape[1] for x in train.features)
     all_explained = partial(memory_of_all_explained, f"what stage {name!r} needs of all its cells", n_cells, n_features)
-    strategy = _strategy(devices * num_nodes, objective)
+    strategy = _strategy(devices, num_nodes, objective)
     options = {**_NO_FILES, **(trainer_kwargs or {}), **strategy, "callbacks": callbacks}
     start = time.perf_counter()
     device = train.features[0].device
@@ -186,7 +202,7 @@ def fit_stage(
         trainer = lightning.Trainer(
             max_epochs=settings.max_epochs - module.first_epoch,
             accelerator=accelerator,
-            devices=devices,
+            devices=devices if isinstance(devices, int) else list(devices),
             num_nodes=num_nodes,
             **options,
         )
@@ -263,9 +279,9 @@ _NO_FILES: dict[str, Any] = {
 }
 
 
-def _strategy(world_size: int, objective: Objective | None = None) -> dict[str, Any]:
+def _strategy(devices: int | Sequence[int], num_nodes: int, objective: Objective | None = None) -> dict[str, Any]:
     """Argument of the Trainer for several processes; none for one."""
-    if world_size == 1:
+    if (devices if isinstance(devices, int) else len(devices)) * num_nodes == 1:
         return {}
     # Critic steps give the encoders no gradient, and encoder steps the critics none. Buffers are the same everywhere.
     has_critics = objective is not None and next(objective.critic_parameters(), None) is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -47,21 +47,26 @@ class Plan:
 
     settings: Mapping[str, StageSettings | None]
     accelerator: str
-    devices: int
+    devices: int | Sequence[int]
     num_nodes: int
     seed: int
     trainer_kwargs: dict[str, Any]
 
     def __post_init__(self) -> None:
         """Raise for what Lightning would take and these models cannot, or would refuse in its own words."""
-        for name, value, low in (
-            ("devices", self.devices, 1),
-            ("num_nodes", self.num_nodes, 1),
-            ("seed", self.seed, 0),
-        ):
-            check_number(name, value, low=low, whole=True)
+        check_number("num_nodes", self.num_nodes, low=1, whole=True)
+        check_number("seed", self.seed, low=0, whole=True)
+        if isinstance(self.devices, list | tuple):
+            for number in self.devices:
+                check_number("numbers in devices", number, low=0, whole=True)
+            if not self.devices or len(set(self.devices)) < len(self.devices):
+                raise ValueError(f"expected devices to name each device once, got {self.devices}; for example [0].")
+            n_devices = len(self.devices)
+        else:
+            check_number("devices", self.devices, low=1, whole=True)
+            n_devices = cast(int, self.devices)
         strategy = self.trainer_kwargs.get("strategy", "auto")
-        if self.devices * self.num_nodes > 1 and strategy not in ("auto", "ddp"):
+        if n_devices * self.num_nodes > 1 and strategy not in ("auto", "ddp"):
             raise ValueError(
                 f"expected strategy='ddp' for several devices, got {strategy!r}; leave it out: the networks are small, "
                 "and every device holds them whole."
@@ -82,7 +87,9 @@ class Plan:
         ValueError
             If there is no such device, or a batch has fewer cells than there are processes.
         """
-        process = resolve_process(self.accelerator, devices=self.devices, num_nodes=self.num_nodes)
+        process = resolve_process(
+            self.accelerator, devices=self.devices, num_nodes=self.num_nodes, trainer_kwargs=self.trainer_kwargs
+        )
         for stage, settings in self.settings.items():
             if settings is not None and settings.batch_size < process.world_size:
                 raise ValueError(

@@ -142,6 +142,8 @@ class Stage:
         Names of earlier stages whose frozen codes are its condition.
     space
         What it writes.
+    uses_covariates
+        Whether its objective looks at ``CellTensors.covariates``.
     """
 
     name: str
@@ -149,6 +151,11 @@ class Stage:
     schedule: Schedule | None
     given: tuple[str, ...] = ()
     space: Space = field(default_factory=Space)
+    uses_covariates: bool = False
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Stage:
+        # A value: whoever copies a trained state wants its weights.
+        return self
 
 
 def settings_of(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 
 import numpy as np
@@ -13,18 +12,19 @@ import torch
 
 from indiseek import metrics
 from indiseek.data import CellTensors
-from indiseek.models import IndiSeekModel, Tuning
-from indiseek.models import _tuning as search_module
-from indiseek.models import _tuning_measures as measures_module
+from indiseek.models import Flow, IndiSeekModel, NCEClub
+from indiseek.nn import Encoder
 from indiseek.objectives import CLIPObjective, clip_loss
-from indiseek.tuning import FILE_NAME, choose_lam, choose_shared
+from indiseek.tuning import FILE_NAME, Tuning, choose_lam, choose_shared
+from indiseek.tuning import _measures as measures_module
+from indiseek.tuning import _search as search_module
 
 N_CELLS = 300
 SPLIT = {"train_size": 0.5, "validation_size": 0.4}
 QUICK = SPLIT | {"max_epochs": 2, "accelerator": "cpu", "show_progress": False, "seed": 3}
 SMALL_GRID = {"n_shared": (3, 4), "alignment": (0.0, 5.0)}
-NCE = {"specific": "nce-club", "n_specific": 3, "hidden": (16,), "critic_hidden": (16,)}
-FLOW = {"specific": "flow", "n_context": 5, "hidden": (16,)}
+NCE = {"specific": NCEClub(critic_hidden=(16,)), "n_specific": 3, "encoder": Encoder(hidden=(16,))}
+FLOW = {"specific": Flow(n_context=5), "encoder": Encoder(hidden=(16,))}
 
 
 @pytest.fixture
@@ -91,14 +91,18 @@ def test_the_choice_follows_the_rules(tuned):
 
 def test_the_model_takes_the_choice_and_nothing_else_changes(tuned, make_mdata):
     model, tuning = tuned
-    before = IndiSeekModel(make_mdata(N_CELLS), **NCE)._arguments
-    assert model._arguments == before | tuning.chosen
+    before = IndiSeekModel(make_mdata(N_CELLS), **NCE)._options
+    chosen = dict(tuning.chosen)
+    specific = dataclasses.replace(before.specific, lam=chosen.pop("lam"))
+    assert model._options == dataclasses.replace(before, **chosen, specific=specific)
     assert not model.is_trained
 
 
 def test_training_gives_the_shared_codes_that_were_measured(tuned, make_mdata):
     _, tuning = tuned
-    model = IndiSeekModel(make_mdata(N_CELLS), **NCE | tuning.chosen)
+    chosen = dict(tuning.chosen)
+    club = dataclasses.replace(NCE["specific"], lam=chosen.pop("lam"))
+    model = IndiSeekModel(make_mdata(N_CELLS), **NCE | chosen | {"specific": club})
     model.train(write_latents=False, **QUICK)
     rows = model.validation_indices
     codes = [model.get_latent_representation(modality=name, indices=rows) for name in model.modalities]
@@ -131,7 +135,9 @@ def test_a_split_given_as_arrays_is_recognised_in_training(make_mdata):
 
 def test_content_and_excess_are_what_the_metrics_say_of_the_joint_code(tuned, make_mdata):
     _, tuning = tuned
-    model = IndiSeekModel(make_mdata(N_CELLS), **NCE | tuning.chosen)
+    chosen = dict(tuning.chosen)
+    club = dataclasses.replace(NCE["specific"], lam=chosen.pop("lam"))
+    model = IndiSeekModel(make_mdata(N_CELLS), **NCE | chosen | {"specific": club})
     model.train(write_latents=False, **QUICK)
     row = tuning.table[(tuning.table["stage"] == "shared") & tuning.table["chosen"]].iloc[0]
     x = {name: model.get_features(modality=name, indices=model.validation_indices) for name in model.modalities}
@@ -168,7 +174,7 @@ def test_values_of_test_cells_change_nothing(make_mdata):
 def test_a_flow_reports_how_many_dimensions_carry_the_private_signal(tuned_flow):
     model, tuning = tuned_flow
     assert tuning.chosen == {"n_shared": 3, "alignment": 5.0}
-    assert model._arguments["n_specific"] is None
+    assert model._options.n_specific is None
     assert set(tuning.n_specific) == {"rna", "prot"}
     for name, part in tuning.dimensions.groupby("modality"):
         assert part["n_specific"].tolist() == list(range(1, len(part) + 1))
@@ -187,7 +193,7 @@ def test_the_number_of_the_flows_dimensions_is_set_if_asked_for(make_mdata, tmp_
     # The number that the user had is no part of the question, and so the results are found again.
     model = IndiSeekModel(make_mdata(N_CELLS), **FLOW, n_specific=2)
     tuning = model.tune(choose_n_specific=True, **options)
-    assert tuning.chosen["n_specific"] == suggested.n_specific == model._arguments["n_specific"]
+    assert tuning.chosen["n_specific"] == suggested.n_specific == model._options.n_specific
     pd.testing.assert_frame_equal(tuning.table, suggested.table)
     model.train(write_latents=False, **QUICK)
     for name, n in tuning.n_specific.items():
@@ -196,7 +202,7 @@ def test_the_number_of_the_flows_dimensions_is_set_if_asked_for(make_mdata, tmp_
 
 @pytest.mark.usefixtures("short")
 def test_a_flow_on_the_shared_codes_themselves(make_mdata):
-    model = IndiSeekModel(make_mdata(N_CELLS), **FLOW | {"n_context": 0})
+    model = IndiSeekModel(make_mdata(N_CELLS), **FLOW | {"specific": Flow(n_context=0)})
     tuning = model.tune(n_shared=[3], alignment=[5.0], **QUICK)
     assert len(tuning.table) == 2
 
@@ -228,14 +234,14 @@ def test_results_of_other_settings_are_refused(make_mdata, tmp_path):
     found = (tmp_path / FILE_NAME).read_bytes()
     for arguments, options, differing in (
         ({}, {"seed": 4}, "'seed', 'split', 'values'"),
-        ({"hidden": (17,)}, {}, "'arguments'"),
+        ({"encoder": Encoder(hidden=(17,))}, {}, "'options'"),
         ({}, {"max_epochs": 3}, "'settings'"),
     ):
         model = IndiSeekModel(make_mdata(N_CELLS), **NCE | arguments)
-        before = dict(model._arguments)
+        before = model._options
         with pytest.raises(ValueError, match=rf"others that differ in \[{differing}\]; give another directory"):
             model.tune(**grid | options)
-        assert model._arguments == before
+        assert model._options == before
         assert (tmp_path / FILE_NAME).read_bytes() == found
 
 
@@ -258,10 +264,10 @@ def test_stopped_or_failed_the_model_is_as_it_was_and_finished_candidates_are_ke
 
     monkeypatch.setattr(search_module, "fit_stage", stopped)
     model = IndiSeekModel(make_mdata(N_CELLS), **NCE)
-    before = json.dumps(model._arguments)
+    before = model._options
     with pytest.raises(error):
         model.tune(**SMALL_GRID, directory=tmp_path, **QUICK)
-    assert json.dumps(model._arguments) == before
+    assert model._options == before
     assert not model.is_trained
     assert len((tmp_path / FILE_NAME).read_text().splitlines()) == 1 + 2
 
@@ -313,13 +319,13 @@ def test_a_trained_model_is_refused(trained):
     ("options", "message"),
     [
         ({"n_shared": []}, "expected at least one value of n_shared to try, got none"),
-        ({"n_shared": [1]}, "expected n_shared of at least 2, got 1"),
+        ({"n_shared": [1]}, "expected n_shared to be a .*number of at least 2.*, got 1"),
         ({"n_shared": [4.5]}, "expected whole numbers for n_shared, got 4.5; round them"),
         ({"n_shared": [4, 51]}, "expected n_shared of at most 50"),
-        ({"alignment": [-1.0]}, "expected alignment of at least 0, got -1"),
-        ({"lam": [float("nan")]}, "expected lam of at least 0, got nan"),
+        ({"alignment": [-1.0]}, "expected alignment to be a .*number of at least 0.*, got -1"),
+        ({"lam": [float("nan")]}, "expected lam to be a .*number of at least 0.*, got nan"),
         ({"validation_size": 0.2}, "expected at least 100 validation cells, got 60; give a larger validation_size"),
-        ({"max_epochs": 0}, "expected max_epochs of at least 1, got 0"),
+        ({"max_epochs": 0}, "expected max_epochs to be a .*number of at least 1.*, got 0"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(make_mdata, options, message):
@@ -329,7 +335,7 @@ def test_what_cannot_be_searched_is_refused(make_mdata, options, message):
 
 
 def test_infonce_of_cells_has_the_losss_mean_and_is_each_cells_own():
-    objective = CLIPObjective({"a": 4, "b": 3, "c": 2}, 5, hidden=(8,))
+    objective = CLIPObjective({"a": 4, "b": 3, "c": 2}, 5, encoder=Encoder(hidden=(8,)))
     generator = torch.Generator().manual_seed(0)
     batch = CellTensors(tuple(torch.randn(7, n, generator=generator) for n in (4, 3, 2)))
     with torch.no_grad():
