@@ -357,7 +357,8 @@ batches of 512, early stopping.""",
     "pbmc": """\
 Mean and, in brackets, lowest and highest; each seed has its own split, weights and probes. Leak: share of variance
 explained, map and products, limit 0.05; otherwise R2 on test cells, but for FOSCTTM; private and predictable: what the
-other modality cannot and can know. s: training. The defaults of DisentangledSSL were chosen on test cells of seed 0.""",
+other modality cannot and can know. s: training.
+The defaults of DisentangledSSL were chosen on test cells of seed 0.""",
 }
 
 
