@@ -179,19 +179,13 @@ class CLR(Transform):
 
     def fit(self, values: Values, rows: NDArray[np.intp]) -> None:
         """Mean and standard deviation of the log-ratios; a constant feature is left unscaled."""
-        ratios = (self._log_ratio(torch.from_numpy(_dense(chunk))).numpy() for chunk in row_chunks(values, rows))
+        ratios = (log_ratio(torch.from_numpy(_dense(chunk))).numpy() for chunk in row_chunks(values, rows))
         mean, variance = _moments(ratios)
         self._set_buffers(center=mean, spread=np.sqrt(np.where(variance > 0, variance, 1.0)))
 
     def forward(self, values: Tensor) -> Tensor:
         """Scaled log-ratios ``(n_cells, n_features)``."""
-        dense = values.to_dense() if values.layout == torch.sparse_csr else values
-        return (self._log_ratio(dense) - self.center) / self.spread
-
-    @staticmethod
-    def _log_ratio(values: Tensor) -> Tensor:
-        logs = torch.log1p(values)
-        return logs - logs.mean(dim=1, keepdim=True)
+        return (log_ratio(values) - self.center) / self.spread
 
 
 @final
@@ -302,7 +296,10 @@ class LogNormalizePCA(Transform):
         return (sparse.diags(self.target_sum / library) @ counts).astype(np.float32).tocsr()
 
 
-TRANSFORMS: dict[str, type[Transform]] = {cls.name: cls for cls in (Scale, CLR, LogNormalizePCA)}
+def log_ratio(values: Tensor) -> Tensor:
+    """Centred log-ratio of each cell, dense, of ``(n_cells, n_features)`` dense or sparse CSR counts."""
+    logs = torch.log1p(values.to_dense() if values.layout == torch.sparse_csr else values)
+    return logs - logs.mean(dim=1, keepdim=True)
 
 
 def _dense(chunk: Matrix) -> NDArray[np.float32]:
