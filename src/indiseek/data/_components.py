@@ -147,8 +147,8 @@ def reconstructed_components(
     """
     rng = np.random.default_rng(seed)
     some = _draw(rows, max_cells, rng)
-    dense = values[some]
-    x = np.asarray(dense.toarray() if sparse.issparse(dense) else dense, dtype=np.float64)
+    taken = values[some]
+    x = np.asarray(taken if isinstance(taken, np.ndarray) else taken.toarray(), dtype=np.float64)
     held_out, fitted = np.split(rng.permutation(len(some)), [len(some) // _N_FOLDS])
     mean, spread = x[fitted].mean(axis=0), x[fitted].std(axis=0)
     x = (x - mean) / np.where(spread > 1e-8, spread, np.inf)
@@ -181,7 +181,7 @@ def reconstructed_components(
 def whitenable_components(n_cells: int, *, error: float = 0.035) -> int:
     """Most components that so many training cells can make independent of a condition.
 
-    Whitening d dimensions in every state of the condition from n cells errs by about d^2 / n, and that error is leakage.
+    Whitening d dimensions in every state of the condition from n cells errs by about d^2 / n; that error leaks.
 
     Parameters
     ----------
@@ -209,7 +209,9 @@ def _thin(counts: Matrix, rng: np.random.Generator) -> tuple[Matrix, Matrix]:
     one = rng.binomial(whole, 0.5)
     parts = []
     for data in (one, whole - one):
-        part = sparse.csr_matrix((data.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape, copy=True)
+        part = sparse.csr_matrix(
+            (data.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape, copy=True
+        )
         part.eliminate_zeros()
         parts.append(part)
     return parts[0], parts[1]

@@ -202,15 +202,15 @@ class ConditionalGaussian(FittedModule):
             for shrink in _STATE_CELLS:
                 value = 0.0
                 for k in held_out:
-                    parts = [_without(k, sums) for sums in (products, coarse_products, common)]
-                    roots = _roots(_covariances(*parts, overlap, shrink))
+                    own, coarser, whole = (_without(k, sums) for sums in (products, coarse_products, common))
+                    roots = _roots(_covariances(own, coarser, whole, overlap, shrink))
                     value += _likelihood(residual, weights, roots, torch.where(folds == k)[0][:_MAX_HELD_OUT])
                 if value > best:
                     best, chosen = value, (states, weights, products, overlap, shrink)
         states, weights, products, overlap, shrink = chosen
         self.states = states
-        every = [_without(None, sums) for sums in (products, coarse_products, common)]
-        covariances = _covariances(*every, overlap, shrink)
+        own, coarser, whole = (_without(None, sums) for sums in (products, coarse_products, common))
+        covariances = _covariances(own, coarser, whole, overlap, shrink)
         self.set_buffers(roots=_roots(covariances), covariate_roots=covariances.new_zeros(0))
         if self.n_covariate:
             self._fit_covariate(residual, weights, covariate, folds, covariances)

@@ -99,19 +99,20 @@ class ConditionalQuantiles(FittedModule):
 
     def _of_cells(self, weights: Tensor) -> Tensor:
         """``F_j(. | c)`` at the knots, ``(n_axes, n_cells, n_knots)``."""
-        return weights @ self.tables
+        # In double precision: where a state has few cells, the inverse magnifies what rounding leaves of a level.
+        return weights.double() @ self.tables.double()
 
     def _map(self, z: Tensor, given: Tensor, knots: Tensor, *, forward: bool) -> tuple[Tensor, Tensor]:
-        value = z.T[..., None].contiguous()
-        knots = knots.expand_as(given)
-        common = self.common[:, None].expand_as(given)
+        value = z.T[..., None].double()
+        knots = knots.double().expand_as(given)
+        common = self.common[:, None].double().expand_as(given)
         first, second = (given, common) if forward else (common, given)
         level, rise = _interpolate(value, knots, first)
         mapped, run = _interpolate(level, second, knots)
         outside = (value <= knots[..., :1]) | (value >= knots[..., -1:])
         mapped = torch.where(outside, value, mapped)
         slope = torch.where(outside, torch.ones_like(rise), rise * run)
-        return mapped[..., 0].T, slope[..., 0].log().sum(dim=0)
+        return mapped[..., 0].T.to(z.dtype), slope[..., 0].log().sum(dim=0).to(z.dtype)
 
 
 def _anchored(levels: Tensor) -> Tensor:

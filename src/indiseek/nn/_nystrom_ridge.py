@@ -124,10 +124,9 @@ class NystromRidge(FittedModule):
 
     def _moments(self, x: Tensor, c: Tensor, covariate: Tensor, folds: Tensor) -> _Moments:
         n_features, n_outputs = len(self.landmarks) + c.shape[1] + covariate.shape[1], x.shape[1]
-        wide = {"dtype": torch.float64, "device": x.device}
-        gram = torch.zeros(N_FOLDS, n_features, n_features, **wide)
-        cross = torch.zeros(N_FOLDS, n_features, n_outputs, **wide)
-        squares = torch.zeros(N_FOLDS, n_outputs, **wide)
+        gram = torch.zeros(N_FOLDS, n_features, n_features, dtype=torch.float64, device=x.device)
+        cross = torch.zeros(N_FOLDS, n_features, n_outputs, dtype=torch.float64, device=x.device)
+        squares = torch.zeros(N_FOLDS, n_outputs, dtype=torch.float64, device=x.device)
         for rows in torch.arange(len(x), device=x.device).split(_PIECE_CELLS):
             features, target, fold = self.features(c[rows], covariate[rows]), x[rows] - self.offset, folds[rows]
             for k in range(N_FOLDS):

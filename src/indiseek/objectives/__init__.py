@@ -3,6 +3,7 @@
 from indiseek.nn import Activation
 from indiseek.objectives._base import Batch, Objective, ObjectiveOutput, joint_code
 from indiseek.objectives._clip import CLIPObjective, clip_loss
+from indiseek.objectives._closed_form_flow import ClosedFormFlowObjective
 from indiseek.objectives._comm import CoMMObjective, Form, Negatives, nt_xent
 from indiseek.objectives._conditional_flow import ConditionalFlowObjective
 from indiseek.objectives._disentangled_shared import Bottleneck, DisentangledSharedObjective
@@ -30,6 +31,7 @@ __all__ = [
     "Batch",
     "Bottleneck",
     "CLIPObjective",
+    "ClosedFormFlowObjective",
     "CoMMObjective",
     "ConditionalFlowObjective",
     "DisentangledSharedObjective",
