@@ -154,6 +154,22 @@ class ClosedFormFlowObjective(Objective):
             self._flow(i).start(matched, self._all(condition, covariate), seed=self.seed)
 
     @torch.no_grad()
+    def prepared(self, batch: Batch) -> Batch:
+        """The cells with their codes in closed form and log-determinants as views, once: what a step needs of them.
+
+        Without them :meth:`loss` computes both anew in each step, which takes longer than the step.
+        """
+        views = []
+        for i in range(len(self.names)):
+            parts = []
+            for rows in torch.arange(batch.n_cells, device=batch.features[i].device).split(_PIECE_CELLS):
+                piece = batch.take(rows)
+                z, log_det, _ = self._closed(i, piece.features[i], *self._given(i, piece.shared))
+                parts.append(torch.cat([z, log_det[:, None]], dim=1)[:, None])
+            views.append(torch.cat(parts))
+        return batch._replace(views=tuple(views))
+
+    @torch.no_grad()
     def finish(self, batch: Batch) -> None:
         """Order the dimensions by how much of the modality's residual variance each carries."""
         for i in range(len(self.names)):
@@ -166,8 +182,11 @@ class ClosedFormFlowObjective(Objective):
         total = torch.zeros((), device=batch.features[0].device)
         for i, name in enumerate(self.names):
             condition, covariate = self._given(i, batch.shared)
-            with torch.no_grad():
-                z, log_det, _ = self._closed(i, batch.features[i], condition, covariate)
+            if batch.views:
+                z, log_det = batch.views[i][:, 0, :-1], batch.views[i][:, 0, -1]
+            else:
+                with torch.no_grad():
+                    z, log_det, _ = self._closed(i, batch.features[i], condition, covariate)
             if self.training:
                 z = z + self.feature_noise * torch.randn_like(z)
             log_prob = self._flow(i).log_prob(z, self._all(condition, covariate)) + log_det
