@@ -50,15 +50,16 @@ def test_code_and_density_are_those_of_a_loop_over_cells_and_states():
     batch[3] = 0.0
     z, log_prob = gaussian(x, c, batch), gaussian.log_prob(x, c, batch)
     wide = gaussian.double()
-    weights = wide.state_weights(c.double())
+    weights = wide.states.weights_of(((c.double() - wide.condition_center) / wide.condition_scale)[:, 1:])
     mean = wide.mean((c.double() - wide.condition_center) / wide.condition_scale, batch.double())
     for i in (0, 3, 8):
         residual = (x[i].double() - wide.center) @ wide.axes - mean[i]
         category = None if i == 3 else int(batch[i].argmax())
         roots = wide.roots if category is None else wide.covariate_roots[category]
         matrix = sum(w * root for w, root in zip(weights[i], roots, strict=True))
+        matrix = matrix if category is None else matrix @ wide.levels[category]
         torch.testing.assert_close(z[i].double(), matrix @ residual, rtol=0, atol=1e-4)
-        covariance = torch.linalg.inv(matrix @ matrix).numpy()
+        covariance = torch.linalg.inv(matrix.T @ matrix).numpy()
         expected = multivariate_normal(np.zeros(5), (covariance + covariance.T) / 2).logpdf(residual.numpy())
         assert float(log_prob[i]) == pytest.approx(expected, abs=1e-3)
 
@@ -93,16 +94,23 @@ def test_new_cells_of_a_linear_gaussian_become_white_and_independent():
 def test_a_covariance_that_depends_on_the_condition_is_found():
     x, c, batch = _cells(4000)
     new, condition, new_batch = _cells(3000, seed=1)
-    gaussian = ConditionalGaussian(5, 5, 3, n_covariate=2)
-    gaussian.fit(x, c, batch, n_landmarks=100)
-    z = gaussian(new, condition, new_batch)
+    blind = ConditionalGaussian(5, 5, 3)
+    blind.fit(x, c, n_landmarks=100)
+    seeing = ConditionalGaussian(5, 5, 3, n_state=3, n_covariate=2)
+    seeing.fit(x, c, batch, n_landmarks=100)
+    z, without = seeing(new, condition, new_batch), blind(new, condition)
     # Averaged within states where the scale still varies, a little less than 1.
     assert 0.8 < float(z.square().mean()) < 1.1
-    # Before: 3.2 times the variance where the first entry is high, and twice the scale in the first batch.
-    for part in (condition[:, 0] > 0, new_batch[:, 0] > 0):
-        ratio = z[part].square().mean() / z[~part].square().mean()
-        assert 0.85 < float(ratio) < 1.15
-    assert z[new_batch[:, 0] > 0].mean(dim=0).abs().max() < 0.1
+    high, first = condition[:, 0] > 0, new_batch[:, 0] > 0
+
+    def ratio(values: torch.Tensor, part: torch.Tensor) -> float:
+        return float(values[part].square().mean() / values[~part].square().mean())
+
+    # The scale goes with the condition from .2 to 1.8, and is twice as large in the first batch.
+    residual = seeing.transform(new, condition, new_batch)[2]
+    assert ratio(residual, high) > 4.0 and ratio(z, high) < 2.2
+    assert ratio(without, first) > 2.0 and 0.9 < ratio(z, first) < 1.15
+    assert z[first].mean(dim=0).abs().max() < 0.1
 
 
 def test_the_same_seed_gives_the_same_and_pieces_do_not_matter(monkeypatch):

@@ -18,6 +18,7 @@ _N_STATES = (1, 4, 8, 16, 32, 64)
 _N_COARSE = 8
 _COARSE_CELLS = 30.0
 _STATE_CELLS = (10.0, 30.0, 100.0, 300.0)
+_LEVEL_CELLS = 100.0
 _COVARIATE_CELLS = (30.0, 100.0, 300.0, 1000.0)
 # Cells for each state at the least, and cells of a fold on which likelihoods are compared.
 _MIN_CELLS = 12
@@ -40,9 +41,10 @@ class ConditionalGaussian(FittedModule):
     positive definite, so that x comes back exactly. Number of states and :math:`\lambda` are those of the highest
     Gaussian likelihood in cells left out.
 
-    A covariate, one-hot, is part of m, and each of its categories b has a covariance in each state,
-    :math:`(\sum_{i \in b} \pi_k r_i r_i^\top + \mu S_k) / (\sum_{i \in b} \pi_k + \mu)`, likewise chosen. A cell of no
-    known category, all zeros, takes :math:`S_k`.
+    A covariate, one-hot, is part of m. The residuals of each of its categories b are first brought to the common
+    covariance S, :math:`r \to S^{1/2} S_b^{-1/2} r`; then b has a covariance in each state,
+    :math:`(\sum_{i \in b} \pi_k r_i r_i^\top + \mu S_k) / (\sum_{i \in b} \pi_k + \mu)`, with :math:`\mu` chosen
+    likewise. A cell of no known category, all zeros, takes the common covariance and :math:`S_k`.
 
     Parameters
     ----------
@@ -64,6 +66,7 @@ class ConditionalGaussian(FittedModule):
     condition_scale: Tensor
     roots: Tensor
     covariate_roots: Tensor
+    levels: Tensor
 
     def __init__(
         self, n_features: int, n_axes: int, n_condition: int, *, n_state: int | None = None, n_covariate: int = 0
@@ -77,6 +80,7 @@ class ConditionalGaussian(FittedModule):
         self.register_buffer("condition_scale", torch.ones(n_condition))
         self.register_buffer("roots", torch.eye(n_axes)[None])
         self.register_buffer("covariate_roots", torch.eye(n_axes).repeat(n_covariate, 1, 1, 1))
+        self.register_buffer("levels", torch.eye(n_axes).repeat(n_covariate, 1, 1))
         self.mean = NystromRidge(n_condition, n_covariate, n_axes)
         self.states = NormalMixture(1, self.n_state)
 
@@ -113,6 +117,8 @@ class ConditionalGaussian(FittedModule):
         generator = torch.Generator().manual_seed(seed)
         folds = (torch.randperm(len(x), generator=generator) % N_FOLDS).to(x.device)
         residual = self.mean.fit(y, c, covariate, folds, n_landmarks=n_landmarks, seed=seed)
+        self._fit_levels(residual, covariate, folds)
+        residual = self._level(residual, covariate)
         self._fit_states(residual, c[:, c.shape[1] - self.n_state :], covariate, folds, seed)
         pieces = zip(residual.split(_PIECE_CELLS), c.split(_PIECE_CELLS), covariate.split(_PIECE_CELLS), strict=True)
         return torch.cat([torch.einsum("nij,nj->ni", self._matrix(c, v), r) for r, c, v in pieces])
@@ -126,15 +132,19 @@ class ConditionalGaussian(FittedModule):
         scaled, covariate = self._scaled(c), self._covariate(c, covariate)
         residual = self._on_axes(x) - self.mean(scaled, covariate)
         matrix = self._matrix(scaled, covariate)
-        z = torch.bmm(matrix, residual[..., None])[..., 0]
+        z = torch.bmm(matrix, self._level(residual, covariate)[..., None])[..., 0]
         # The matrix is positive definite: half the work of a general determinant.
         log_det = 2.0 * torch.linalg.cholesky(matrix).diagonal(dim1=1, dim2=2).log().sum(dim=1)
+        if self.n_covariate:
+            log_det = log_det + covariate @ torch.linalg.slogdet(self.levels)[1]
         return z, log_det, residual
 
     def inverse(self, z: Tensor, c: Tensor, covariate: Tensor | None = None) -> Tensor:
         """Features ``(n_cells, n_features)``."""
         scaled, covariate = self._scaled(c), self._covariate(c, covariate)
         residual = torch.linalg.solve(self._matrix(scaled, covariate), z[..., None])[..., 0]
+        if self.n_covariate:
+            residual = torch.linalg.solve(self._levels_of(covariate), residual[..., None])[..., 0]
         return (residual + self.mean(scaled, covariate)) @ self.axes.T + self.center
 
     def log_prob(self, x: Tensor, c: Tensor, covariate: Tensor | None = None) -> Tensor:
@@ -142,9 +152,20 @@ class ConditionalGaussian(FittedModule):
         z, log_det, _ = self.transform(x, c, covariate)
         return log_det - 0.5 * (z.square().sum(dim=1) + self.n_axes * math.log(2.0 * math.pi))
 
-    def state_weights(self, c: Tensor) -> Tensor:
-        """Soft states ``(n_cells, n_states)`` of conditions ``(n_cells, n_condition)``."""
-        return self.states.weights_of(self._scaled(c)[:, c.shape[1] - self.n_state :])
+    def state_weights(self, c: Tensor, covariate: Tensor | None = None) -> Tensor:
+        """Soft states of conditions ``(n_cells, n_condition)``, within each category of the covariate.
+
+        ``(n_cells, (1 + n_covariate) * n_states)``: first those of cells without a known category, then those of each
+        category; rows add up to 1.
+        """
+        return self._weights(self._scaled(c), self._covariate(c, covariate))
+
+    def _weights(self, scaled: Tensor, covariate: Tensor) -> Tensor:
+        weights = self.states.weights_of(scaled[:, scaled.shape[1] - self.n_state :])
+        if not self.n_covariate:
+            return weights
+        known = covariate[:, :, None] * weights[:, None]
+        return torch.cat([weights * (1.0 - covariate.sum(dim=1, keepdim=True)), known.flatten(1)], dim=1)
 
     def _covariate(self, c: Tensor, covariate: Tensor | None) -> Tensor:
         return c.new_zeros(len(c), self.n_covariate) if covariate is None else covariate.to(c.dtype)
@@ -157,13 +178,30 @@ class ConditionalGaussian(FittedModule):
 
     def _matrix(self, scaled: Tensor, covariate: Tensor) -> Tensor:
         """``A(c)``, ``(n_cells, n_axes, n_axes)``, of scaled conditions."""
-        weights = self.states.weights_of(scaled[:, scaled.shape[1] - self.n_state :])
-        roots = self.roots.flatten(1)
+        weights, roots = self._weights(scaled, covariate), self.roots.flatten(1)
         if self.n_covariate:
-            known = covariate[:, :, None] * weights[:, None]
-            weights = torch.cat([weights * (1.0 - covariate.sum(dim=1, keepdim=True)), known.flatten(1)], dim=1)
             roots = torch.cat([roots, self.covariate_roots.flatten(0, 1).flatten(1)])
         return (weights @ roots).unflatten(1, (self.n_axes, self.n_axes))
+
+    def _levels_of(self, covariate: Tensor) -> Tensor:
+        unknown = 1.0 - covariate.sum(dim=1)
+        same = torch.eye(self.n_axes, dtype=covariate.dtype, device=covariate.device)
+        return torch.einsum("nb,bij->nij", covariate, self.levels) + unknown[:, None, None] * same
+
+    def _level(self, residual: Tensor, covariate: Tensor) -> Tensor:
+        """Residuals at the common covariance."""
+        if not self.n_covariate:
+            return residual
+        pieces = zip(residual.split(_PIECE_CELLS), covariate.split(_PIECE_CELLS), strict=True)
+        return torch.cat([torch.bmm(self._levels_of(b), r[..., None])[..., 0] for r, b in pieces])
+
+    def _fit_levels(self, residual: Tensor, covariate: Tensor, folds: Tensor) -> None:
+        if not self.n_covariate:
+            return
+        everything = _without(None, _products(residual.new_ones(len(residual), 1), residual, folds))
+        common = _shrunk(everything, torch.zeros_like(everything[0]), 0.0)
+        own = _shrunk(_without(None, _products(covariate, residual, folds)), common, _LEVEL_CELLS)
+        self.set_buffers(levels=torch.linalg.inv(_roots(common)) @ _roots(own))
 
     def _fit_scales(self, x: Tensor, c: Tensor) -> None:
         center = x.double().mean(dim=0)

@@ -137,7 +137,7 @@ class ClosedFormFlowObjective(Objective):
         condition, covariate = self._given(modality, shared)
         z = self._flow(modality).inverse(code, self._all(condition, covariate))
         gaussian = self._gaussian(modality)
-        z = self._quantile(modality).inverse(z, gaussian.state_weights(condition))
+        z = self._quantile(modality).inverse(z, gaussian.state_weights(condition, covariate))
         return gaussian.inverse(z, condition, covariate)
 
     @torch.no_grad()
@@ -147,7 +147,7 @@ class ClosedFormFlowObjective(Objective):
             condition, covariate = self._given(i, batch.shared)
             gaussian = self._gaussian(i)
             z = gaussian.fit(x, condition, covariate, n_landmarks=self.n_landmarks, seed=self.seed)
-            weights = gaussian.state_weights(condition)
+            weights = gaussian.state_weights(condition, covariate)
             self._quantile(i).fit(z, weights)
             pieces = zip(z.split(_PIECE_CELLS), weights.split(_PIECE_CELLS), strict=True)
             matched = torch.cat([self._quantile(i)(*piece) for piece in pieces])
@@ -206,7 +206,7 @@ class ClosedFormFlowObjective(Objective):
         """Code, log-determinant and residual of the closed form."""
         gaussian = self._gaussian(modality)
         z, log_det, residual = gaussian.transform(features, condition, covariate)
-        z, change = self._quantile(modality).transform(z, gaussian.state_weights(condition))
+        z, change = self._quantile(modality).transform(z, gaussian.state_weights(condition, covariate))
         return z, log_det + change, residual
 
     def _given(self, modality: int, shared: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
