@@ -57,4 +57,4 @@ def test_it_removes_dependence_that_mean_and_covariance_do_not_show():
         (-flow.log_prob(z, c).mean()).backward()
         optimizer.step()
     assert float(flow.log_prob(z, c).detach().mean()) > start + 0.1
-    assert before > 0.15 and difference(flow(z, c).detach()) < 0.5 * before
+    assert before > 0.15 and difference(flow(z, c).detach()) < 0.7 * before
