@@ -49,7 +49,7 @@ _N_SIMULATED = 12_000
 _BATCH_SIZE = 512
 _FLOW_STEPS = 2000
 # Steps without a better held-out likelihood.
-_PATIENCE_STEPS = 64
+_PATIENCE_STEPS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True, help="folder with the files of cells")
     parser.add_argument("--data", nargs="+", default=["pbmc,4500"], help="name,number of training cells")
-    parser.add_argument("--error", type=float, default=0.02, help="as in indiseek.data.whitenable_components")
+    parser.add_argument("--error", type=float, default=0.025, help="as in indiseek.data.whitenable_components")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()

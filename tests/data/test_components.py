@@ -83,7 +83,7 @@ def test_too_few_cells(find, counts):
 
 
 def test_cells_bound_the_components():
-    assert whitenable_components(20_000) == 20
+    assert whitenable_components(20_000) == 22
     assert whitenable_components(5_000, error=0.05) == 15
     assert whitenable_components(50) == 2
 

@@ -178,7 +178,7 @@ def reconstructed_components(
     return ComponentSignal(n_components, explained, np.clip(agreement, 0.0, 1.0), len(some))
 
 
-def whitenable_components(n_cells: int, *, error: float = 0.02) -> int:
+def whitenable_components(n_cells: int, *, error: float = 0.025) -> int:
     """Most components that so many training cells can make independent of a condition.
 
     Whitening d dimensions in every state of the condition from n cells errs by about d^2 / n; that error leaks.
