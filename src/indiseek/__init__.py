@@ -4,11 +4,12 @@ import logging
 from importlib.metadata import version
 
 from indiseek import data, datasets, distributions, estimators, metrics, models, nn, objectives, pl, simulation, tuning
-from indiseek.models import PAPER, CoMMModel, DisentangledSSLModel, Flow, IndiSeekModel, NCEClub
+from indiseek.models import PAPER, ClosedForm, CoMMModel, DisentangledSSLModel, Flow, IndiSeekModel, NCEClub
 from indiseek.nn import Encoder
 
 __all__ = [
     "PAPER",
+    "ClosedForm",
     "CoMMModel",
     "DisentangledSSLModel",
     "Encoder",

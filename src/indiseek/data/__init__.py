@@ -1,22 +1,32 @@
 """From a MuData to tensors: registration, transforms, splits, batches."""
 
 from indiseek.data._cells import Cells, CellTensors, Schema, choose_transform, digest_of_names
+from indiseek.data._clr_pca import CLRPCA
+from indiseek.data._components import (
+    ComponentSignal,
+    count_components,
+    reconstructed_components,
+    whitenable_components,
+)
 from indiseek.data._convert import convert
 from indiseek.data._disk import DiskMatrix, Matrix, Values, is_sparse, row_chunks
 from indiseek.data._files import mudata_writer, replace_files, write_mudata
+from indiseek.data._known_transforms import TRANSFORMS, check_transforms
 from indiseek.data._open import open_mudata
 from indiseek.data._rows import OrderedBatches, RowBatches, Split, SplitOptions, given_split, random_split
 from indiseek.data._setup import Setup, covariate_columns, make_setup, note_setup, noted_setup
-from indiseek.data._transforms import CLR, TRANSFORMS, LogNormalizePCA, Scale, Transform, check_transforms
+from indiseek.data._transforms import CLR, LogNormalizePCA, Scale, Transform
 from indiseek.data._views import thinned_views
 from indiseek.data._zarr import checked_array, new_zarr
 
 __all__ = [
     "CLR",
+    "CLRPCA",
+    "TRANSFORMS",
     "CellTensors",
     "Cells",
+    "ComponentSignal",
     "DiskMatrix",
-    "TRANSFORMS",
     "LogNormalizePCA",
     "Matrix",
     "OrderedBatches",
@@ -30,23 +40,24 @@ __all__ = [
     "Values",
     "check_transforms",
     "checked_array",
-    "convert",
-    "covariate_columns",
     "choose_transform",
     "convert",
+    "count_components",
     "covariate_columns",
     "digest_of_names",
     "given_split",
+    "is_sparse",
     "make_setup",
     "mudata_writer",
-    "is_sparse",
     "new_zarr",
     "note_setup",
     "noted_setup",
     "open_mudata",
     "random_split",
+    "reconstructed_components",
     "replace_files",
     "row_chunks",
     "thinned_views",
+    "whitenable_components",
     "write_mudata",
 ]

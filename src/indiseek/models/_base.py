@@ -44,7 +44,6 @@ from indiseek.models._saved import read_beside, read_saved, reopened, write_save
 from indiseek.objectives import rank
 from indiseek.train import (
     INFERENCE_BATCH,
-    PATIENCE,
     Fitted,
     MakeViews,
     Pipeline,
@@ -324,7 +323,7 @@ class MultimodalModel(ABC):
         lr: float | Mapping[str, float] | None = None,
         weight_decay: float | Mapping[str, float] | None = None,
         early_stopping: bool | Mapping[str, bool] = True,
-        patience: int | Mapping[str, int] = PATIENCE,
+        patience: int | Mapping[str, int] | None = None,
         train_size: float = 0.8,
         validation_size: float = 0.1,
         external_indexing: Sequence[ArrayLike] | None = None,
@@ -360,7 +359,7 @@ class MultimodalModel(ABC):
             contrastive learning memorises the training pairs. True is for all stages that stop early by default; a
             stage that ends when its learning rate does is made to stop early by name only.
         patience
-            See `early_stopping`.
+            See `early_stopping`; by default 10 epochs, and at least 200 steps of the flow on top of ``"closed-form"``.
         train_size, validation_size
             Fractions of the cells; the rest are test cells.
         external_indexing

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mudata
+import torch
 from mudata import MuData
 
 from indiseek.data import Cells, Schema, Setup, mudata_writer
@@ -111,6 +112,10 @@ def read_saved(directory: Path, model: str | None = None) -> dict[str, Any]:
 def _from_format_1(payload: dict[str, Any]) -> dict[str, Any]:
     """Files of before options were objects: all of them were arguments side by side."""
     setup = Setup(modalities=tuple(payload["modalities"]), layers=payload["layers"])
+    init, state = payload["init"], payload["state"]
+    # Codes had as many dimensions in each modality.
+    widths = [n for n in (init.get("n_shared"), init.get("n_context")) if n] if payload["model"] != "CoMMModel" else []
+    state["bridge.widths"] = torch.tensor([widths] * len(setup.modalities), dtype=torch.long)
     return payload | {
         "options": _options_from_format_1(payload["model"], payload["init"]),
         "setup": setup.record(),
