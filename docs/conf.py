@@ -54,7 +54,10 @@ numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
 # No inventories of other projects are fetched, so references to them cannot be resolved here.
-_elsewhere = "anndata|collections|contextlib|fractions|lightning|matplotlib|mudata|np|numpy|pandas|pathlib|pd|scanpy|scipy|scvi|sklearn|zarr"
+_elsewhere = (
+    "anndata|collections|contextlib|fractions|lightning|matplotlib|mudata|np|numpy|pandas|pathlib|pd|scanpy|scipy|scvi|"
+    "sklearn|zarr"
+)
 # Protocols that say what a plot needs; private on purpose.
 nitpick_ignore = [("py:class", "Certified"), ("py:class", "TuningResult")]
 nitpick_ignore_regex = [
