@@ -147,27 +147,29 @@ def forms(runs: int, quick: bool) -> tuple[str, dict[str, Any]]:
     rows, n_cells = [], 500 if quick else 1500
     for form, make in FORMS.items():
         seen = []
-        # False alarms are rarer than what is to be seen.
+        # False alarms are rarer than what is to be seen, and any line may give one; the forms are what the scan is for.
+        lines = checks if form == "none" else checks[-1:]
         n_runs = 2 * runs if form == "none" else max(2, runs // 2)
         for seed in range(n_runs):
             features, shared, specific = make(np.random.default_rng([seed, list(FORMS).index(form)]), n_cells)
-            verdicts = certify(features, shared, specific, checks=checks, seed=seed).verdicts
+            verdicts = certify(features, shared, specific, checks=lines, seed=seed).verdicts
             failed = set(verdicts.loc[verdicts["verdict"] == "FAIL", "check"])
             if verdicts["words"].str.contains(": dependence of another form").any():
                 failed.add("other forms")
             seen.append(failed)
         rows.append(
             {"form": form, "runs": n_runs, "what": (make.__doc__ or "").strip().rstrip(".")}
-            | {check.name: np.mean([check.name in failed for failed in seen]) for check in checks}
+            | {check.name: "" for check in checks}
+            | {check.name: round(np.mean([check.name in failed for failed in seen]), 3) for check in lines}
             | {"any": np.mean([bool(failed) for failed in seen])}
         )
         print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
     found = int((table["any"][1:] >= 0.8).sum())
     text = (
-        f"## Other forms\n\nShare of runs with {n_cells:,} cells in which a line speaks: FAIL of independence "
-        f"or of the probes, or a note of another form. {found} of 10 are seen in at least 0.8 of runs.\n\n"
-        + markdown(table.round(3))
+        f"## Other forms\n\nShare of runs with {n_cells:,} cells in which a line speaks: FAIL of independence or "
+        "of the probes (both asked for false alarms only), or a note of another form. "
+        f"{found} of 10 are seen in at least 0.8 of runs.\n\n" + markdown(table.round(3))
     )
     return text, {"forms": table.to_dict("records")}
 

@@ -67,7 +67,7 @@ class Certificate:
         ----------
         check
             ``"independence"``, ``"probes"``, ``"excess"``, ``"completeness"``, ``"retrieval"`` or another one of the
-            column ``check`` of :attr:`verdicts`.
+            column ``check`` of ``verdicts``.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class Certificate:
         Parameters
         ----------
         check
-            One of :attr:`tables`.
+            One of ``tables``.
 
         Raises
         ------

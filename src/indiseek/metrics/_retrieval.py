@@ -163,7 +163,7 @@ def foscttm(
     max_cells
         Cells drawn at random if there are more, default 20,000; None for all. Time grows with the square of the cells
         (200,000 take a hundred times as long as 20,000), and the standard error of a draw of 20,000 is at most
-        ``0.5 / sqrt(20,000)`` = 0.0036, in practice below 0.002.
+        ``0.5 / sqrt(20,000)`` = 0.0035, in practice below 0.002.
     seed
         Seed of the draw, default 0.
 

@@ -99,4 +99,7 @@ def more_cells(needed: int, n_cells: int) -> str:
     """What to do where the cells are too few."""
     if needed > n_cells:
         return f"hand in about {needed:,} held-out cells instead of {n_cells:,}"
-    return "it lies on the limit: no number of cells will tell, decide by what you need"
+    return (
+        "it lies on the limit, where no number of cells tells: train for less of it, or decide whether so much matters "
+        "to you"
+    )
