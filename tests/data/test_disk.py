@@ -520,27 +520,6 @@ def test_pieces_cover_all_rows_in_order():
     assert np.concatenate(list(row_chunks(x, rows, size=2))).ravel().tolist() == rows.tolist()
 
 
-def test_what_a_killed_process_leaves_is_mended(h5mu):
-    target = h5mu.with_suffix(".zarr")
-    convert(h5mu, target, show_progress=False)
-    # Killed between the two moves: a complete new file, the earlier one set aside, and the lock.
-    new, earlier = (target.with_name(f".{target.name}.{word}") for word in ("new", "earlier"))
-    shutil.copytree(target, new)
-    target.rename(earlier)
-    lock = target.with_name(f"{target.name}.lock")
-    lock.write_text("1")
-    with pytest.raises(FileExistsError, match="the lock .*cells.zarr.lock of process 1; .* if it is gone delete the"):
-        convert(h5mu, target, show_progress=False)
-    assert earlier.exists()
-    lock.unlink()
-    # The earlier file is back, and so not replaced unasked.
-    with pytest.raises(FileExistsError, match="expected a new path, got .*cells.zarr, which exists"):
-        convert(h5mu, target, show_progress=False)
-    assert sorted(path.name for path in h5mu.parent.iterdir()) == [".cells.zarr.new", "cells.h5mu", "cells.zarr"]
-    convert(h5mu, target, overwrite=True, show_progress=False)
-    assert sorted(path.name for path in h5mu.parent.iterdir()) == ["cells.h5mu", "cells.zarr"]
-
-
 @pytest.mark.parametrize("name", ["rna", "prot"])
 def test_a_closed_file_is_said_to_be_closed(h5mu, name):
     values = _on_disk(h5mu)[name]
