@@ -286,8 +286,10 @@ class _Interrupts:
         self.seen = self.held = False
 
     def hold(self) -> None:
-        """From now on wait with it for the end."""
+        """From now on wait with it for the end; raise KeyboardInterrupt where a library has swallowed one."""
         self.held = True
+        if self.seen:
+            raise KeyboardInterrupt
 
 
 @contextmanager

@@ -333,6 +333,7 @@ class MultimodalModel(ABC):
         num_nodes: int = 1,
         seed: int = 0,
         checkpoint_dir: str | Path | None = None,
+        keep_checkpoint: bool = False,
         write_latents: bool = True,
         show_progress: bool = True,
         **trainer_kwargs: Any,
@@ -376,6 +377,9 @@ class MultimodalModel(ABC):
         checkpoint_dir
             Where the state is kept after every epoch. The same call in a new process, after the first one was
             killed, goes on from there to the same result. The state is deleted when training is complete.
+        keep_checkpoint
+            Whether it stays: then the same call gives the trained model again, at once, until you delete
+            ``checkpoint.pt``. For what is killed between training and :meth:`save`.
         write_latents
             Whether :meth:`write_latents` is called at the end.
         show_progress
@@ -431,6 +435,7 @@ class MultimodalModel(ABC):
             restored=lambda saved: self._restored(saved, self._own_transforms()),
             make_views=make_views,
             checkpoint_dir=checkpoint_dir,
+            keep_checkpoint=keep_checkpoint,
             record=lambda: self._record() | {"split": split.digest()},
             show_progress=show_progress,
         )

@@ -30,6 +30,8 @@ from indiseek.train import archive_writer, is_intact, read_archive, to_plain
 FILE_NAME = "model.pt"
 MDATA_NAME = "mdata.h5mu"
 FORMAT = 2
+# Where HDF5 notes in an h5mu, behind mudata's 512 bytes, that somebody has it open for writing.
+_OPEN_FLAGS = slice(532, 536)
 # From this format on a file without a checksum is a damaged one.
 _CHECKED_SINCE = 2
 
@@ -97,8 +99,14 @@ def _check_replaceable(path: Path, cells: Path | None) -> None:
 
 
 def _digest_of_file(path: Path) -> str:
+    found = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        head = bytearray(file.read(_OPEN_FLAGS.stop))
+        head[_OPEN_FLAGS] = bytes(len(head[_OPEN_FLAGS]))
+        found.update(head)
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def _check_finite(state: Mapping[str, Tensor], where: str) -> None:

@@ -122,7 +122,8 @@ def digest(value: Any) -> str:
 def _parts(value: Any) -> Iterator[Any]:
     if isinstance(value, Tensor):
         yield f"tensor {value.dtype} {tuple(value.shape)}:".encode()
-        yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        if value.numel():
+            yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     elif isinstance(value, dict):
         yield f"dict {len(value)}:".encode()
         for key, each in value.items():
