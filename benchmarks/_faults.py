@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -103,14 +104,23 @@ def _train(given: Path, out: Path, ready: Callable[[], None]) -> None:
     model = IndiSeekModel(mudata.read_h5mu(given / "1.h5mu"), **SMALL)
     ready()
     model.train(EPOCHS, **FAST, checkpoint_dir=out / "fit", keep_checkpoint=True)
-    np.savez(out / "codes.npz", *codes(model))
+    np.savez(_trained(given), *codes(model))
+
+
+def _trained(given: Path) -> Path:
+    """Where the codes go for comparison, on no disk that is full."""
+    return given.with_name("trained.npz")
+
+
+def _train_before(given: Path, out: Path) -> None:
+    _trained(given).unlink(missing_ok=True)
 
 
 def _train_left(given: Path, out: Path) -> str:
     # The state is that of an epoch: the same call must go on from it to the same codes.
-    if not (out / "codes.npz").exists():
+    if not _trained(given).exists():
         return "old"
-    with np.load(out / "codes.npz") as found:
+    with np.load(_trained(given)) as found:
         return _which(given, list(found.values()))
 
 
@@ -166,12 +176,13 @@ def _command_line(given: Path, out: Path, ready: Callable[[], None], version: in
     command = ["train", given / f"{version}.zarr", "--out", out, "--max-epochs", "3", "--accelerator", "cpu"]
     IndiSeekModel.save = saved
     try:
-        with (out.parent / "said").open("w") as said, redirect_stdout(said), redirect_stderr(said):
+        with given.with_name("said").open("w") as said, redirect_stdout(said), redirect_stderr(said):
             status = cli.main([str(word) for word in command])
     finally:
         IndiSeekModel.save = save
     if status:
-        raise OSError(int("disk" in (out.parent / "said").read_text()) and 28, (out.parent / "said").read_text())
+        said = given.with_name("said").read_text()
+        raise OSError(errno.ENOSPC if "disk" in said else errno.EIO, said)
 
 
 def _command_line_before(given: Path, out: Path) -> None:
@@ -199,12 +210,8 @@ def _command_line_left(given: Path, out: Path) -> str:
     return "LOST" if "LOST" in states else "new" if states == {"new"} else "old"
 
 
-def _nothing(given: Path, out: Path) -> None:
-    pass
-
-
 TASKS = {
-    "train": Task(_nothing, _train, _train_left, ("codes.npz", "fit")),
+    "train": Task(_train_before, _train, _train_left, ("fit",)),
     "save": Task(lambda given, out: shutil.copytree(given / "model0", out / "model"), _save, _save_left, ("model",)),
     "convert": Task(
         lambda given, out: shutil.copytree(given / "0.zarr", out / "cells.zarr"),
@@ -217,7 +224,7 @@ TASKS = {
         _command_line_before,
         _command_line,
         _command_line_left,
-        ("certificate.json", "certificate.png", "checkpoint", "latents.zarr", "model", "training.png"),
+        ("checkpoint", "latents.zarr", "model", "training.png"),
     ),
 }
 

@@ -461,9 +461,7 @@ def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(case, mdata, t
     before = path.read_bytes()
     with torch.no_grad():
         dict(model.module.named_parameters())[key].view(-1)[0] = float("inf")
-    with pytest.raises(
-        ValueError, match=rf"expected finite weights to save to .*, got NaN or infini.*{key}"
-    ):
+    with pytest.raises(ValueError, match=rf"expected finite weights to save to .*, got NaN or infini.*{key}"):
         model.save(tmp_path / "model", overwrite=True)
     assert path.read_bytes() == before
 
