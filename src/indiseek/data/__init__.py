@@ -3,23 +3,16 @@
 from indiseek.data._cells import Cells, CellTensors, Schema, choose_transform, digest_of_names
 from indiseek.data._convert import convert
 from indiseek.data._disk import DiskMatrix, Matrix, Values, is_sparse, row_chunks
-from indiseek.data._files import (
-    check_replaceable,
-    is_ours,
-    mark,
-    mudata_writer,
-    only_writer,
-    replace_files,
-    settle,
-    write_mudata,
-)
-from indiseek.data._locks import FileLock
+from indiseek.data._files import mudata_writer, replace_files, write_mudata
+from indiseek.data._locks import FileLock, only_writer
 from indiseek.data._open import open_mudata
+from indiseek.data._ours import check_replaceable, is_ours, mark
 from indiseek.data._rows import OrderedBatches, RowBatches, Split, SplitOptions, given_split, random_split
 from indiseek.data._setup import Setup, make_setup, note_setup, noted_setup
 from indiseek.data._sources import files_of
 from indiseek.data._transforms import CLR, TRANSFORMS, LogNormalizePCA, Scale, Transform, check_transforms
 from indiseek.data._views import thinned_views
+from indiseek.data._workspace import settle
 from indiseek.data._zarr import checked_array, new_zarr
 
 __all__ = [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +16,8 @@ if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
+
+logger = logging.getLogger(__name__)
 
 # Far behind the text, because Windows lets nobody read what is locked.
 _LOCK_BYTE = 1 << 20
@@ -83,6 +87,36 @@ class FileLock:
             self.path.unlink(missing_ok=True)
         # Closing gives the lock back, as the end of the process does.
         file.close()
+
+
+@contextmanager
+def only_writer(target: Path) -> Iterator[None]:
+    """Keep other processes from writing the same, by a lock beside it.
+
+    Parameters
+    ----------
+    target
+        File or folder, in an existing directory.
+
+    Raises
+    ------
+    FileExistsError
+        If another process writes it.
+    """
+    lock = FileLock(target.with_name(f"{target.name}.lock"))
+    try:
+        lock.acquire()
+    except BlockingIOError as error:
+        raise FileExistsError(
+            f"expected no other process to write {target}, got the lock {lock.path} of "
+            f"{str(error).removesuffix(f' on {socket.gethostname()}')}; wait for it, or if it is gone delete the lock."
+        ) from error
+    if not lock.sure:
+        logger.warning(f"{lock.path} cannot be locked: see to it that no other process writes {target}.")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def lock_of_the_dead(path: Path) -> FileLock | None:

@@ -16,7 +16,7 @@ from anndata.io import read_elem, sparse_dataset
 from mudata import MuData
 
 from indiseek.data._disk import READ_ERRORS
-from indiseek.data._files import settle
+from indiseek.data._workspace import settle
 
 # Mark of a zarr that convert() has written: every chunk of values and names was, so one that is missing is lost.
 COMPLETE = "indiseek-complete"

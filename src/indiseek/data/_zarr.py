@@ -13,7 +13,10 @@ from typing import Any
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from indiseek.data._files import check_replaceable, is_full_disk, mark, only_writer, replaced_folder, settle
+from indiseek.data._files import is_full_disk, replaced_folder
+from indiseek.data._locks import only_writer
+from indiseek.data._ours import check_replaceable, mark
+from indiseek.data._workspace import settle
 
 
 @contextmanager
