@@ -191,6 +191,17 @@ def test_cells_that_a_model_reads_are_not_deleted_when_it_is_saved_beside_them(i
     assert not ours.exists()
 
 
+def test_raw_values_are_not_lost_where_cells_are_saved_over_their_own_file(make_mdata, tmp_path):
+    cells = make_mdata()
+    cells["rna"].raw = cells["rna"]
+    _train(cells).save(tmp_path / "model", save_mdata=True)
+    model = IndiSeekModel.load(tmp_path / "model", open_mudata(tmp_path / "model" / "mdata.h5mu"))
+    with pytest.raises(FileExistsError, match=r"expected another place to save than .* raw slot of \['rna'\]; choose"):
+        model.save(tmp_path / "model", overwrite=True, save_mdata=True)
+    assert IndiSeekModel.load(tmp_path / "model").adata["rna"].raw is not None
+    model.save(tmp_path / "elsewhere", save_mdata=True)
+
+
 def _saved(model: IndiSeekModel, directory: Path) -> Path:
     model.save(directory)
     return directory

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+import h5py
 import mudata
 import torch
 from mudata import MuData
@@ -83,6 +84,8 @@ def write_saved(
     write_model = archive_writer(lambda: to_plain(saved | {"mdata": digest_of_cells}))
     with only_writer(path):
         _check_replaceable(path, None if mdata is None else cells)
+        if mdata is not None and cells.resolve() in read_from:
+            _check_raw_is_read(cells, mdata)
         replace_files(directory, ({} if mdata is None else {MDATA_NAME: write_cells}) | {FILE_NAME: write_model})
         # The new model does not take them for its own, so that a kill in between leaves nothing wrong.
         if mdata is None and cells.is_file() and is_ours(cells) and cells.resolve() not in read_from:
@@ -96,6 +99,17 @@ def _check_replaceable(path: Path, cells: Path | None) -> None:
         check_replaceable([path])
     if cells is not None:
         check_replaceable([cells])
+
+
+def _check_raw_is_read(cells: Path, mdata: MuData) -> None:
+    """Raise FileExistsError where cells would take the place of the file that they were read from without all of it."""
+    with h5py.File(cells, "r") as file:
+        lost = [name for name, adata in mdata.mod.items() if "raw" in file["mod"][name] and adata.raw is None]
+    if lost:
+        raise FileExistsError(
+            f"expected another place to save than {cells}, from which the cells were read without the raw slot of "
+            f"{lost}; choose another directory, or leave save_mdata out."
+        )
 
 
 def _digest_of_file(path: Path) -> str:
