@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from indiseek import datasets, metrics, pl
-from indiseek.data import convert, open_mudata, write_mudata
+from indiseek.data import check_replaceable, convert, mark, open_mudata, replace_files, write_mudata
 from indiseek.models import MIN_HELD_OUT_CELLS, IndiSeekModel, embed, load_model
-from indiseek.train import CHECKPOINT_NAME
+from indiseek.train import Checkpoint
 
 DEMO_PROTEINS = ("CD3", "CD4", "CD8a", "CD14", "CD19", "CD56", "CD45RA", "CD45RO")
 _CODES = {"IndiSeek, shared codes": "shared", "IndiSeek, wide codes": "context"}
+_FILES = ("training.png", "certificate.json", "certificate.png")
 _MOST_COLORS = 8
 _MOST_FEATURES = 30
 
@@ -63,12 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
-    on_disk = False
+    on_disk = options.command == "train" and (options.backed or options.file.is_dir())
+    # Before hours of work, of which there would be no place for the result.
+    names = (*_FILES, *(("latents.zarr",) if on_disk else ("latents.h5mu", "spaces.png")))
+    check_replaceable([options.out / name for name in names], [options.file] if options.command == "train" else [])
     if options.command == "demo":
         mdata = datasets.pbmc10k_cite()
         colors = [f"{protein}_TotalSeqB" for protein in DEMO_PROTEINS]
     else:
-        on_disk = options.backed or options.file.is_dir()
         mdata = open_mudata(options.file) if on_disk else _read(options.file)
         colors = options.color
     run(
@@ -96,7 +101,8 @@ def run(
 ) -> IndiSeekModel:
     """Train on `mdata`, print what held-out cells say, and write data, model and figures into `out`.
 
-    A training that was stopped goes on from its last complete epoch, which ``out / "checkpoint"`` holds.
+    A training that was stopped goes on from its last complete epoch, which ``out / "checkpoint"`` holds until all is
+    written.
 
     Parameters
     ----------
@@ -120,17 +126,26 @@ def run(
         If the user stopped it.
     ValueError
         If another training uses `out`.
+    FileExistsError
+        If what is in the place of a result is not ours, or is read from.
     """
     model = IndiSeekModel(mdata)
     checkpoint = out / "checkpoint"
-    model.train(max_epochs, seed=seed, accelerator=accelerator, write_latents=False, checkpoint_dir=checkpoint)
-    # Ctrl-C ends a training without an error, and leaves its checkpoint.
-    if (checkpoint / CHECKPOINT_NAME).exists():
+    model.train(
+        max_epochs,
+        seed=seed,
+        accelerator=accelerator,
+        write_latents=False,
+        checkpoint_dir=checkpoint,
+        keep_checkpoint=True,
+    )
+    # Ctrl-C ends a training without an error.
+    if model.fitted.interrupted:
         raise KeyboardInterrupt
     model.save(out / "model", overwrite=True)
     _print_training(model, console)
     _print_retrieval(model, console)
-    pl.training_curves(model.history).savefig(out / "training.png", dpi=150)
+    replace_files(out, {"training.png": _png(pl.training_curves(model.history))})
     written = ["model", "training.png", *_certify(model, out, seed, console)]
     if on_disk:
         embed(model, None, out / "latents.zarr", overwrite=True)
@@ -140,9 +155,12 @@ def run(
         write_mudata(mdata, out / "latents.h5mu")
         started = time.perf_counter()
         shown = list(colors) if colors else mdata.mod[model.modalities[1]].var_names[:_MOST_COLORS].tolist()
-        pl.spaces(mdata, color=shown, seed=seed).savefig(out / "spaces.png", dpi=150)
+        replace_files(out, {"spaces.png": _png(pl.spaces(mdata, color=shown, seed=seed))})
         console.print(f"Maps drawn in {time.perf_counter() - started:.0f} s.")
         written += ["latents.h5mu", "spaces.png"]
+    # A kill before this line costs no training: the same command writes again what it was about to.
+    with Checkpoint(checkpoint, {}, writes=True) as finished:
+        finished.remove()
     console.print(f"Written to {out}: {', '.join(written)}")
     return model
 
@@ -155,9 +173,19 @@ def _certify(model: IndiSeekModel, out: Path, seed: int, console: Console) -> li
         return []
     certificate = model.certify(seed=seed)
     _print_certificate(certificate, model.modalities[1], console)
-    pl.certificate(certificate).savefig(out / "certificate.png", dpi=150)
-    (out / "certificate.json").write_text(certificate.to_json() + "\n")
-    return ["certificate.json", "certificate.png"]
+    record = {"mark": mark()} | json.loads(certificate.to_json())
+
+    def write_json(path: Path) -> None:
+        path.write_text(json.dumps(record, indent=1) + "\n")
+
+    files = {"certificate.json": write_json, "certificate.png": _png(pl.certificate(certificate))}
+    replace_files(out, files)
+    return list(files)
+
+
+def _png(figure: Any) -> Callable[[Path], None]:
+    """What writes a figure at a path, for :func:`indiseek.data.replace_files`."""
+    return partial(figure.savefig, dpi=150, format="png", metadata={"Software": mark()})
 
 
 def _print_training(model: IndiSeekModel, console: Console) -> None:

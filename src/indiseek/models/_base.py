@@ -33,14 +33,16 @@ from indiseek.data import (
     check_transforms,
     covariate_columns,
     digest_of_names,
+    files_of,
     make_setup,
     note_setup,
     noted_setup,
+    settle,
 )
 from indiseek.metrics import Certificate, Thresholds
 from indiseek.models._certificate import certificate
 from indiseek.models._options import Options
-from indiseek.models._saved import read_beside, read_saved, reopened, write_saved
+from indiseek.models._saved import malformed_named, read_beside, read_saved, reopened, write_saved
 from indiseek.objectives import rank
 from indiseek.train import (
     INFERENCE_BATCH,
@@ -332,6 +334,7 @@ class MultimodalModel(ABC):
         num_nodes: int = 1,
         seed: int = 0,
         checkpoint_dir: str | Path | None = None,
+        keep_checkpoint: bool = False,
         write_latents: bool = True,
         show_progress: bool = True,
         **trainer_kwargs: Any,
@@ -376,6 +379,9 @@ class MultimodalModel(ABC):
         checkpoint_dir
             Where the state is kept after every epoch. The same call in a new process, after the first one was
             killed, goes on from there to the same result. The state is deleted when training is complete.
+        keep_checkpoint
+            Whether it stays: then the same call gives the trained model again, at once, until you delete
+            ``checkpoint.pt``. For what is killed between training and :meth:`save`.
         write_latents
             Whether :meth:`write_latents` is called at the end.
         show_progress
@@ -431,6 +437,7 @@ class MultimodalModel(ABC):
             restored=lambda saved: self._restored(saved, self._own_transforms()),
             make_views=make_views,
             checkpoint_dir=checkpoint_dir,
+            keep_checkpoint=keep_checkpoint,
             record=lambda: self._record() | {"split": split.digest()},
             show_progress=show_progress,
         )
@@ -763,7 +770,7 @@ class MultimodalModel(ABC):
         dir_path
             Directory; made if it does not exist.
         overwrite
-            Whether a model that is there is replaced.
+            Whether a model that is there is replaced. A file that this package has not written never is.
         save_mdata
             Whether the MuData is written beside it as ``mdata.h5mu``.
 
@@ -772,7 +779,12 @@ class MultimodalModel(ABC):
         RuntimeError
             Before training, or if there is no MuData to save.
         FileExistsError
-            If the directory exists and `overwrite` is False.
+            If the directory holds anything and `overwrite` is False, a file in the place of one of the two is not ours,
+            or another process saves there.
+        ValueError
+            If a weight is not finite.
+        OSError
+            If the disk is full.
         """
         fitted = self.fitted
         if rank() > 0:
@@ -780,11 +792,14 @@ class MultimodalModel(ABC):
         if save_mdata and self._mdata is None:
             raise RuntimeError("expected a model with data, got one loaded without; leave save_mdata out.")
         directory = Path(dir_path)
-        if directory.exists() and not overwrite:
+        settle(directory)
+        # One that is empty may be what a process has left that was killed just then.
+        if directory.exists() and not overwrite and (not directory.is_dir() or any(directory.iterdir())):
             raise FileExistsError(f"expected a new directory, got {directory}, which exists; pass overwrite=True.")
         directory.mkdir(parents=True, exist_ok=True)
         payload = {"model": type(self).__name__, "options": self._options.record(), **fitted.payload()}
-        write_saved(payload, self._schema, directory, self._mdata if save_mdata else None)
+        read_from = set() if self._mdata is None else files_of(self._mdata)
+        write_saved(payload, self._schema, directory, self._mdata if save_mdata else None, read_from=read_from)
         if save_mdata and cast(MuData, self._mdata).isbacked:
             # What is open may be the file that has just been replaced; changes to it would be lost.
             self._cells = reopened(cast(MuData, self._mdata), directory, self._schema) or self._cells
@@ -818,19 +833,21 @@ class MultimodalModel(ABC):
         FileNotFoundError
             If there is no saved model.
         ValueError
-            If the file is damaged or carries code, needs `own_code`, or the features are not the model's.
+            If a file is damaged or has changed since, carries code, has weights that are not finite, needs `own_code`,
+            or the features are not the model's.
         """
         directory = Path(dir_path)
         saved = read_saved(directory, cls.__name__)
-        mdata = read_beside(directory) if mdata is None else mdata
+        mdata = read_beside(directory, saved) if mdata is None else mdata
         own = list(own_code)
         model = cls.__new__(cls)
-        model._options = cls._options_class.from_record(saved["options"], own)
-        model._schema = saved["schema"]
-        transforms = [each for each in own if isinstance(each, type) and issubclass(each, Transform)]
-        own_transforms = {each.name: each for each in transforms}
-        model._transforms = empty_transforms(saved["transforms"], model._schema.features, own_transforms)
-        model._fitted = model._restored(saved, own_transforms)
+        with malformed_named(directory):
+            model._options = cls._options_class.from_record(saved["options"], own)
+            model._schema = saved["schema"]
+            transforms = [each for each in own if isinstance(each, type) and issubclass(each, Transform)]
+            own_transforms = {each.name: each for each in transforms}
+            model._transforms = empty_transforms(saved["transforms"], model._schema.features, own_transforms)
+            model._fitted = model._restored(saved, own_transforms)
         model._fitted.pipeline.to(resolve_device(accelerator))
         if mdata is not None:
             model._mdata, model._cells = mdata, model._schema.read(mdata)

@@ -1,6 +1,6 @@
 """Training: stages as values, and one Lightning module for every objective."""
 
-from indiseek.train._archive import read_archive, to_plain, write_archive
+from indiseek.train._archive import archive_writer, is_intact, read_archive, to_plain, write_archive
 from indiseek.train._checkpoint import CHECKPOINT_NAME, Checkpoint
 from indiseek.train._fit import (
     Process,
@@ -36,10 +36,12 @@ __all__ = [
     "StageState",
     "Start",
     "amount_of",
+    "archive_writer",
     "empty_transforms",
     "fit_in_closed_form",
     "fit_pipeline",
     "fit_stage",
+    "is_intact",
     "linear_ramp",
     "memory_explained",
     "memory_of_all_explained",

@@ -251,6 +251,8 @@ class Fitted:
         Wall time by stage.
     history
         ``(n_epochs, 1)`` table by ``"stage/term"``.
+    interrupted
+        Whether the user stopped the last training.
     """
 
     pipeline: Pipeline
@@ -260,6 +262,7 @@ class Fitted:
     trained_stages: list[str] = field(default_factory=list)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     history: dict[str, pd.DataFrame] = field(default_factory=dict)
+    interrupted: bool = False
 
     @property
     def transforms(self) -> dict[str, Transform]:

@@ -141,6 +141,7 @@ def fit_pipeline(
     checkpoint_dir: str | Path | None,
     record: Callable[[], dict[str, Any]],
     show_progress: bool,
+    keep_checkpoint: bool = False,
 ) -> Fitted:
     """Train all stages on a state of their own, and give it back.
 
@@ -162,6 +163,8 @@ def fit_pipeline(
         Gives plain values that tell model and cells from others: a checkpoint of anything else is refused.
     show_progress
         Whether progress bars are shown.
+    keep_checkpoint
+        Whether the state stays in `checkpoint_dir` when all stages are trained.
 
     Raises
     ------
@@ -175,12 +178,15 @@ def fit_pipeline(
     process = plan.process()
     if checkpoint_dir is None:
         fitted = before()
-        _fit_from(fitted, cells, plan, process, make_views, None, None, show_progress=show_progress)
+        complete = _fit_from(fitted, cells, plan, process, make_views, None, None, show_progress=show_progress)
+        fitted.interrupted = not complete
         return fitted
     with Checkpoint(checkpoint_dir, record() | plan.record(), writes=process.rank == 0) as checkpoint:
         saved = checkpoint.read()
         fitted = before() if saved is None else restored(saved["fitted"])
-        if _fit_from(fitted, cells, plan, process, make_views, saved, checkpoint, show_progress=show_progress):
+        complete = _fit_from(fitted, cells, plan, process, make_views, saved, checkpoint, show_progress=show_progress)
+        fitted.interrupted = not complete
+        if complete and not keep_checkpoint:
             checkpoint.remove()
             if process.world_size > 1:
                 # A next call must not find in one process what another is about to delete.
