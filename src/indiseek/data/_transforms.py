@@ -86,7 +86,7 @@ class Transform(nn.Module, ABC):
         """
         wanted = np.arange(values.shape[0]) if rows is None else rows
         order = np.argsort(wanted, kind="stable")
-        result = torch.empty((len(wanted), self.n_output), device=self.device)
+        result = torch.empty((len(wanted), self.n_output), dtype=torch.float32, device=self.device)
         places = torch.from_numpy(order).to(self.device)
         for chunk in row_chunks(values, wanted[order]):
             for piece in row_chunks(chunk, size=_STEP_CELLS):
@@ -96,7 +96,7 @@ class Transform(nn.Module, ABC):
 
     def _set_buffers(self, **buffers: NDArray[Any]) -> None:
         for key, value in buffers.items():
-            self.register_buffer(key, torch.as_tensor(value, dtype=torch.float32))
+            self.register_buffer(key, torch.from_numpy(np.asarray(value, dtype=np.float32)))
 
 
 def to_tensor(chunk: Matrix, device: torch.device) -> Tensor:
@@ -292,7 +292,11 @@ class LogNormalizePCA(Transform):
         crow = values.crow_indices()
         counts = values.values()
         cell = torch.repeat_interleave(torch.arange(len(crow) - 1, device=crow.device), crow.diff())
-        library = torch.zeros(len(crow) - 1, device=crow.device).index_add_(0, cell, counts).clamp_min(1e-8)
+        library = (
+            torch.zeros(len(crow) - 1, dtype=counts.dtype, device=crow.device)
+            .index_add_(0, cell, counts)
+            .clamp_min(1e-8)
+        )
         logs = torch.log1p(counts * (self.target_sum / library)[cell])
         return _csr(crow, values.col_indices(), logs, values.shape) @ self.loadings - self.center
 
