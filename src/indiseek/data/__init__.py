@@ -6,6 +6,7 @@ from indiseek.data._convert import convert
 from indiseek.data._disk import DiskMatrix, Matrix, Values, is_sparse, row_chunks
 from indiseek.data._files import mudata_writer, replace_files, write_mudata
 from indiseek.data._open import open_mudata
+from indiseek.data._progress import progress
 from indiseek.data._reading import choose_transform
 from indiseek.data._rows import OrderedBatches, RowBatches, Split, SplitOptions, given_split, positions, random_split
 from indiseek.data._setup import Setup, isotype_controls, make_setup, note_setup, noted_setup, setup_line
@@ -48,6 +49,7 @@ __all__ = [
     "noted_setup",
     "open_mudata",
     "positions",
+    "progress",
     "random_split",
     "replace_files",
     "row_chunks",

@@ -224,11 +224,11 @@ def _that_vary(
     empty = ~varies & (summary.low == 0)
     constant = ~varies & ~empty
     parts = [
-        f"{int(mask.sum())} {what} ({some_of(names, mask)})"
-        for mask, what in ((empty, "are 0 in every cell"), (constant, "have one value in every cell"))
+        f"{int(mask.sum())} with {what} in every cell ({some_of(names, mask)})"
+        for mask, what in ((empty, "0"), (constant, "one value"))
         if mask.any()
     ]
-    logger.warning(f"{where!r}: of {len(names)} features {' and '.join(parts)}; they are left out.")
+    logger.warning(f"{where!r}: left out of {len(names)} features {' and '.join(parts)}.")
     kept = np.flatnonzero(varies)
     n_nonzero = summary.n_nonzero - values.shape[0] * int(constant.sum())
     values = with_features(values, kept, as_sparse=mostly_zero(n_nonzero, (values.shape[0], len(kept))))

@@ -19,6 +19,7 @@ from indiseek.data._disk import CHUNK_CELLS, Matrix, Values, row_chunks
 
 # Cells that are transformed at once: what is computed on the way takes several times the memory of the values.
 _STEP_CELLS = CHUNK_CELLS // 4
+_TINY = 1e-30
 
 
 class Transform(nn.Module, ABC):
@@ -279,7 +280,8 @@ class LogNormalizePCA(Transform):
         variances, axes = variances[::-1], axes[:, ::-1]
         # The sign of an eigenvector is arbitrary; fixed, the components do not depend on the solver.
         axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(n_components)])
-        axes = axes * inverse[:, None] / np.sqrt(variances.mean())
+        # Where nothing varies, the axes are 0 already.
+        axes = axes * inverse[:, None] / np.sqrt(max(variances.mean(), _TINY))
         loadings = np.zeros((values.shape[1], n_components))
         loadings[picked] = axes
         self._set_buffers(loadings=loadings, center=mean @ axes)

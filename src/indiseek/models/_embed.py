@@ -10,9 +10,8 @@ import zarr
 from anndata import AnnData
 from anndata.io import write_elem
 from mudata import MuData
-from tqdm import tqdm
 
-from indiseek.data import checked_array, new_zarr
+from indiseek.data import checked_array, new_zarr, progress
 from indiseek.models._base import MultimodalModel
 from indiseek.objectives import gather_objects, rank
 from indiseek.train import INFERENCE_BATCH
@@ -89,7 +88,7 @@ def _write(
     obs = cast(MuData, model.adata if mdata is None else mdata).obs
     with (
         new_zarr(target, overwrite=overwrite) as path,
-        tqdm(total=n_cells, desc="embed", unit="cell", disable=not show_progress) as bar,
+        progress(total=n_cells, desc="embed", unit="cell", disable=not show_progress) as bar,
     ):
         root = zarr.open_group(path, mode="w", zarr_format=3)
         write_elem(root, "/", AnnData(obs=obs), dataset_kwargs={"shards": None})

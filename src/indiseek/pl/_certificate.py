@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ._figure import NotebookFigure
+from ._figure import NotebookFigure, as_text
 
 if TYPE_CHECKING:
     from typing import Any
@@ -78,7 +78,7 @@ def _leakage(ax: Axes, table: pd.DataFrame, limit: float) -> None:
     ax.axvline(limit, color=_LIMIT, linestyle="--", linewidth=1, label=f"limit {limit:.2f}")
     for position, value in zip(y, table["above_null"], strict=True):
         ax.text(max(float(value), limit) + 0.02, position, f"{value:.2f}", va="center", fontsize=8)
-    ax.set_yticks(y, names, fontsize=8)
+    ax.set_yticks(y, list(map(as_text, names)), fontsize=8)
     ax.set_xlabel("R2 on held-out cells")
     ax.set_title("Leakage", fontsize=10)
     ax.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.3, -0.18), ncols=3)
@@ -97,9 +97,11 @@ def _features(ax: Axes, name: str, table: pd.DataFrame, *, total: int) -> None:
         bottom += height
     if table["noise"].notna().any():
         ax.plot(x, 1 - table["noise"], linestyle="none", marker="x", color="black", label="counting noise above")
-    labels = table["feature"].astype(str).str.removesuffix("_TotalSeqB")
+    labels = table["feature"].astype(str).str.removesuffix("_TotalSeqB").map(as_text)
     ax.set_xticks(x, labels, rotation=90, fontsize=7)
     ax.set_ylim(0, 1.02)
     ax.set_ylabel("share of variance")
-    ax.set_title(name if total == len(table) else f"{name}, first {len(table)} of {total}", fontsize=10)
+    ax.set_title(
+        as_text(name) if total == len(table) else f"{as_text(name)}, first {len(table)} of {total}", fontsize=10
+    )
     ax.spines[["top", "right"]].set_visible(False)
