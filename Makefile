@@ -29,7 +29,7 @@ demo: $(VENV)/.package ## run the model on the 6,855 PBMCs that ship with the pa
 	$(BIN)/indiseek demo --out $(DEMO_OUT)
 
 test: lint typecheck ## style, types, tests: what continuous integration runs
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test ## ruff: rules and format
 	$(BIN)/ruff check

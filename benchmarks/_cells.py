@@ -12,8 +12,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from indiseek import datasets, simulation
-from indiseek.data import checked_values, make_registration
+from indiseek import data, datasets, simulation
 from indiseek.simulation import Simulation
 
 Array = NDArray[np.floating]
@@ -63,10 +62,9 @@ def _split(mdata: MuData, sizes: tuple[int, int], seed: int, truth: Simulation |
     """Split at random, fit the default transforms on the training cells."""
     order = np.random.default_rng(seed).permutation(mdata.n_obs)
     train, validation, test = (np.sort(part) for part in np.split(order, np.cumsum(sizes)))
-    registration = make_registration(mdata, None, {})
-    values, transforms = checked_values(mdata, registration, {})
+    cells, transforms = data.Cells.to_train_on(mdata, data.make_setup(mdata), {})
     features = {}
-    for name, matrix in values.items():
+    for name, matrix in cells.values.items():
         transforms[name].fit(matrix, train)
         features[name] = transforms[name].apply_to(matrix).numpy().astype(np.float64)
     return Cells(mdata, features, train, validation, test, truth)

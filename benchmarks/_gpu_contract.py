@@ -73,7 +73,7 @@ class Clocked(Deadline):
 def codes(model: Any, mdata: Any = None) -> dict[str, np.ndarray]:
     """All codes of a model: the joint one, and those of each stage and modality."""
     found = {"joint": model.get_latent_representation(mdata)}
-    for kind in model.module.objectives:
+    for kind in model.module.stages:
         for name in model.modalities:
             found[f"{kind} {name}"] = model.get_latent_representation(mdata, modality=name, kind=kind)
     return found

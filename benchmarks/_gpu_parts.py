@@ -130,7 +130,7 @@ def make_objective(stage: str, n_features: Sequence[int], seed: int = 0) -> Any:
 
 def make_cells(stage: str, n_cells: int, n_features: Sequence[int], device: torch.device, seed: int = 0) -> Any:
     """Cells of two modalities with shared factors, made on the device, and frozen codes where the stage sees them."""
-    from indiseek.objectives import Batch
+    from indiseek.data import CellTensors
 
     generator = torch.Generator(device).manual_seed(seed)
 
@@ -141,9 +141,9 @@ def make_cells(stage: str, n_cells: int, n_features: Sequence[int], device: torc
     features = tuple(factors @ normal(10, n) / 10**0.5 + normal(n_cells, n) for n in n_features)
     width = {"specific": _N_SHARED + _N_CONTEXT, "nce-club": _N_SHARED, "disentangled-specific": _N_SHARED}.get(stage)
     if width is None:
-        return Batch(features)
+        return CellTensors(features)
     codes = tuple(torch.nn.functional.normalize(factors @ normal(10, width), dim=-1) for _ in n_features)
-    return Batch(features, codes)
+    return CellTensors(features, codes)
 
 
 def take(cells: Any, rows: Tensor) -> Any:
@@ -202,7 +202,12 @@ def fit(
     from indiseek.train import StageSettings, fit_stage
 
     critics = {"n_critic_steps": 2} if stage == "nce-club" else {}
-    settings = StageSettings(max_epochs=n_epochs, max_gradient_norm=5.0 if stage == "specific" else None, **critics)
+    settings = StageSettings(
+        max_epochs=n_epochs,
+        batch_size=batch_size,
+        max_gradient_norm=5.0 if stage == "specific" else None,
+        **critics,
+    )
     objective = make_objective(stage, n_features)
     # Few held-out cells: it is training that is timed.
     cells = (
@@ -215,7 +220,6 @@ def fit(
         cells,
         settings,
         name=stage,
-        batch_size=batch_size,
         accelerator="gpu" if device.type == "cuda" else device.type,
         seed=0,
         show_progress=False,

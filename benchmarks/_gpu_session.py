@@ -148,9 +148,9 @@ def new_model(mdata: Any, quick: bool, kind: str = "IndiSeekModel") -> Any:
     """Untrained model of these cells, with its defaults; narrow where sizes are small."""
     import indiseek
 
-    small: dict[str, Any] = {"hidden": (32,)} if quick else {}
+    small: dict[str, Any] = {"encoder": indiseek.Encoder(hidden=(32,))} if quick else {}
     if quick and kind == "IndiSeekModel":
-        small["n_context"] = 4
+        small["specific"] = indiseek.Flow(n_context=4)
     return getattr(indiseek, kind)(mdata, **small)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from _cells import Cells
 from _peers import Codes
 
-from indiseek import PAPER, IndiSeekModel, metrics
+from indiseek import PAPER, IndiSeekModel, NCEClub, metrics
 
 # The paper's 2,000 epochs take an hour a seed on one core.
 PAPER_EPOCHS = 100
@@ -74,7 +74,7 @@ def nce_club(cells: Cells, seed: int, epochs: int | None) -> Codes:
 
 def indiseek0(cells: Cells, seed: int, epochs: int | None) -> Codes:
     """NCE-CLUB with our settings against the own shared code."""
-    return Codes(**_both(_fit(cells, seed, epochs)(specific="nce-club", independent_of="own"), cells))
+    return Codes(**_both(_fit(cells, seed, epochs)(specific=NCEClub(independent_of="own")), cells))
 
 
 def paper(cells: Cells, seed: int, epochs: int | None) -> Codes:

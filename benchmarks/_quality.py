@@ -52,11 +52,12 @@ Cells, split and features are the same for all methods of a seed, and all codes 
 (`indiseek.metrics.certify`) on the test cells; mean [lowest, highest] over the seeds; bold where the mean reaches the
 bar. What is not there does not apply to the method.
 
-- leak: R2 above its null from Z_i to the worst of three targets, the method's own C_j, X_j, and E[X_i given X_j].
+- leak: share of variance that Z_i explains, map and products (`metrics.explained`), of the worse of two targets: the
+  method's own C_j, and E[X_i given X_j].
 - private: R2 from Z_i to X_i - E[X_i given X_j]; in the simulations to the true private factors.
 - X_i from Z_i, C_j: R2 by a probe, C_j being what Z_i was made with (for the flow shared and wide code). By inverse:
   R2 of the flow's exact inverse.
-- C: the joint shared code. Excess: R2 above its null to what the other modality cannot know. FOSCTTM: between the
+- C: the joint shared code. Excess: share that it explains of what the other modality cannot know. FOSCTTM: between the
   shared codes of the two modalities, 0 perfect, 0.5 chance.
 - CD45RA, CD45RO: their correlation in X_prot - E[X_prot given X_rna], a property of the cells; "from Z_prot" their
   covariance in what Z_prot predicts of that part, over the standard deviations of the whole part, so that a code which

@@ -31,7 +31,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from indiseek import CoMMModel, IndiSeekModel, datasets, metrics, simulation
+from indiseek import CoMMModel, Encoder, IndiSeekModel, datasets, metrics, simulation
 from indiseek.data import CellTensors
 from indiseek.objectives import CLIPObjective, CoMMObjective, Objective, ObjectiveOutput, clip_loss
 from indiseek.train import StageSettings, fit_stage, seeded
@@ -49,7 +49,7 @@ COLUMNS = ("R", "U of rna", "U of prot", "xor", "xor, nonlinear", "S", "S, nonli
 N_TRAIN, N_VALIDATION, N_PROBE = 10_000, 1000, 4000
 BATCH_SIZE, N_EPOCHS = 128, 20
 
-_FORM: dict[str, Any] = {"hidden": (64, 64)}
+_FORM: dict[str, Any] = {"encoder": Encoder(hidden=(64, 64))}
 _OURS = _FORM | {"head_hidden": (128,), "n_head": 64, "temperature": 0.2, "feature_dropout": 0.5, "noise": 0.3}
 # Codes of two towers side by side are as wide as one fused code.
 _N_LATENT, _N_TOWER = 64, 32
@@ -69,31 +69,22 @@ class CrossSelf(Objective):
         Of :class:`CoMMObjective`.
     """
 
-    monitor = "loss"
-
     def __init__(self, n_features: Mapping[str, int], n_latent: int, **options: Any) -> None:
         super().__init__()
         self.towers = CoMMObjective(n_features, n_latent, **options)
 
-    def encode(self, modality: int, features: Tensor, shared: tuple[Tensor, ...] = ()) -> Tensor:
+    def encode(self, modality: int, cells: CellTensors) -> Tensor:
         """Code of one modality."""
-        return self.towers.encode(modality, features, shared)
+        return self.towers.encode(modality, cells)
 
-    def loss(self, batch: CellTensors, *, ramp: float = 1.0) -> ObjectiveOutput:
+    def loss(self, cells: CellTensors) -> ObjectiveOutput:
         """Sum of the term across and the terms within modalities."""
-        del ramp
-        views = [
-            [F.normalize(self.towers.head(self.encode(i, x)), dim=-1) for i, x in enumerate(self.towers.view(batch, k))]
-            for k in (0, 1)
-        ]
+        seen = [CellTensors(self.towers.view(cells, number)) for number in (0, 1)]
+        views = [[F.normalize(self.towers.head(code), dim=-1) for code in self.latents(view)] for view in seen]
         scale = 1.0 / self.towers.temperature
         cross = clip_loss(views[0][0], views[0][1], scale)
         own = torch.stack([clip_loss(a, b, scale) for a, b in zip(*views, strict=True)]).sum()
         return ObjectiveOutput(cross + own, {"cross": cross.detach(), "self": own.detach()})
-
-    def validate(self, batch: CellTensors) -> dict[str, Tensor]:
-        """Held-out loss."""
-        return {"loss": self.loss(batch).loss}
 
 
 def _comm(**options: Any) -> Callable[[dict[str, int]], Objective]:
@@ -162,9 +153,8 @@ def trifeature(method: str, matched: bool, seed: int, *, smoke: bool) -> Figures
             fit_stage(
                 objective,
                 (_batch(train), _batch(validation)),
-                StageSettings(max_epochs=1 if smoke else N_EPOCHS, weight_decay=1e-2),
+                StageSettings(max_epochs=1 if smoke else N_EPOCHS, batch_size=BATCH_SIZE, weight_decay=1e-2),
                 name=method,
-                batch_size=BATCH_SIZE,
                 accelerator="cpu",
                 seed=seed,
                 show_progress=False,

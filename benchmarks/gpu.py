@@ -138,7 +138,8 @@ def _follow(worker: Worker, remaining: list[str], page: Page, end: float) -> boo
         kind = event.pop("event")
         if kind == "header":
             if not page.header:
-                if event["quick"]:
+                if event["quick"] and page.name != QUICK_NAME:
+                    print("no GPU here: small sizes, as with --quick", file=sys.stderr, flush=True)
                     page.name = QUICK_NAME
                 page.add(event)
         elif kind == "begin":

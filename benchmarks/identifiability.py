@@ -26,6 +26,7 @@ import pandas as pd
 import torch
 from _table import spread, write
 
+from indiseek import Encoder
 from indiseek.data import CellTensors
 from indiseek.metrics import feature_r2
 from indiseek.objectives import DistanceInfoNCEObjective
@@ -102,9 +103,8 @@ def run(size: Size, dim: int, p: float, dependence: str, seed: int, device: str)
     objective = DistanceInfoNCEObjective(
         dict.fromkeys(process.n_specific, 3 * n),
         dim,
-        hidden=size.hidden,
         temperature=size.spare_temperature if dim > n else size.temperature,
-        activation="relu",
+        encoder=Encoder(hidden=size.hidden, activation="relu", layer_norm=False),
     ).to(device)
     optimizer = torch.optim.Adam(objective.parameters(), lr=size.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, size.steps) if size.anneal else None

@@ -54,8 +54,9 @@ def main() -> None:
 
 _NOTES = """\
 {device}; default IndiSeekModel. Mean and, in brackets, lowest and highest; each seed has its own split, weights and
-probes, the same in every precision. R2 on test cells, but for the critic (nats) and FOSCTTM; private and predictable:
-what the other modality cannot and can know. s: training. The limit of the leakage is 0.02."""
+probes, the same in every precision. Leak: share of variance explained, map and products,
+limit 0.05; otherwise R2 on test cells, but for FOSCTTM; private and predictable:
+what the other modality cannot and can know. s: training."""
 
 
 if __name__ == "__main__":

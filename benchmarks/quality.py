@@ -24,7 +24,7 @@ from _methods import METHODS
 from _quality import Run
 from _table import spread, write
 
-from indiseek import IndiSeekModel, datasets, metrics, simulation
+from indiseek import IndiSeekModel, NCEClub, datasets, metrics, simulation
 
 Values = dict[tuple[str, str], list[float]]
 
@@ -87,7 +87,7 @@ def quick(n_seeds: int) -> None:
         retrieval(seed, values)
         known_truth(seed, "nce-club", values, specific="nce-club")
         known_truth(seed, "flow", values, n_specific=8)
-        known_truth(seed, "nce-club, independence off", values, specific="nce-club", independence_weight=0.0)
+        known_truth(seed, "nce-club, independence off", values, specific=NCEClub(independence_weight=0.0))
         print(f"seed {seed} done after {time.perf_counter() - started:.0f} s", flush=True)
     write(
         "quality-quick",

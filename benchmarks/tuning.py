@@ -13,7 +13,7 @@ import pandas as pd
 from _table import RESULTS, markdown, write
 
 from indiseek import IndiSeekModel, datasets, metrics, pl
-from indiseek.models import Tuning
+from indiseek.tuning import Tuning
 
 
 def trade_off(tuning: Tuning) -> pd.DataFrame:

@@ -43,7 +43,10 @@ nb_merge_streams = True
 # API pages. Types stand in the signatures, one parameter a line; the numpydoc sections give shapes and units.
 autosummary_generate = True
 # Two pages must differ by more than case, for file systems that ignore it.
-autosummary_filename_map = {"indiseek.metrics.Leakage": "indiseek.metrics.Leakage-class"}
+autosummary_filename_map = {
+    "indiseek.metrics.Explained": "indiseek.metrics.Explained-class",
+    "indiseek.metrics.Leakage": "indiseek.metrics.Leakage-class",
+}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
@@ -56,7 +59,12 @@ numpydoc_xref_param_type = False
 # No inventories of other projects are fetched, so references to them cannot be resolved here.
 _elsewhere = "anndata|collections|lightning|matplotlib|mudata|np|numpy|pandas|pathlib|pd|scanpy|scipy|scvi|sklearn|zarr"
 # Protocols that say what a plot needs; private on purpose.
-nitpick_ignore = [("py:class", "Certified"), ("py:class", "TuningResult")]
+nitpick_ignore = [
+    ("py:class", "Cells"),
+    ("py:class", "Certified"),
+    ("py:class", "TuningResult"),
+    ("py:class", "Verdict"),
+]
 nitpick_ignore_regex = [
     ("py:.*", rf"({_elsewhere}|torch|types)\..*"),
     # The same, and aliases of private files, by the short names that signatures use.

@@ -215,7 +215,7 @@ def _print_certificate(certificate: metrics.Certificate, modality: str, console:
     for title in columns.values():
         table.add_column(title, justify="right")
     for _, row in features.iterrows():
-        table.add_row(str(row["feature"]), *(f"{row[column]:.2f}" for column in columns))
+        table.add_row(str(row["feature"]), *(f"{row[column]:.3f}" for column in columns))
     console.print(table)
 
 

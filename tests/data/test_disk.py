@@ -34,6 +34,7 @@ from indiseek.data import (
     Setup,
     _convert,
     _disk,
+    _reading,
     _zarr,
     convert,
     is_sparse,

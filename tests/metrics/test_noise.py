@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from indiseek.metrics import noise_share, thin_counts
+from indiseek.metrics import noise_share, overdispersion, thin_counts
 
 
 def test_halves_add_up_and_are_binomial():
@@ -76,3 +76,31 @@ def test_errors():
         noise_share(x, x[1:])
     with pytest.raises(ValueError, match=r"got half_a 30, given 29"):
         noise_share(x, x, given=x[1:])
+
+
+def test_overdispersed_counts_need_a_coin_of_their_own():
+    rng = np.random.default_rng(4)
+    n, phi = 40_000, np.array([0.0, 0.5, 0.5])
+    mean = np.exp(0.5 * rng.standard_normal((n, 3)) + np.log(20))
+
+    def draw():
+        size = 1 / np.maximum(phi, 1e-9)
+        return rng.poisson(mean * rng.gamma(size, 1 / size, (n, 3)))
+
+    first, second = draw(), draw()
+    found = overdispersion(first, second)
+    np.testing.assert_allclose(found, phi, atol=0.06)
+    np.testing.assert_allclose(overdispersion(sparse.csr_matrix(first), sparse.csc_matrix(second)), found)
+    # What another draw of the cells would not repeat is what halves with the right coins say.
+    truth = 1 - np.array([np.corrcoef(first[:, j], second[:, j])[0, 1] for j in range(3)])
+    own = noise_share(*thin_counts(first, overdispersion=phi))
+    fair = noise_share(*thin_counts(first))
+    np.testing.assert_allclose(own, truth, atol=0.06)
+    assert (fair[1:] < truth[1:] - 0.2).all()
+    half, other = thin_counts(sparse.csr_matrix(first), overdispersion=phi, seed=1)
+    assert (half + other != sparse.csr_matrix(first)).nnz == 0
+    np.testing.assert_allclose(noise_share(half.toarray(), other.toarray()), truth, atol=0.06)
+    with pytest.raises(ValueError, match=r"expected overdispersion as 3 values of at least 0, .* got shape \(2,\)"):
+        thin_counts(first, overdispersion=phi[:2])
+    with pytest.raises(ValueError, match=r"expected two draws of the same cells and features, got shapes"):
+        overdispersion(first, second[1:])

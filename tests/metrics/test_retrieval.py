@@ -5,6 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from indiseek.metrics import foscttm, median_rank, recall_at_k
+from indiseek.metrics._retrieval import match_ranks
 
 
 def _reference(a, b, metric):
@@ -161,3 +162,16 @@ def test_k_out_of_range(k):
     a = np.random.default_rng(8).standard_normal((12, 3))
     with pytest.raises(ValueError, match=rf"expected 1 <= k <= 12, got {k}"):
         recall_at_k(a, a, k=k)
+
+
+def test_a_draw_of_cells_has_a_standard_error():
+    a, b = _codes(9, n=900, noise=1.0)
+    whole = match_ranks(a, b)
+    drawn = [match_ranks(a, b, max_cells=200, seed=seed) for seed in range(20)]
+    assert {ranks.n_cells for ranks in drawn} == {200}
+    assert np.mean([ranks.foscttm() for ranks in drawn]) == pytest.approx(whole.foscttm(), abs=0.01)
+    spread = np.std([ranks.foscttm() for ranks in drawn])
+    assert np.mean([ranks.foscttm_se() for ranks in drawn]) == pytest.approx(spread, rel=0.5)
+    assert foscttm(a, b, max_cells=200, seed=1) == drawn[1].foscttm() != foscttm(a, b) == foscttm(a, b, max_cells=None)
+    with pytest.raises(ValueError, match=r"expected max_cells >= 2, got 1"):
+        match_ranks(a, b, max_cells=1)

@@ -102,8 +102,8 @@ def test_certificate_is_of_projections_and_fused_code(make_mdata):
     model = CoMMModel(mdata, **SMALL)
     model.train(**FAST, train_size=0.6)
     certificate = model.certify(n_permutations=0)
-    assert set(certificate.verdicts["check"]) == {"excess", "completeness", "retrieval"}
-    assert certificate.leakage.empty
+    assert set(certificate.verdicts["check"]) == {"duplicates", "excess", "completeness", "retrieval", "covariates"}
+    assert "independence" not in certificate.tables
     assert set(certificate.content["code"]) == {"shared", "joint"}
     CoMMModel.setup_mudata(mdata, modalities=["prot"])
     alone = CoMMModel(mdata, **SMALL)

@@ -10,13 +10,16 @@ from indiseek import pl
 
 
 def _certified(*, specific: bool = True, n_genes: int = 40) -> SimpleNamespace:
-    leakage = pd.DataFrame(
+    verdicts = pd.DataFrame(
         {
-            "modality": ["rna", "prot"],
-            "other": ["prot", "rna"],
-            "target": ["shared", "predictable"],
-            "above_null": [0.01, 0.25],
-            "ceiling": [0.8, 0.9],
+            "check": ["independence", "independence", "independence", "other forms", "covariates"],
+            "modality": ["rna", "prot", "prot", "rna", "all"],
+            "target": ["the shared code of prot"] * 3 + ["any", "depth"],
+            "verdict": ["pass", "FAIL", "too few cells", "note", "note"],
+            "value": [0.01, 0.25, 0.04, np.nan, 0.9],
+            "low": [-0.01, 0.2, 0.02, np.nan, 0.8],
+            "high": [0.03, 0.3, np.inf, np.nan, 1.0],
+            "limit": [0.05, 0.05, 0.05, np.nan, np.nan],
         }
     )
     features = pd.DataFrame(
@@ -29,19 +32,32 @@ def _certified(*, specific: bool = True, n_genes: int = 40) -> SimpleNamespace:
             "noise": [np.nan] * n_genes + [0.1, 0.2, 0.3],
         }
     )
-    return SimpleNamespace(
-        leakage=leakage if specific else leakage.iloc[:0], features=features, thresholds=SimpleNamespace(leakage=0.02)
-    )
+    return SimpleNamespace(verdicts=verdicts, features=features)
 
 
-def test_leakage_stands_beside_its_limit_and_ceiling():
+def test_every_finding_with_a_size_stands_beside_its_interval_and_limit():
     ax = pl.certificate(_certified()).axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == [
-        "rna-specific: shared code of prot",
-        "prot-specific: what rna predicts",
+        "independence: rna, the shared code of prot",
+        "independence: prot, the shared code of prot",
+        "independence: prot, the shared code of prot",
+        "covariates: all, depth",
     ]
-    assert [bar.get_width() for bar in ax.patches] == [0.8, 0.9, 0.01, 0.25]
-    assert "limit 0.02" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert [text.get_text() for text in ax.texts] == ["0.010", "0.250", "0.040", "0.900"]
+    # Three verdicts and notes, each with a marker and a colour of its own.
+    drawn = {bars.get_label(): bars for bars in ax.containers}
+    assert list(drawn) == ["pass", "FAIL", "too few cells", "note"]
+    points = {name: bars.lines[0] for name, bars in drawn.items()}
+    assert points["FAIL"].get_xdata() == pytest.approx([0.25]) and points["FAIL"].get_ydata() == pytest.approx([2])
+    assert (
+        len({line.get_color() for line in points.values()}) == len({line.get_marker() for line in points.values()}) == 4
+    )
+    interval = drawn["FAIL"].lines[2][0].get_segments()[0]
+    assert interval[:, 0] == pytest.approx([0.2, 0.3])
+    # An open interval is not drawn to infinity.
+    assert np.isfinite(drawn["too few cells"].lines[2][0].get_segments()[0]).all()
+    limits = [line for line in ax.collections if line.get_label() == "limit"][0].get_segments()
+    assert [segment[0, 0] for segment in limits[:3]] == [0.05] * 3
 
 
 def test_parts_of_every_feature_are_stacked_and_many_features_cut():
@@ -53,8 +69,15 @@ def test_parts_of_every_feature_are_stacked_and_many_features_cut():
     assert not rna.lines and prot.lines[0].get_ydata() == pytest.approx([0.9, 0.8, 0.7])
 
 
-def test_without_specific_codes_only_the_features_are_drawn():
-    rna, prot = pl.certificate(_certified(specific=False)).axes
+def test_without_specific_codes_nothing_is_added():
+    _, rna, prot = pl.certificate(_certified(specific=False)).axes
     assert rna.get_title().startswith("rna") and prot.get_title() == "prot"
     assert [bar.get_height() for bar in prot.patches] == [0.5] * 6
     assert "specific adds" not in [text.get_text() for text in prot.get_legend().get_texts()]
+
+
+def test_long_labels_are_cut():
+    result = _certified()
+    result.verdicts.loc[0, "target"] = "a very long target " * 6
+    label = pl.certificate(result).axes[0].get_yticklabels()[0].get_text()
+    assert len(label) == 64 and label.endswith("...")

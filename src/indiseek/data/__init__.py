@@ -9,7 +9,15 @@ from indiseek.data._open import open_mudata
 from indiseek.data._progress import progress
 from indiseek.data._reading import choose_transform
 from indiseek.data._rows import OrderedBatches, RowBatches, Split, SplitOptions, given_split, positions, random_split
-from indiseek.data._setup import Setup, isotype_controls, make_setup, note_setup, noted_setup, setup_line
+from indiseek.data._setup import (
+    Setup,
+    covariate_columns,
+    isotype_controls,
+    make_setup,
+    note_setup,
+    noted_setup,
+    setup_line,
+)
 from indiseek.data._transforms import CLR, TRANSFORMS, LogNormalizePCA, Scale, Transform, check_transforms
 from indiseek.data._views import thinned_views
 from indiseek.data._zarr import checked_array, new_zarr
@@ -34,8 +42,10 @@ __all__ = [
     "check_transforms",
     "checked_array",
     "convert",
+    "covariate_columns",
     "choose_transform",
     "convert",
+    "covariate_columns",
     "digest_of_names",
     "given_split",
     "make_setup",

@@ -7,15 +7,21 @@ from ._completeness import completeness
 from ._conditional import conditional_mean
 from ._critic import InformationBound, infonce_bound
 from ._dependence import Dependence, distance_correlation
+from ._explained import Explained, explained
 from ._leakage import Leakage, leakage, leakages
-from ._noise import noise_share, thin_counts
+from ._noise import noise_share, overdispersion, thin_counts
 from ._probes import feature_r2, probe_r2
 from ._retrieval import foscttm, median_rank, recall_at_k
 from ._thresholds import Thresholds
+from .checks import CHECKS, Check, Finding
 
 __all__ = [
+    "CHECKS",
     "Certificate",
+    "Check",
     "Dependence",
+    "Explained",
+    "Finding",
     "InformationBound",
     "Leakage",
     "Thresholds",
@@ -24,6 +30,7 @@ __all__ = [
     "completeness",
     "conditional_mean",
     "distance_correlation",
+    "explained",
     "feature_r2",
     "foscttm",
     "infonce_bound",
@@ -31,6 +38,7 @@ __all__ = [
     "leakages",
     "median_rank",
     "noise_share",
+    "overdispersion",
     "pls_svd",
     "probe_r2",
     "recall_at_k",

@@ -1,4 +1,4 @@
-"""The certificate: tables, verdicts and their renderings."""
+"""The certificate: verdicts, tables and their renderings."""
 
 from __future__ import annotations
 
@@ -10,41 +10,32 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 if TYPE_CHECKING:
-    from ._thresholds import Thresholds
+    from collections.abc import Mapping
 
-_KEYS = ("modality", "code", "target", "other", "feature")
+    from ._thresholds import Thresholds
+    from ._verdict import Verdict
+
+_KEYS = ("modality", "code", "target", "other", "feature", "covariate")
+_RENAMED = {"check": "code", "value": "found"}
+_MARKS = {"pass": "&#10003;", "FAIL": "&#10007;", "too few cells": "?", "note": "&#8226;"}
 
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
     """What held-out cells say about shared and specific codes, whoever made them.
 
+    ``print(certificate)`` shows the verdicts in words.
+
     Attributes
     ----------
     verdicts
-        One row a check and modality: ``check`` (``"leakage"``, ``"information"``, ``"excess"``, ``"completeness"``,
-        ``"retrieval"``), ``modality``, ``value``, ``threshold``, ``passed``, ``words``.
-    leakage
-        One row for each specific code and ``target``: ``"shared"`` (the other modality's shared code), ``"features"``
-        (the other modality itself) and ``"predictable"`` (``E[X_i | X_j]``, the part of its own modality that the
-        ``other`` one knows). ``ridge`` and ``nonlinear`` are out-of-fold R2, ``r2`` the larger, ``null`` the same on
-        permuted cells, ``above_null`` their difference, ``ceiling`` the same from the modality itself. ``infonce`` is
-        the held-out bound of a fresh critic in nats, at most ``infonce_limit``; ``dcor`` the bias-corrected squared
-        distance correlation with permutation ``dcor_p``.
-    content
-        One row for each modality and code (``"specific"``, ``"shared"``, ``"joint"``): R2 to the ``predictable`` part
-        ``E[X_i | X_others]`` and to the ``private`` part ``X_i - E[X_i | X_others]``, with nulls and ceilings, and to
-        the ``features``, weighted by variance. ``private`` of a shared code is its excess. The rows
-        ``"shared+specific"`` and ``"others' shared+specific"`` hold the R2 of both together.
-    features
-        One row a feature: R2 from ``shared``, ``specific``, ``both`` (the better of the own and the others' shared
-        code beside the specific one); its variance split into ``shared``, ``specific_share`` and ``unexplained``;
-        ``predictable`` by the other modalities. With replicates ``noise`` is the counting noise, ``private`` the rest
-        that the other modalities do not predict, and ``specific_above_noise`` the specific share less the noise.
-    retrieval
-        One row a pair of modalities: ``foscttm``, ``recall`` among ``k``, ``median_rank``, each with its chance.
+        One row a finding: ``check``, ``modality``, ``target``, ``verdict`` (``"pass"``, ``"FAIL"``, ``"too few cells"``
+        or, for what is told and not judged, ``"note"``), ``words``, ``value`` with its 95 % interval ``low`` to
+        ``high``, ``limit``, ``n_cells``, ``cells_needed`` (how many would do) and ``advice`` (what to do).
+    tables
+        What was measured, by check: :doc:`/certificate` explains the columns.
     n_cells, n_permutations, seed
-        Cells used for probes, permutations of the distance correlation, seed.
+        Cells used, permutations of the scan for other forms, seed.
     reference
         Whether ``E[X_i | X_j]`` was fitted on other cells (``"other cells"``) or cross-fitted (``"cross-fitted"``).
     thresholds
@@ -52,10 +43,7 @@ class Certificate:
     """
 
     verdicts: pd.DataFrame
-    leakage: pd.DataFrame
-    content: pd.DataFrame
-    features: pd.DataFrame
-    retrieval: pd.DataFrame
+    tables: Mapping[str, pd.DataFrame]
     n_cells: int
     n_permutations: int
     seed: int
@@ -63,21 +51,23 @@ class Certificate:
     thresholds: Thresholds
 
     @property
+    def verdict(self) -> Verdict:
+        """``"FAIL"`` if any verdict is, else ``"too few cells"`` if any is, else ``"pass"``."""
+        return _worst(self.verdicts["verdict"])
+
+    @property
     def passed(self) -> bool:
         """Whether every verdict passes."""
-        return bool(self.verdicts["passed"].all())
+        return self.verdict == "pass"
 
-    def passes(self, check: str) -> bool:
-        """Whether all verdicts of one check pass.
+    def verdict_of(self, check: str) -> Verdict:
+        """Return the worst verdict of one check.
 
         Parameters
         ----------
         check
-            ``"leakage"``, ``"information"``, ``"excess"``, ``"completeness"`` or ``"retrieval"``.
-
-        Returns
-        -------
-        bool
+            ``"independence"``, ``"probes"``, ``"excess"``, ``"completeness"``, ``"retrieval"`` or another one of the
+            column ``check`` of ``verdicts``.
 
         Raises
         ------
@@ -88,26 +78,83 @@ class Certificate:
         if chosen.empty:
             known = ", ".join(map(repr, dict.fromkeys(self.verdicts["check"])))
             raise ValueError(f"expected check to be one of {known}, got {check!r}; do pick one")
-        return bool(chosen["passed"].all())
+        return _worst(chosen["verdict"])
+
+    def passes(self, check: str) -> bool:
+        """Whether all verdicts of one check pass.
+
+        Parameters
+        ----------
+        check
+            As in :meth:`verdict_of`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such check.
+        """
+        return self.verdict_of(check) == "pass"
+
+    def table(self, check: str) -> pd.DataFrame:
+        """Return what one check measured.
+
+        Parameters
+        ----------
+        check
+            One of ``tables``.
+
+        Raises
+        ------
+        ValueError
+            If nothing was measured under that name.
+        """
+        if check not in self.tables:
+            known = ", ".join(map(repr, self.tables))
+            raise ValueError(f"expected check to be one of {known}, got {check!r}; do pick one")
+        return self.tables[check]
+
+    @property
+    def features(self) -> pd.DataFrame:
+        """One row a feature: what the codes hold of it, and what another draw of the cell would repeat."""
+        return self.table("features")
+
+    @property
+    def content(self) -> pd.DataFrame:
+        """One row a modality and code: R2 to what the other modalities know of it, and to what they do not."""
+        return self.table("content")
 
     def summary(self) -> str:
-        """Return the verdicts in words, one line each."""
-        lines = [f"Certificate on {self.n_cells:,} held-out cells: {'passed' if self.passed else 'NOT passed'}"]
-        lines += [f"  [{'pass' if row.passed else 'FAIL'}] {row.words}." for row in self.verdicts.itertuples()]
+        """Return the verdicts in words, one line each, and under what does not pass what to do."""
+        lines = [f"Certificate on {self.n_cells:,} held-out cells: {_OUTCOME[self.verdict]}"]
+        for row in self.verdicts.itertuples():
+            lines.append(f"  [{row.verdict}] {row.words}.")
+            if row.advice:
+                lines.append(f"      What to do: {row.advice}.")
         return "\n".join(lines)
 
-    def to_frame(self) -> pd.DataFrame:
-        """Return all numbers as one long table: table, modality, code, target, other, feature, quantity, value.
+    def __str__(self) -> str:
+        return self.summary()
 
-        A verdict's check stands under ``target`` and its value under the quantity ``found``.
+    def __repr__(self) -> str:
+        return f"<Certificate on {self.n_cells:,} cells: {self.verdict}>"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return all numbers as one long table.
+
+        Columns are table, modality, code, target, other, feature, covariate, quantity and value. A verdict's
+        check stands under ``code`` and its value under the quantity ``found``. Texts are left out.
         """
         long = []
-        for name, table in self._tables().items():
-            numbers = table.drop(columns="words", errors="ignore").rename(columns={"check": "target", "value": "found"})
+        for name, table in self._all_tables().items():
+            numbers = table.rename(columns=_RENAMED) if name == "verdicts" else table
             keys = [key for key in _KEYS if key in numbers.columns]
-            values = numbers.columns.difference(keys, sort=False)
-            numbers[values] = numbers[values].astype(float)
-            melted = numbers.melt(id_vars=keys, var_name="quantity", value_name="value")
+            values = [
+                column
+                for column in numbers.columns
+                if column not in keys and pd.api.types.is_numeric_dtype(numbers[column])
+            ]
+            melted = numbers[keys + values].astype(dict.fromkeys(values, float))
+            melted = melted.melt(id_vars=keys, var_name="quantity", value_name="value")
             melted.insert(0, "table", name)
             long.append(melted)
         frame = pd.concat(long, ignore_index=True)
@@ -116,6 +163,7 @@ class Certificate:
     def to_json(self) -> str:
         """Return the whole certificate as JSON; a number that could not be computed is null."""
         head = {
+            "verdict": self.verdict,
             "passed": self.passed,
             "n_cells": self.n_cells,
             "n_permutations": self.n_permutations,
@@ -123,26 +171,32 @@ class Certificate:
             "reference": self.reference,
             "thresholds": asdict(self.thresholds),
         }
-        tables = {name: json.loads(table.to_json(orient="records")) for name, table in self._tables().items()}
+        tables = {name: json.loads(table.to_json(orient="records")) for name, table in self._all_tables().items()}
         return json.dumps(head | tables, indent=1)
 
-    def _tables(self) -> dict[str, pd.DataFrame]:
-        names = ("verdicts", "leakage", "content", "features", "retrieval")
-        return {name: getattr(self, name) for name in names}
+    def _all_tables(self) -> dict[str, pd.DataFrame]:
+        return {"verdicts": self.verdicts, **self.tables}
 
     def _repr_html_(self) -> str:
-        outcome = "passed" if self.passed else "not passed"
         parts = [
-            f"<p><b>Certificate on {self.n_cells:,} held-out cells: {outcome}</b></p>",
+            f"<p><b>Certificate on {self.n_cells:,} held-out cells: {_OUTCOME[self.verdict]}</b></p>",
             "<ul>",
-            *(
-                f"<li>{'&#10003;' if row.passed else '&#10007;'} {html.escape(row.words)}.</li>"
-                for row in self.verdicts.itertuples()
-            ),
-            "</ul>",
         ]
-        for name, table in self._tables().items():
-            if name != "verdicts":
-                rendered = table.to_html(index=False, float_format="{:.3f}".format, na_rep="", max_rows=60)
-                parts.append(f"<details><summary>{name}</summary>{rendered}</details>")
+        for row in self.verdicts.itertuples():
+            advice = f"<br><i>What to do: {html.escape(row.advice)}.</i>" if row.advice else ""
+            parts.append(
+                f"<li>{_MARKS[row.verdict]} {html.escape(row.verdict)}: {html.escape(row.words)}.{advice}</li>"
+            )
+        parts.append("</ul>")
+        for name, table in self.tables.items():
+            rendered = table.to_html(index=False, float_format="{:.3f}".format, na_rep="", max_rows=60)
+            parts.append(f"<details><summary>{html.escape(name)}</summary>{rendered}</details>")
         return "\n".join(parts)
+
+
+_OUTCOME = {"pass": "passed", "FAIL": "NOT passed", "too few cells": "too few cells to tell"}
+
+
+def _worst(verdicts: pd.Series) -> Verdict:
+    found = set(verdicts)
+    return "FAIL" if "FAIL" in found else ("too few cells" if "too few cells" in found else "pass")

@@ -1,59 +1,23 @@
-"""The held-out cells a certificate is drawn from, checked."""
+"""What is handed to a certificate, checked."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._cells import MIN_CELLS, Cells
 from ._checks import as_cells, check_count, check_paired
 from ._probes import varying
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
     Array = NDArray[np.float64]
-
-_MIN_CELLS = 100
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """Arrays of the same held-out cells for every modality."""
-
-    features: dict[str, Array]
-    shared: dict[str, Array]
-    specific: dict[str, Array]
-    joint: Array | None
-    reference: dict[str, Array] | None
-    replicates: dict[str, tuple[Array, Array]]
-    feature_names: dict[str, list[str]]
-
-    @property
-    def n_cells(self) -> int:
-        """Number of cells."""
-        return len(next(iter(self.features.values())))
-
-    def others(self, modality: str) -> list[str]:
-        """Names of the other modalities."""
-        return [name for name in self.features if name != modality]
-
-    def draw(self, n_cells: int, seed: int) -> Cells:
-        """Return at most ``n_cells`` of the cells, drawn at random."""
-        if self.n_cells <= n_cells:
-            return self
-        rows = np.sort(np.random.default_rng([seed, 6]).permutation(self.n_cells)[:n_cells])
-        return replace(
-            self,
-            features={name: array[rows] for name, array in self.features.items()},
-            shared={name: array[rows] for name, array in self.shared.items()},
-            specific={name: array[rows] for name, array in self.specific.items()},
-            joint=None if self.joint is None else self.joint[rows],
-            replicates={name: (a[rows], b[rows]) for name, (a, b) in self.replicates.items()},
-        )
+    Inverse = Callable[[dict[str, Array], dict[str, Array]], Mapping[str, ArrayLike]]
 
 
 def check_inputs(
@@ -64,8 +28,14 @@ def check_inputs(
     joint: ArrayLike | None,
     reference: Mapping[str, ArrayLike] | None,
     replicates: Mapping[str, tuple[ArrayLike, ArrayLike]] | None,
+    all_replicates: Mapping[str, tuple[ArrayLike, ArrayLike]] | None,
+    reconstruction: Mapping[str, ArrayLike] | Inverse | None,
+    batch: ArrayLike | None,
+    covariates: Mapping[str, ArrayLike] | None,
     feature_names: Mapping[str, Sequence[str]] | None,
+    n_permutations: int,
     k: int,
+    seed: int,
 ) -> Cells:
     """Return the cells as finite matrices, or raise the ValueError that says what to mend."""
     modalities = list(features)
@@ -74,21 +44,38 @@ def check_inputs(
     for name, mapping in (("shared", shared), ("specific", specific), ("reference", reference)):
         if mapping is not None:
             _check_modalities(name, mapping, modalities, all_of_them=True)
-    for name, optional in (("replicates", replicates), ("feature_names", feature_names)):
+    for name, optional in (
+        ("replicates", replicates),
+        ("all_replicates", all_replicates),
+        ("feature_names", feature_names),
+    ):
         _check_modalities(name, optional or {}, modalities, all_of_them=False)
+    if set(all_replicates or {}) - set(replicates or {}):
+        raise ValueError(
+            f"expected all_replicates only where there are replicates, got {list(all_replicates or {})}; do hand in "
+            "the features of the same two halves as replicates"
+        )
 
     cells = Cells(
         features=_matrices("features", features, modalities),
         shared=_matrices("shared", shared, modalities),
         specific={} if specific is None else _matrices("specific", specific, modalities),
-        joint=None if joint is None else as_cells(joint, "joint", min_cells=_MIN_CELLS),
-        reference=None if reference is None else _matrices("reference", reference, modalities),
-        replicates={
-            name: (as_cells(a, f"replicates['{name}'][0]"), as_cells(b, f"replicates['{name}'][1]"))
-            for name, (a, b) in (replicates or {}).items()
-        },
+        joint=None if joint is None else as_cells(joint, "joint", min_cells=MIN_CELLS),
+        reference=None if reference is None else _matrices("reference", reference, modalities, min_cells=4),
+        replicates=_halves("replicates", replicates),
+        all_replicates=_halves("all_replicates", all_replicates),
+        reconstruction={},
+        batch=None if batch is None else _labels(batch, "batch"),
+        covariates={name: _covariate(values, name) for name, values in (covariates or {}).items()},
         feature_names={},
+        n_permutations=n_permutations,
+        k=k,
+        seed=seed,
     )
+    given = reconstruction(cells.shared, cells.specific) if callable(reconstruction) else (reconstruction or {})
+    _check_modalities("reconstruction", given, modalities, all_of_them=False)
+    back = {name: as_cells(array, f"reconstruction['{name}']") for name, array in given.items()}
+    cells = replace(cells, reconstruction=back)
     named = [
         (f"{kind}['{name}']", array)
         for kind, arrays in (("features", cells.features), ("shared", cells.shared), ("specific", cells.specific))
@@ -96,25 +83,67 @@ def check_inputs(
     ]
     named += [] if cells.joint is None else [("joint", cells.joint)]
     named += [
-        (f"replicates['{name}'][{half}]", pair[half]) for name, pair in cells.replicates.items() for half in (0, 1)
+        (f"{kind}['{name}'][{half}]", pair[half])
+        for kind, pairs in (("replicates", cells.replicates), ("all_replicates", cells.all_replicates))
+        for name, pair in pairs.items()
+        for half in (0, 1)
     ]
+    named += [(f"reconstruction['{name}']", array) for name, array in cells.reconstruction.items()]
+    named += [] if cells.batch is None else [("batch", cells.batch)]
+    named += [(f"covariates['{name}']", array) for name, array in cells.covariates.items()]
     check_paired([array for _, array in named], [name for name, _ in named])
     if cells.reference is not None:
         check_paired(list(cells.reference.values()), [f"reference['{name}']" for name in cells.reference])
     for name, halves in cells.replicates.items():
         for half in halves:
             _check_columns(f"replicates['{name}']", half, cells.features[name])
+    for name, array in cells.reconstruction.items():
+        if array.shape[1] != cells.features[name].shape[1]:
+            raise ValueError(
+                f"expected reconstruction['{name}'] with {cells.features[name].shape[1]} features, got "
+                f"{array.shape[1]}; do give back the features that were handed in"
+            )
     for name, array in (cells.reference or {}).items():
         _check_columns(f"reference['{name}']", array, cells.features[name])
     for name, array in cells.features.items():
         if not varying(array).any():
             raise ValueError(f"expected features['{name}'] that vary over cells, got constants; do pass other features")
     check_count(k, "k", low=1, high=cells.n_cells)
+    check_count(n_permutations, "n_permutations", low=0)
     return replace(cells, feature_names=_names(cells.features, feature_names or {}))
 
 
-def _matrices(kind: str, mapping: Mapping[str, ArrayLike], modalities: Iterable[str]) -> dict[str, Array]:
-    return {name: as_cells(mapping[name], f"{kind}['{name}']", min_cells=_MIN_CELLS) for name in modalities}
+def _matrices(
+    kind: str, mapping: Mapping[str, ArrayLike], modalities: Iterable[str], *, min_cells: int = MIN_CELLS
+) -> dict[str, Array]:
+    return {name: as_cells(mapping[name], f"{kind}['{name}']", min_cells=min_cells) for name in modalities}
+
+
+def _halves(kind: str, mapping: Mapping[str, tuple[ArrayLike, ArrayLike]] | None) -> dict[str, tuple[Array, Array]]:
+    return {
+        name: (as_cells(a, f"{kind}['{name}'][0]"), as_cells(b, f"{kind}['{name}'][1]"))
+        for name, (a, b) in (mapping or {}).items()
+    }
+
+
+def _labels(values: ArrayLike, name: str) -> NDArray[Any]:
+    labels = np.asarray(values)
+    if labels.ndim != 1:
+        raise ValueError(f"expected {name} as one label a cell, got shape {labels.shape}; do pass one column")
+    return labels.astype(str)
+
+
+def _covariate(values: ArrayLike, name: str) -> Array:
+    """Numbers as one column, labels as indicators; NaN and constants are the user's to mend."""
+    array = np.asarray(values)
+    if array.dtype.kind in "iuf" and array.ndim == 1:
+        column = as_cells(array, f"covariates['{name}']")
+    else:
+        labels = _labels(array, f"covariates['{name}']")
+        column = (labels[:, None] == np.unique(labels)).astype(float)
+    if not varying(column).any():
+        raise ValueError(f"expected covariates['{name}'] that vary over cells, got one value; do leave it out")
+    return column
 
 
 def _check_modalities(kind: str, mapping: Mapping[str, object], modalities: list[str], *, all_of_them: bool) -> None:

@@ -45,6 +45,11 @@ class MatchRanks:
         """Return the fraction of samples closer than the true match."""
         return float(np.mean(self.closer + 0.5 * self.tied) / (self.n_cells - 1))
 
+    def foscttm_se(self) -> float:
+        """Return the standard error of :meth:`foscttm` over cells."""
+        each = (self.closer + 0.5 * self.tied).mean(axis=0) / (self.n_cells - 1)
+        return float(each.std(ddof=1) / np.sqrt(self.n_cells))
+
     def recall(self, k: int) -> float:
         """Return the expected share of matches among the k nearest when ties are broken at random."""
         return float(np.clip((k - self.closer) / (self.tied + 1), 0.0, 1.0).mean())
@@ -54,7 +59,15 @@ class MatchRanks:
         return float(np.median(1 + self.closer + 0.5 * self.tied))
 
 
-def match_ranks(a: ArrayLike, b: ArrayLike, *, metric: Metric = "cosine", chunk_size: int = 256) -> MatchRanks:
+def match_ranks(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    metric: Metric = "cosine",
+    chunk_size: int = 256,
+    max_cells: int | None = None,
+    seed: int = 0,
+) -> MatchRanks:
     """Rank every true match among all candidates, from a into b and from b into a, in one pass.
 
     Parameters
@@ -65,6 +78,10 @@ def match_ranks(a: ArrayLike, b: ArrayLike, *, metric: Metric = "cosine", chunk_
         ``"cosine"`` (default) or ``"euclidean"``. Under cosine a code of length zero is at right angles to all others.
     chunk_size
         Rows of the distance matrix that exist at a time; memory does not grow with cells squared.
+    max_cells
+        Cells drawn at random if there are more, cells and candidates alike: time grows with their square. None for all.
+    seed
+        Seed of the draw, default 0.
 
     Returns
     -------
@@ -84,6 +101,11 @@ def match_ranks(a: ArrayLike, b: ArrayLike, *, metric: Metric = "cosine", chunk_
         )
     check_choice(metric, "metric", _METRICS)
     check_count(chunk_size, "chunk_size", low=1)
+    if max_cells is not None:
+        check_count(max_cells, "max_cells", low=2)
+        if len(x) > max_cells:
+            drawn = np.random.default_rng([seed, 15]).permutation(len(x))[:max_cells]
+            x, y = x[drawn], y[drawn]
 
     if metric == "cosine":
         x, y = _unit_rows(x), _unit_rows(y)
@@ -116,7 +138,15 @@ def match_ranks(a: ArrayLike, b: ArrayLike, *, metric: Metric = "cosine", chunk_
     return MatchRanks(closer=closer, tied=within - closer - 1)
 
 
-def foscttm(a: ArrayLike, b: ArrayLike, *, metric: Metric = "cosine", chunk_size: int = 256) -> float:
+def foscttm(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    metric: Metric = "cosine",
+    chunk_size: int = 256,
+    max_cells: int | None = 20_000,
+    seed: int = 0,
+) -> float:
     """Fraction of samples closer than the true match (lower is better: 0 perfect, 0.5 chance).
 
     For every cell the share of the other ``n_cells - 1`` candidates that lie closer than its own partner, averaged
@@ -130,6 +160,12 @@ def foscttm(a: ArrayLike, b: ArrayLike, *, metric: Metric = "cosine", chunk_size
         ``"cosine"`` (default) or ``"euclidean"``.
     chunk_size
         Rows of the distance matrix that exist at a time; memory does not grow with cells squared.
+    max_cells
+        Cells drawn at random if there are more, default 20,000; None for all. Time grows with the square of the cells
+        (200,000 take a hundred times as long as 20,000), and the standard error of a draw of 20,000 is at most
+        ``0.5 / sqrt(20,000)`` = 0.0035, in practice below 0.002.
+    seed
+        Seed of the draw, default 0.
 
     Returns
     -------
@@ -144,7 +180,7 @@ def foscttm(a: ArrayLike, b: ArrayLike, *, metric: Metric = "cosine", chunk_size
     ----------
     Liu, Huang, Singh, Vert, Noble, "Jointly embedding multiple single-cell omics measurements", WABI 2019.
     """
-    return match_ranks(a, b, metric=metric, chunk_size=chunk_size).foscttm()
+    return match_ranks(a, b, metric=metric, chunk_size=chunk_size, max_cells=max_cells, seed=seed).foscttm()
 
 
 def recall_at_k(a: ArrayLike, b: ArrayLike, *, k: int = 10, metric: Metric = "cosine", chunk_size: int = 256) -> float:

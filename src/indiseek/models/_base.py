@@ -27,10 +27,12 @@ from indiseek.data import (
     Cells,
     CellTensors,
     Schema,
+    Setup,
     Split,
     SplitOptions,
     Transform,
     check_transforms,
+    covariate_columns,
     digest_of_names,
     how_to_build,
     isotype_controls,
@@ -397,7 +399,7 @@ class MultimodalModel(ABC):
         validation_size: float = 0.1,
         external_indexing: Sequence[ArrayLike] | None = None,
         accelerator: str = "auto",
-        devices: int = 1,
+        devices: int | Sequence[int] = 1,
         num_nodes: int = 1,
         seed: int = 0,
         checkpoint_dir: str | Path | None = None,
@@ -436,7 +438,8 @@ class MultimodalModel(ABC):
         accelerator
             ``"auto"``, ``"cpu"``, ``"gpu"``, ``"mps"``, as Lightning names them.
         devices, num_nodes
-            Number of devices of each machine, and of machines. Each device has a process of its own, which takes its
+            Number of devices of each machine, or the number of each, such as ``[1]`` for the second; and number of
+            machines. Each device has a process of its own, which takes its
             share of every batch; `batch_size` counts the cells of all of them.
         seed
             Seed of split, weights and batches. The same seed on the same machine gives the same latents.
@@ -751,7 +754,8 @@ class MultimodalModel(ABC):
         self,
         mdata: MuData | None = None,
         *,
-        n_permutations: int = 100,
+        obs: Sequence[str] = (),
+        n_permutations: int = 99,
         seed: int = 0,
         thresholds: Thresholds | None = None,
     ) -> Certificate:
@@ -767,8 +771,11 @@ class MultimodalModel(ABC):
         ----------
         mdata
             Other held-out cells with all modalities, instead of the test cells.
+        obs
+            Columns of ``.obs`` that may be in the codes, such as donor or lane, beside the depth of each modality and
+            what was set up as batch or covariate.
         n_permutations
-            Permutations of the distance correlation.
+            Permutations of the scan for dependence of other forms; 0 leaves it out.
         seed
             Seed of probes, critics, permutations and thinning.
         thresholds
@@ -776,12 +783,14 @@ class MultimodalModel(ABC):
 
         Returns
         -------
-        The certificate: tables, verdicts, ``summary()``.
+        The certificate: print it, or read its ``verdicts`` and ``tables``.
 
         Raises
         ------
         RuntimeError
             Before training, or if training was interrupted before the specific stage.
+        KeyError
+            If there is no such column in ``.obs``.
         ValueError
             If there are fewer than 100 cells to measure on.
         """
@@ -792,6 +801,8 @@ class MultimodalModel(ABC):
             raise RuntimeError("expected the cells of training, got others; pass held-out cells as mdata.")
         cells = training if mdata is None else self._cells_of(mdata)
         rows = cast(Split, split).test if mdata is None else np.arange(len(cells))
+        named = Setup(modalities=self.modalities, layers={}, categorical_covariate_keys=tuple(obs))
+        columns = covariate_columns(cast(MuData, self._mdata if mdata is None else mdata), named)
         if len(rows) < MIN_HELD_OUT_CELLS:
             raise ValueError(
                 f"expected at least {MIN_HELD_OUT_CELLS} held-out cells, got {len(rows)}; train with smaller "
@@ -804,6 +815,7 @@ class MultimodalModel(ABC):
             cells,
             rows,
             reference,
+            obs={key: column[rows] for key, column in columns.items()},
             feature_names={name: self.feature_names(name) for name in self.modalities},
             n_permutations=n_permutations,
             seed=seed,

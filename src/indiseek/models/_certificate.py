@@ -20,6 +20,7 @@ def certificate(
     rows: NDArray[np.intp],
     reference: Mapping[str, NDArray[Any]] | None,
     *,
+    obs: Mapping[str, NDArray[Any]] | None,
     feature_names: Mapping[str, Sequence[str]],
     n_permutations: int,
     seed: int,
@@ -35,6 +36,8 @@ def certificate(
         Cells, and positions of the held-out ones among them.
     reference
         Features of the training cells by modality, ``(n_cells, n_features)``; None if they are not at hand.
+    obs
+        Further columns that may be in the codes, by name, ``(n_held_out,)`` each.
     feature_names
         Names of the features by modality.
     n_permutations, seed, thresholds
@@ -44,13 +47,19 @@ def certificate(
     first, last = stages[0], stages[-1]
     tensors = pipeline.tensors(cells, rows)
     values = {name: matrix[rows] for name, matrix in cells.values.items()}
+    batch_key = cells.schema.setup.batch_key
+    covariates = {key: column[rows] for key, column in cells.covariates.items()} | _depths(pipeline, values)
+    specific = _arrays(pipeline.codes(last, tensors)) if last != first else None
     return certify(
         _arrays(dict(zip(pipeline.names, tensors.features, strict=True))),
         _arrays(pipeline.codes(first, tensors)),
-        _arrays(pipeline.codes(last, tensors)) if last != first else None,
+        specific,
         joint=pipeline.joint(first, tensors).cpu().numpy(),
         reference=reference,
+        reconstruction=None if specific is None else _arrays(pipeline.reconstruction(last, tensors)),
         replicates=_replicates(pipeline, values, seed),
+        batch=None if batch_key is None else cells.covariates[batch_key][rows],
+        covariates=covariates | {name: np.asarray(column) for name, column in (obs or {}).items()},
         feature_names=feature_names,
         n_permutations=n_permutations,
         seed=seed,
@@ -60,6 +69,16 @@ def certificate(
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
     return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+
+
+def _depths(pipeline: Pipeline, values: Mapping[str, Matrix]) -> dict[str, NDArray[Any]]:
+    """Logarithm of each cell's counts, for modalities that have counts in which cells differ."""
+    depths = {
+        f"depth of {name}": np.log1p(np.asarray(values[name].sum(axis=1), dtype=np.float64).ravel())
+        for name in pipeline.names
+        if pipeline.transform(name).needs_counts
+    }
+    return {name: depth for name, depth in depths.items() if np.ptp(depth) > 0}
 
 
 def _replicates(

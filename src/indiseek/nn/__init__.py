@@ -1,4 +1,4 @@
-"""Networks."""
+"""Networks: encoders, critics, flows and fusion by attention."""
 
 from indiseek.nn._critic import GaussianCritic, SeparableCritic
 from indiseek.nn._flow import ConditionalFlow

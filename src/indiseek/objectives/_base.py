@@ -94,6 +94,11 @@ class Objective(nn.Module, ABC):
         """Code of all modalities together, ``(n_cells, n_latent)``: here :func:`joint_code` of :meth:`latents`."""
         return joint_code(self.latents(cells))
 
+    def reconstruct(self, modality: int, cells: CellTensors) -> Tensor | None:
+        """Features of one modality as the codes give them back, ``(n_cells, n_features)``; None without a decoder."""
+        del modality, cells
+        return None
+
     def validate(self, cells: CellTensors) -> dict[str, Tensor]:
         """Terms on held-out cells, each a mean over the batch: here the loss and its parts."""
         output = self.loss(cells)

@@ -108,6 +108,14 @@ class ConditionalFlowObjective(Objective):
         """Features ``(n_cells, n_features)`` of one modality from its full code and the others' codes of `cells`."""
         return self._flow(modality).inverse(code, cells.condition_of_others(modality))
 
+    def reconstruct(self, modality: int, cells: CellTensors) -> Tensor:
+        """Features from the dimensions that are given out, by the exact inverse; the others are set to their mean."""
+        code = self.full_code(modality, cells)
+        kept = torch.zeros_like(code, dtype=torch.bool)
+        kept[:, self._order(modality)[: self.n_specific[self.names[modality]]]] = True
+        # What is left out has mean 0 and variance 1 whatever the condition.
+        return self.inverse(modality, torch.where(kept, code, torch.zeros_like(code)), cells)
+
     def start(self, cells: CellTensors) -> None:
         """Find the principal axes of the features and the scale of the conditions."""
         for i, x in enumerate(cells.features):

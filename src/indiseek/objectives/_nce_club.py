@@ -111,6 +111,12 @@ class NCEClubObjective(Objective):
         decoded = self.decoders[modality](torch.cat([code, cells.condition[modality]], dim=-1))
         return gathered_sum((decoded - x).square().sum()) / gathered_sum(x.square().sum())
 
+    def reconstruct(self, modality: int, cells: CellTensors) -> Tensor:
+        """Features as the decoder makes them of specific and shared code."""
+        code = self.encode(modality, cells)
+        decoded: Tensor = self.decoders[modality](torch.cat([code, cells.condition[modality]], dim=-1))
+        return decoded
+
     def loss(self, cells: CellTensors) -> ObjectiveOutput:
         """Sum over modalities of ``ramp * independence + lam / 2 * reconstruction``."""
         terms: dict[str, Tensor] = {}

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -70,7 +70,7 @@ class Process(NamedTuple):
 
 
 def resolve_process(
-    accelerator: str, *, devices: int = 1, num_nodes: int = 1, trainer_kwargs: Iterable[str] = ()
+    accelerator: str, *, devices: int | Sequence[int] = 1, num_nodes: int = 1, trainer_kwargs: Iterable[str] = ()
 ) -> Process:
     """Where Lightning puts this process.
 
@@ -79,7 +79,7 @@ def resolve_process(
     accelerator
         ``"auto"``, ``"cpu"``, ``"gpu"``, ``"mps"``, ... as Lightning names them.
     devices
-        Number of devices of each machine.
+        Number of devices of each machine, or the number of each, such as ``[1]`` for the second.
     num_nodes
         Number of machines.
     trainer_kwargs
@@ -102,12 +102,12 @@ def resolve_process(
         with _quiet():
             trainer = lightning.Trainer(
                 accelerator=accelerator,
-                devices=devices,
+                devices=devices if isinstance(devices, int) else list(devices),
                 num_nodes=num_nodes,
-                **{**_NO_FILES, **_strategy(devices * num_nodes)},
+                **{**_NO_FILES, **_strategy(devices, num_nodes)},
             )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-        what = f"{devices} devices of accelerator={accelerator!r}" if devices > 1 else f"accelerator={accelerator!r}"
+        what = f"accelerator={accelerator!r}" if devices == 1 else f"accelerator={accelerator!r}, devices={devices!r}"
         raise ValueError(
             f"expected a device that this machine has, got {what} ({' '.join(str(error).split())}); pass "
             "accelerator='auto', which takes what there is, or accelerator='cpu'."
@@ -133,7 +133,7 @@ def fit_stage(
     *,
     name: str,
     accelerator: str = "auto",
-    devices: int = 1,
+    devices: int | Sequence[int] = 1,
     num_nodes: int = 1,
     seed: int = 0,
     show_progress: bool = True,
@@ -156,8 +156,8 @@ def fit_stage(
     accelerator
         As Lightning names them.
     devices, num_nodes
-        Number of devices of each machine, and of machines; each device has a process of its own. In each of them
-        this function is called with the same arguments, and leaves the same weights.
+        Devices of each machine, as in :func:`resolve_process`, and number of machines; each device has a process
+        of its own. In each of them this function is called with the same arguments, and leaves the same weights.
     seed
         Seed of the batches and of whatever the objective draws; the user's random state is left alone.
     show_progress
@@ -196,7 +196,7 @@ def fit_stage(
     module = StageModule(objective, train, validation, settings, resume)
     n_cells, n_features = n_train + n_validation, sum(x.shape[1] for x in train.features)
     all_explained = partial(memory_of_all_explained, f"what stage {name!r} needs of all its cells", n_cells, n_features)
-    strategy = _strategy(devices * num_nodes, objective)
+    strategy = _strategy(devices, num_nodes, objective)
     options = {**_NO_FILES, **(trainer_kwargs or {}), **strategy, "callbacks": callbacks}
     start = time.perf_counter()
     device = train.features[0].device
@@ -214,7 +214,7 @@ def fit_stage(
         trainer = lightning.Trainer(
             max_epochs=settings.max_epochs - module.first_epoch,
             accelerator=accelerator,
-            devices=devices,
+            devices=devices if isinstance(devices, int) else list(devices),
             num_nodes=num_nodes,
             **options,
         )
@@ -296,9 +296,9 @@ _NO_FILES: dict[str, Any] = {
 }
 
 
-def _strategy(world_size: int, objective: Objective | None = None) -> dict[str, Any]:
+def _strategy(devices: int | Sequence[int], num_nodes: int, objective: Objective | None = None) -> dict[str, Any]:
     """Argument of the Trainer for several processes; none for one."""
-    if world_size == 1:
+    if (devices if isinstance(devices, int) else len(devices)) * num_nodes == 1:
         return {}
     # Critic steps give the encoders no gradient, and encoder steps the critics none. Buffers are the same everywhere.
     has_critics = objective is not None and next(objective.critic_parameters(), None) is not None

@@ -121,6 +121,19 @@ class Pipeline(nn.Module):
         return {only: _by_batch(lambda batch: (objective.encode(position, batch),), seen, batch_size)[0]}
 
     @torch.no_grad()
+    def reconstruction(self, stage: str, cells: CellTensors, batch_size: int = INFERENCE_BATCH) -> dict[str, Tensor]:
+        """Features as the codes give them back, ``(n_cells, n_features)``, of the modalities whose objective can."""
+        seen, objective = self.inputs(stage, cells), self.objective(stage)
+        some = seen.take(torch.arange(min(2, cells.n_cells), device=cells.device))
+        known = [i for i in range(len(self.names)) if objective.reconstruct(i, some) is not None]
+
+        def decoded(batch: CellTensors) -> tuple[Tensor, ...]:
+            return tuple(cast(Tensor, objective.reconstruct(i, batch)) for i in known)
+
+        features = _by_batch(decoded, seen, batch_size) if known else ()
+        return {self.names[i]: x for i, x in zip(known, features, strict=True)}
+
+    @torch.no_grad()
     def joint(self, stage: str, cells: CellTensors, batch_size: int = INFERENCE_BATCH) -> Tensor:
         """Code of all modalities together, ``(n_cells, n_latent)``; of cells that have only one, that one's."""
         if cells.present:

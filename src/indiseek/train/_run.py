@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -74,7 +74,7 @@ class Plan:
 
     settings: Mapping[str, StageSettings | None]
     accelerator: str
-    devices: int
+    devices: int | Sequence[int]
     num_nodes: int
     seed: int
     trainer_kwargs: dict[str, Any]
@@ -82,14 +82,19 @@ class Plan:
     def __post_init__(self) -> None:
         """Raise for what Lightning would take and these models cannot, or would refuse in its own words."""
         _check_trainer_kwargs(self.trainer_kwargs)
-        for name, value, low in (
-            ("devices", self.devices, 1),
-            ("num_nodes", self.num_nodes, 1),
-            ("seed", self.seed, 0),
-        ):
-            check_number(name, value, low=low, whole=True)
+        check_number("num_nodes", self.num_nodes, low=1, whole=True)
+        check_number("seed", self.seed, low=0, whole=True)
+        if isinstance(self.devices, list | tuple):
+            for number in self.devices:
+                check_number("numbers in devices", number, low=0, whole=True)
+            if not self.devices or len(set(self.devices)) < len(self.devices):
+                raise ValueError(f"expected devices to name each device once, got {self.devices}; for example [0].")
+            n_devices = len(self.devices)
+        else:
+            check_number("devices", self.devices, low=1, whole=True)
+            n_devices = cast(int, self.devices)
         strategy = self.trainer_kwargs.get("strategy", "auto")
-        if self.devices * self.num_nodes > 1 and strategy not in ("auto", "ddp"):
+        if n_devices * self.num_nodes > 1 and strategy not in ("auto", "ddp"):
             raise ValueError(
                 f"expected strategy='ddp' for several devices, got {strategy!r}; leave it out: the networks are small, "
                 "and every device holds them whole."

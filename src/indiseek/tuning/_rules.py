@@ -13,6 +13,8 @@ TIGHT_EXCESS: Final = 0.05
 # Probes of the same content on several hundred cells differ by 0.01 to 0.02 from one fit to the next.
 CONTENT_TOLERANCE: Final = 0.03
 SHARE: Final = 0.95
+# R2 of a cross-fitted probe above its null: the lowest that validation cells can tell from none.
+LEAKAGE: Final = 0.02
 
 
 class Choice(NamedTuple):
@@ -91,7 +93,7 @@ def choose_shared(
     return Choice(index, True, why)
 
 
-def choose_lam(table: pd.DataFrame, *, leakage: float = Thresholds().leakage) -> Choice:
+def choose_lam(table: pd.DataFrame, *, leakage: float = LEAKAGE) -> Choice:
     """Choose the weight of the reconstruction: the best reconstruction among those that do not leak.
 
     Parameters

@@ -1,0 +1,105 @@
+"""What a check is: a name, what is measured, how it is judged."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from indiseek.metrics._cells import Cells
+    from indiseek.metrics._thresholds import Thresholds
+    from indiseek.metrics._verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a certificate.
+
+    Attributes
+    ----------
+    check, modality, target
+        Which check, of whose codes, against what.
+    verdict
+        ``"pass"``, ``"FAIL"``, ``"too few cells"``, or ``"note"`` for what is told and not judged.
+    words
+        The sentence that says so, without a full stop.
+    value, low, high, limit
+        What was found with its 95 % interval, and the limit of the verdict; NaN where there is none.
+    n_cells, cells_needed
+        Cells it was measured on, and how many would do where they are too few (0 otherwise).
+    advice
+        What to do if the verdict is not pass; empty otherwise.
+    """
+
+    check: str
+    modality: str
+    target: str
+    verdict: Verdict
+    words: str
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    limit: float = math.nan
+    n_cells: int = 0
+    cells_needed: int = 0
+    advice: str = ""
+
+
+class Check(Protocol):
+    """One row of the certificate, in a file of its own.
+
+    To add a row, write a file with a class like this in ``metrics/checks/`` and put an instance into ``CHECKS``: the
+    table, the summary, the JSON and the plot follow.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the check and its table are called."""
+        ...
+
+    def measure(self, cells: Cells, limits: Thresholds) -> pd.DataFrame:
+        """Measure: one row a reading, empty where the check does not apply.
+
+        Parameters
+        ----------
+        cells
+            Features and codes of the held-out cells.
+        limits
+            Limits of the verdicts, for what is measured against them.
+        """
+        ...
+
+    def judge(self, row: Any, limits: Thresholds) -> Finding | None:
+        """Judge one row of the table (a named tuple), or None where it is only shown.
+
+        Parameters
+        ----------
+        row
+            The row.
+        limits
+            Limits of the verdicts.
+        """
+        ...
+
+
+def figure(value: float) -> str:
+    """Three decimals, without a minus before zero."""
+    return f"{round(value, 3) + 0.0:.3f}"
+
+
+def interval(low: float, high: float) -> str:
+    """A 95 % interval in words."""
+    return f"95 % interval {figure(low)} to {figure(high)}"
+
+
+def more_cells(needed: int, n_cells: int) -> str:
+    """What to do where the cells are too few."""
+    if needed > n_cells:
+        return f"hand in about {needed:,} held-out cells instead of {n_cells:,}"
+    return (
+        "it lies on the limit, where no number of cells tells: train for less of it, or decide whether so much matters "
+        "to you"
+    )

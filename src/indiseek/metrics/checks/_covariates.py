@@ -1,0 +1,64 @@
+"""What else is in the codes: depth, batch, donor, or any other column."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from indiseek.metrics._explained import explained
+
+from ._check import Finding, figure, interval
+from ._independence import reading_columns
+
+if TYPE_CHECKING:
+    from indiseek.metrics._cells import Cells
+    from indiseek.metrics._thresholds import Thresholds
+
+
+class Covariates:
+    """Variance of each covariate that each code explains, beside the same for permuted cells (``null``).
+
+    Labels are taken apart into indicators, so that the share is that of telling the labels apart. Nothing is judged:
+    whether a code should hold depth or a batch is the user's to say.
+    """
+
+    name = "covariates"
+
+    def measure(self, cells: Cells, limits: Thresholds) -> pd.DataFrame:
+        """One row a code and covariate."""
+        codes = {("all", "joint"): cells.joint} if cells.joint is not None else {}
+        codes |= {(modality, "shared"): array for modality, array in cells.shared.items()}
+        codes |= {(modality, "specific"): array for modality, array in cells.specific.items()}
+        order = np.random.default_rng([cells.seed, 14]).permutation(cells.n_cells)
+        rows = []
+        for covariate, values in cells.covariates.items():
+            for (modality, code), array in codes.items():
+                reading = explained(array, values, seed=cells.seed)
+                null = explained(array, values[order], seed=cells.seed)
+                columns = reading_columns(reading, limits.independence)
+                rows.append(
+                    {"modality": modality, "code": code, "covariate": covariate}
+                    | {name: columns[name] for name in ("map", "products", "total", "se", "low", "high", "n_cells")}
+                    | {"null": null.total, "told": code != "shared" or cells.joint is None}
+                )
+        return pd.DataFrame(rows)
+
+    def judge(self, row: Any, limits: Thresholds) -> Finding | None:
+        """A note for what a code holds beyond the limit of independence; the joint code speaks for the shared ones."""
+        if row.low <= limits.independence or not row.told:
+            return None
+        name = "Joint shared code" if row.code == "joint" else f"{row.modality}, {row.code} code"
+        return Finding(
+            self.name,
+            row.modality,
+            f"{row.covariate} in the {row.code} code",
+            "note",
+            f"{name}: also tells {row.covariate} (explains {figure(row.total)} of its variance, "
+            f"{interval(row.low, row.high)}; permuted {figure(row.null)})",
+            value=row.total,
+            low=row.low,
+            high=row.high,
+            n_cells=row.n_cells,
+        )

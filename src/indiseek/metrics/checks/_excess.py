@@ -1,0 +1,82 @@
+"""Whether the shared code holds what only one modality knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from indiseek.metrics._explained import explained
+
+from ._check import Finding, figure, interval, more_cells
+from ._independence import reading_columns
+
+if TYPE_CHECKING:
+    from indiseek.metrics._cells import Cells
+    from indiseek.metrics._thresholds import Thresholds
+
+
+class Excess:
+    """Variance that the shared code explains of ``X_i - E[X_i | X_others]``, which the others cannot know.
+
+    The joint code is judged where there is one, because it is the space that is shown; each modality's own otherwise.
+    """
+
+    name = "excess"
+
+    def measure(self, cells: Cells, limits: Thresholds) -> pd.DataFrame:
+        """One row for each shared code and modality."""
+        rows = []
+        for modality in cells.features:
+            codes = {"shared": cells.shared[modality]}
+            if cells.joint is not None:
+                codes["joint"] = cells.joint
+            private = cells.features[modality] - cells.predictable(modality)
+            if not cells.varies(private):
+                continue
+            for code, array in codes.items():
+                reading = explained(array, private, seed=cells.seed)
+                rows.append(
+                    {"modality": modality, "code": code, "others": " and ".join(cells.others(modality))}
+                    | reading_columns(reading, limits.excess)
+                    | {"judged": code == list(codes)[-1]}
+                )
+        return pd.DataFrame(rows)
+
+    def judge(self, row: Any, limits: Thresholds) -> Finding | None:
+        """Three verdicts; each modality's own code is only shown where there is a joint one."""
+        if not row.judged:
+            return None
+        name = "Joint shared code" if row.code == "joint" else f"Shared code of {row.modality}"
+        what = f"what only {row.modality} knows"
+        figures = (
+            f"explains {figure(row.total)} of what {row.others} cannot know of {row.modality}, "
+            f"{interval(row.low, row.high)}, limit {figure(limits.excess)}; map {figure(row.map)}, products "
+            f"{figure(row.products)}"
+        )
+        words = {
+            "pass": f"{name}: holds next to nothing of {what} ({figures})",
+            "FAIL": f"{name}: NOT only shared, it also holds {what} ({figures})",
+        }.get(row.verdict, f"{name}: too few cells to tell whether it holds {what} ({figures})")
+        advice = ""
+        if row.verdict == "FAIL":
+            advice = (
+                f"train with fewer shared dimensions than {row.n_inputs} or a stronger alignment: what only "
+                f"{row.modality} knows then stays out"
+            )
+        elif row.verdict != "pass":
+            advice = more_cells(row.cells_needed, row.n_cells)
+        return Finding(
+            self.name,
+            row.modality,
+            what,
+            row.verdict,
+            words,
+            value=row.total,
+            low=row.low,
+            high=row.high,
+            limit=limits.excess,
+            n_cells=row.n_cells,
+            cells_needed=row.cells_needed,
+            advice=advice,
+        )

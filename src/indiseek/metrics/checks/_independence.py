@@ -1,0 +1,116 @@
+"""Whether a specific code is independent of the other modality: map and products, over all cells."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from indiseek.metrics._explained import Explained, explained
+from indiseek.metrics._verdict import cells_to_tell, judge_explained
+
+from ._check import Finding, figure, interval, more_cells
+
+if TYPE_CHECKING:
+    from indiseek.metrics._cells import Cells
+    from indiseek.metrics._thresholds import Thresholds
+
+
+class Independence:
+    """Variance that a specific code explains of what it should not hold, with the limit on the total.
+
+    Targets are the ``shared`` code of the other modality, which is what a method made the code independent of, and the
+    ``predictable`` part of the code's own modality, ``E[X_i | X_j]``, which says nothing about any code and catches a
+    shared code that holds too little.
+    """
+
+    name = "independence"
+
+    def measure(self, cells: Cells, limits: Thresholds) -> pd.DataFrame:
+        """One row for each specific code, other modality and target."""
+        rows = []
+        for modality, other in cells.pairs() if cells.specific else ():
+            for target, array in cells.forbidden(modality, other).items():
+                reading = explained(cells.specific[modality], array, seed=cells.seed)
+                rows.append(
+                    {"modality": modality, "target": target, "other": other}
+                    | reading_columns(reading, limits.independence)
+                    | {"n_training": cells.n_reference}
+                )
+        return pd.DataFrame(rows)
+
+    def judge(self, row: Any, limits: Thresholds) -> Finding:
+        """Pass, FAIL or too few cells, with the number of cells that would do."""
+        what = target_words(row)
+        figures = (
+            f"explains {figure(row.total)} of its variance, {interval(row.low, row.high)}, limit "
+            f"{figure(limits.independence)}; map {figure(row.map)}, products {figure(row.products)}"
+        )
+        begin = f"{row.modality}-specific space: "
+        words = {
+            "pass": f"{begin}independent of {what} ({figures})",
+            "FAIL": f"{begin}NOT independent of {what} ({figures})",
+        }.get(row.verdict, f"{begin}too few cells to tell whether it is independent of {what} ({figures})")
+        advice = ""
+        if row.verdict == "FAIL":
+            advice = fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence)
+        elif row.verdict != "pass":
+            advice = more_cells(row.cells_needed, row.n_cells)
+        return Finding(
+            self.name,
+            row.modality,
+            what,
+            row.verdict,
+            words,
+            value=row.total,
+            low=row.low,
+            high=row.high,
+            limit=limits.independence,
+            n_cells=row.n_cells,
+            cells_needed=row.cells_needed,
+            advice=advice,
+        )
+
+
+def reading_columns(reading: Explained, limit: float) -> dict[str, object]:
+    """A reading as columns of a table, with its verdict."""
+    low, high = reading.interval
+    verdict = judge_explained(reading, limit)
+    return {
+        "map": reading.map,
+        "products": reading.products,
+        "total": reading.total,
+        "se": reading.se,
+        "low": low,
+        "high": high,
+        "null_se": reading.null_se,
+        "limit": limit,
+        "verdict": verdict,
+        "n_cells": reading.n_cells,
+        "cells_needed": 0 if verdict in ("pass", "FAIL") else cells_to_tell(reading, limit),
+        "n_inputs": reading.n_inputs,
+    }
+
+
+def target_words(row: Any) -> str:
+    """What a row's target is called."""
+    if row.target == "shared":
+        return f"the shared code of {row.other}"
+    return f"the part of {row.modality} that {row.other} predicts"
+
+
+def fewer_dimensions(modality: str, n_inputs: int, n_training: int, limit: float) -> str:
+    """What lowers a leak: whitening d dimensions per state from n cells errs by about d^2 / n."""
+    if n_training:
+        few = max(2, math.floor(math.sqrt(limit * n_training)))
+        if few < n_inputs:
+            return (
+                f"train {modality} with fewer components: whitening {n_inputs} dimensions from {n_training:,} training "
+                f"cells errs by about {n_inputs}^2 / {n_training:,} = {n_inputs**2 / n_training:.3f}, "
+                f"{few} by {few**2 / n_training:.3f}"
+            )
+    return (
+        f"train {modality} on more cells or with a wider condition: its {n_inputs} dimensions are few, so that the "
+        "leak is not noise of the covariance"
+    )

@@ -1,0 +1,85 @@
+"""Whether a network or boosted trees predict what a specific code should not hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from indiseek.metrics._nonlinear import nonlinear_probes
+from indiseek.metrics._verdict import at_most, two_digits
+
+from ._check import Finding, figure, more_cells
+from ._independence import fewer_dimensions, target_words
+
+if TYPE_CHECKING:
+    from indiseek.metrics._cells import Cells
+    from indiseek.metrics._thresholds import Thresholds
+
+
+class Probes:
+    """Cross-fitted nonlinear probes from a specific code: lower bounds that see what means and products do not.
+
+    Only the ``shared`` code of the other modality is asked for, where a nonlinear dependence would be left.
+    """
+
+    name = "probes"
+
+    def measure(self, cells: Cells, limits: Thresholds) -> pd.DataFrame:
+        """One row for each specific code and other modality: R2 and standard error of both probes."""
+        rows = []
+        for modality, other in cells.pairs() if cells.specific else ():
+            target = cells.forbidden(modality, other)
+            if "shared" not in target:
+                continue
+            code = cells.specific[modality]
+            found = nonlinear_probes(code, target["shared"], seed=cells.seed)
+            best = max(found, key=lambda name: found[name].r2)
+            value, se = found[best].r2, found[best].se
+            rows.append(
+                {"modality": modality, "target": "shared", "other": other}
+                | {name: probed.r2 for name, probed in found.items()}
+                | {f"{name}_se": probed.se for name, probed in found.items()}
+                | {"best": best, "r2": value, "low": value - 1.96 * se, "high": value + 1.96 * se}
+                | {
+                    "verdict": at_most(value, se, limits.independence, n_cells=cells.n_cells),
+                    "n_cells": cells.n_cells,
+                    "cells_needed": max(300, two_digits(cells.n_cells * (2.9 * se / limits.independence) ** 2)),
+                    "n_inputs": code.shape[1],
+                    "n_training": cells.n_reference,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def judge(self, row: Any, limits: Thresholds) -> Finding:
+        """The better of the two probes against the limit of independence."""
+        name = {"mlp": "a network", "trees": "boosted trees"}[row.best]
+        what = target_words(row)
+        figures = (
+            f"network R2 {figure(row.mlp)}, boosted trees {figure(row.trees)}, limit {figure(limits.independence)}, "
+            f"at least so much with {row.n_cells:,} cells"
+        )
+        begin = f"{row.modality}-specific space: "
+        words = {
+            "pass": f"{begin}neither a network nor boosted trees predict {what} ({figures})",
+            "FAIL": f"{begin}{name} predict{'s' if row.best == 'mlp' else ''} {what} ({figures})",
+        }.get(row.verdict, f"{begin}too few cells for a network and boosted trees on {what} ({figures})")
+        advice = ""
+        if row.verdict == "FAIL":
+            advice = fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence)
+        elif row.verdict != "pass":
+            advice = more_cells(row.cells_needed, row.n_cells)
+        return Finding(
+            self.name,
+            row.modality,
+            what,
+            row.verdict,
+            words,
+            value=row.r2,
+            low=row.low,
+            high=row.high,
+            limit=limits.independence,
+            n_cells=row.n_cells,
+            cells_needed=row.cells_needed if row.verdict == "too few cells" else 0,
+            advice=advice,
+        )
