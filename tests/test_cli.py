@@ -12,6 +12,7 @@ from model_contract import At, interrupt
 
 from indiseek import cli
 from indiseek.data import open_mudata
+from indiseek.models import IndiSeekModel
 from indiseek.train import Checkpoint
 
 
@@ -75,16 +76,16 @@ def test_stopped_in_any_stage_the_same_command_goes_on_to_the_same_codes(
     written = ["checkpoint", "latents.zarr", "model", "training.png"]
     assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == written
     codes = anndata.read_zarr(tmp_path / "whole" / "latents.zarr").obsm
-    train = cli.IndiSeekModel.train
+    train = IndiSeekModel.train
     # That every stage does is in the contract of the models.
     for stage in (0, 2):
         out = tmp_path / str(stage)
         callbacks = [At(stage, interrupt, epoch=1)]
-        monkeypatch.setattr(cli.IndiSeekModel, "train", functools.partialmethod(train, callbacks=callbacks))
+        monkeypatch.setattr(IndiSeekModel, "train", functools.partialmethod(train, callbacks=callbacks))
         assert _train(cells_on_disk, out) == 130
         assert "indiseek: stopped; the same command goes on" in capsys.readouterr().err
         assert [path.name for path in out.iterdir()] == ["checkpoint"]
-        monkeypatch.setattr(cli.IndiSeekModel, "train", train)
+        monkeypatch.setattr(IndiSeekModel, "train", train)
         assert _train(cells_on_disk, out) == 0
         assert f"going on from {out / 'checkpoint' / 'checkpoint.pt'}" in log.text
         found = anndata.read_zarr(out / "latents.zarr").obsm

@@ -877,7 +877,8 @@ class MultimodalModel(ABC):
         write_saved(payload, self._schema, directory, self._mdata if save_mdata else None)
         if save_mdata and cast(MuData, self._mdata).isbacked:
             # What is open may be the file that has just been replaced; changes to it would be lost.
-            self._cells = reopened(cast(MuData, self._mdata), directory, self._schema) or self._cells
+            if reopened(cast(MuData, self._mdata), directory, self._schema) is not None:
+                self._cells = self._read(cast(MuData, self._mdata))
 
     @classmethod
     @plain_torch()

@@ -14,7 +14,7 @@ from mudata import MuData
 from indiseek.data import checked_array, new_zarr, progress
 from indiseek.models._base import MultimodalModel
 from indiseek.objectives import gather_objects, rank
-from indiseek.train import INFERENCE_BATCH
+from indiseek.train import INFERENCE_BATCH, plain_torch
 
 # Whole batches and whole chunks of the transforms, so that the codes are those of write_latents to the last bit.
 _CHUNK_CELLS = 16 * INFERENCE_BATCH
@@ -22,6 +22,7 @@ _CHUNK_CELLS = 16 * INFERENCE_BATCH
 _GOING_ON, _DONE = "going on", "done"
 
 
+@plain_torch()
 def embed(
     model: MultimodalModel,
     mdata: MuData | None,
