@@ -54,7 +54,10 @@ FAULTS: dict[str, tuple[Callable[[np.random.Generator, AnnData], AnnData], str]]
     "empty cell": (lambda rng, a: _with(a, rng.integers(a.n_obs), slice(None), 0.0), "counts in every cell"),
     "constant": (lambda rng, a: _with(a, slice(None), slice(None), 3.0), "features that vary"),
     "other order": (lambda rng, a: a[np.roll(np.arange(a.n_obs), 1)].copy(), "paired cells.*in another order; put"),
-    "suffix": (lambda rng, a: _renamed(a, [f"{name}-1" for name in a.obs_names]), "paired cells.*by a suffix, as .*add"),
+    "suffix": (
+        lambda rng, a: _renamed(a, [f"{name}-1" for name in a.obs_names]),
+        "paired cells.*by a suffix, as .*add",
+    ),
     "fewer": (lambda rng, a: a[: a.n_obs - 3].copy(), "paired cells.*3 cells without it; .*intersect_obs"),
     "same names": (lambda rng, a: _renamed(a, ["x", "x", *a.obs_names[2:]]), "unique cell names"),
 }

@@ -291,15 +291,15 @@ class Cells:
             if names.equals(self.names):
                 continue
             n_left = len(self.names.intersection(names))
-            what = (
-                "the same cells in another order"
-                if n_left == len(names) == len(self)
-                else (f"{n_left} of them and {len(names) - n_left} others")
-            )
+            what, which = f"{n_left} of them and {len(names) - n_left} others", "it"
+            if n_left == len(names) == len(self):
+                parts = ", ".join(f"{part!r}: mdata[{part!r}]" for part in self.values)
+                what, which = "the same cells in another order", f"mudata.MuData({{{parts}}})"
             raise ValueError(
                 f"expected the {len(self)} cells with which the model was made, got {what}"
-                f"{f' in modality {name!r}' if name else ''}: the MuData has changed since; pass it as mdata, as in "
-                "get_latent_representation(mdata) or write_latents(mdata), for codes of its cells as they are now."
+                f"{f' in modality {name!r}' if name else ''}, because the MuData has changed since; pass {which} as "
+                "mdata, as in get_latent_representation(mdata) or write_latents(mdata), for codes of its cells as they "
+                "are now."
             )
 
     @property

@@ -151,9 +151,7 @@ def read_to_encode(
     extra = adata.var_names.difference(wanted, sort=False).difference(pd.Index(dropped), sort=False)
     if len(missing) or len(extra):
         parts = [
-            f"{len(x)} {word} ({', '.join(map(repr, x[:5]))})"
-            for x, word in ((missing, "missing"), (extra, "extra"))
-            if len(x)
+            f"{len(x)} {word} ({', '.join(x[:5])})" for x, word in ((missing, "missing"), (extra, "extra")) if len(x)
         ]
         raise ValueError(
             f"expected in modality {name!r} the {len(wanted)} features that the model was trained on, got "

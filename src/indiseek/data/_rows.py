@@ -127,6 +127,8 @@ def positions(name: str, given: ArrayLike, n_cells: int, *, low: int = 0) -> NDA
         If they are no whole numbers.
     ValueError
         If one is out of range, or a mask is of another length.
+    IndexError
+        If one is out of range where positions may count from the end.
     """
     found = np.asarray(given)
     if found.dtype == bool:
@@ -144,11 +146,12 @@ def positions(name: str, given: ArrayLike, n_cells: int, *, low: int = 0) -> NDA
             f"{found.ravel()[0]!r}; convert them, for names with mdata.obs_names.get_indexer(names)."
         )
     if found.min() < low or found.max() >= n_cells:
-        raise ValueError(
+        # As Python does it where positions may count from the end.
+        raise (IndexError if low < 0 else ValueError)(
             f"expected positions between {low} and {n_cells - 1}, got {found.min()} to {found.max()}; "
             f"{name} takes positions in the MuData, not names."
         )
-    return found.ravel().astype(np.intp)
+    return np.arange(n_cells)[found.ravel()]
 
 
 def _plain(part: ArrayLike) -> list[Any]:

@@ -19,7 +19,7 @@ PROTEIN_NAMES = ("prot", "protein", "adt", "ab")
 _RESERVED = "shared"
 _ISOTYPE = re.compile(r"isotype|^igg\d|(mouse|rat|hamster)[ _.-]*igg", re.IGNORECASE)
 # They part the paths of h5mu and zarr, and of modules of torch.
-_NOT_IN_NAMES = "./\\"
+_NOT_IN_NAMES = "./"
 # Key in .uns.
 _NOTE = "indiseek_setup"
 

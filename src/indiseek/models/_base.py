@@ -828,6 +828,7 @@ class MultimodalModel(ABC):
 
     # On disk
 
+    @plain_torch()
     def save(
         self,
         dir_path: str | Path,
