@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from indiseek.data._disk import DiskMatrix, Matrix, Values, is_sparse, row_chunks
 from indiseek.data._open import COMPLETE, SLOTS, opened
+from indiseek.data._progress import progress
 from indiseek.data._values import canonical_values
 from indiseek.data._zarr import check_room, checked_array, new_zarr
 
@@ -74,7 +75,7 @@ def convert(
     with (
         opened(source) as mdata,
         new_zarr(target, overwrite=overwrite, sources=[Path(source)]) as path,
-        tqdm(desc="convert", unit="cell", disable=not show_progress) as bar,
+        progress(desc="convert", unit="cell", disable=not show_progress) as bar,
     ):
         matrices = {
             f"mod/{name}/{key}": _values(adata, layer, name)

@@ -19,6 +19,7 @@ from indiseek.data._disk import CHUNK_CELLS, Matrix, Values, row_chunks
 
 # Cells that are transformed at once: what is computed on the way takes several times the memory of the values.
 _STEP_CELLS = CHUNK_CELLS // 4
+_TINY = 1e-30
 
 
 class Transform(nn.Module, ABC):
@@ -86,7 +87,7 @@ class Transform(nn.Module, ABC):
         """
         wanted = np.arange(values.shape[0]) if rows is None else rows
         order = np.argsort(wanted, kind="stable")
-        result = torch.empty((len(wanted), self.n_output), device=self.device)
+        result = torch.empty((len(wanted), self.n_output), dtype=torch.float32, device=self.device)
         places = torch.from_numpy(order).to(self.device)
         for chunk in row_chunks(values, wanted[order]):
             for piece in row_chunks(chunk, size=_STEP_CELLS):
@@ -96,7 +97,7 @@ class Transform(nn.Module, ABC):
 
     def _set_buffers(self, **buffers: NDArray[Any]) -> None:
         for key, value in buffers.items():
-            self.register_buffer(key, torch.as_tensor(value, dtype=torch.float32))
+            self.register_buffer(key, torch.from_numpy(np.asarray(value, dtype=np.float32)))
 
 
 def to_tensor(chunk: Matrix, device: torch.device) -> Tensor:
@@ -273,7 +274,8 @@ class LogNormalizePCA(Transform):
         variances, axes = variances[::-1], axes[:, ::-1]
         # The sign of an eigenvector is arbitrary; fixed, the components do not depend on the solver.
         axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(n_components)])
-        axes = axes * inverse[:, None] / np.sqrt(variances.mean())
+        # Where nothing varies, the axes are 0 already.
+        axes = axes * inverse[:, None] / np.sqrt(max(variances.mean(), _TINY))
         loadings = np.zeros((values.shape[1], n_components))
         loadings[picked] = axes
         self._set_buffers(loadings=loadings, center=mean @ axes)
@@ -286,7 +288,11 @@ class LogNormalizePCA(Transform):
         crow = values.crow_indices()
         counts = values.values()
         cell = torch.repeat_interleave(torch.arange(len(crow) - 1, device=crow.device), crow.diff())
-        library = torch.zeros(len(crow) - 1, device=crow.device).index_add_(0, cell, counts).clamp_min(1e-8)
+        library = (
+            torch.zeros(len(crow) - 1, dtype=counts.dtype, device=crow.device)
+            .index_add_(0, cell, counts)
+            .clamp_min(1e-8)
+        )
         logs = torch.log1p(counts * (self.target_sum / library)[cell])
         return _csr(crow, values.col_indices(), logs, values.shape) @ self.loadings - self.center
 

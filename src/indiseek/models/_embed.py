@@ -10,12 +10,11 @@ import zarr
 from anndata import AnnData
 from anndata.io import write_elem
 from mudata import MuData
-from tqdm import tqdm
 
-from indiseek.data import checked_array, files_of, new_zarr
+from indiseek.data import checked_array, files_of, new_zarr, progress
 from indiseek.models._base import MultimodalModel
 from indiseek.objectives import gather_objects, rank
-from indiseek.train import INFERENCE_BATCH
+from indiseek.train import INFERENCE_BATCH, plain_torch
 
 # Whole batches and whole chunks of the transforms, so that the codes are those of write_latents to the last bit.
 _CHUNK_CELLS = 16 * INFERENCE_BATCH
@@ -23,6 +22,7 @@ _CHUNK_CELLS = 16 * INFERENCE_BATCH
 _GOING_ON, _DONE = "going on", "done"
 
 
+@plain_torch()
 def embed(
     model: MultimodalModel,
     mdata: MuData | None,
@@ -89,7 +89,7 @@ def _write(
     read = cast(MuData, model.adata if mdata is None else mdata)
     with (
         new_zarr(target, overwrite=overwrite, sources=files_of(read)) as path,
-        tqdm(total=n_cells, desc="embed", unit="cell", disable=not show_progress) as bar,
+        progress(total=n_cells, desc="embed", unit="cell", disable=not show_progress) as bar,
     ):
         root = zarr.open_group(path, mode="w", zarr_format=3)
         write_elem(root, "/", AnnData(obs=read.obs), dataset_kwargs={"shards": None})

@@ -16,7 +16,7 @@ import torch
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
-from indiseek._checks import by_name, check_choice, check_number
+from indiseek._checks import by_name, check_choice, check_flag, check_number
 from indiseek.data import Split, SplitOptions, Transform
 from indiseek.models._base import FEWER_CELLS, MIN_HELD_OUT_CELLS, MultimodalModel
 from indiseek.models._options import ClosedForm, Flow, NCEClub, Options, check_dimension
@@ -29,7 +29,18 @@ from indiseek.objectives import (
     NCEClubObjective,
     Objective,
 )
-from indiseek.train import Fitted, Pipeline, Schedule, Shapes, Space, Stage, resolve_device, settings_of
+from indiseek.train import (
+    Fitted,
+    Pipeline,
+    Schedule,
+    Shapes,
+    Space,
+    Stage,
+    one_at_a_time,
+    plain_torch,
+    resolve_device,
+    settings_of,
+)
 from indiseek.tuning import Grid, Record, Trials, Tuning, candidates, fingerprint_of_data, search
 
 logger = logging.getLogger(__name__)
@@ -280,6 +291,7 @@ class IndiSeekModel(MultimodalModel):
                 f"transform, got {self._options.n_shared}; choose a smaller one."
             )
 
+    @plain_torch()
     def tune(
         self,
         *,
@@ -350,7 +362,9 @@ class IndiSeekModel(MultimodalModel):
         """
         if self.is_trained:
             raise RuntimeError("expected an untrained model, got a trained one; make a new model to tune it.")
-        cells = self._training_cells()
+        check_number("seed", seed, low=0, whole=True)
+        check_flag("choose_n_specific", choose_n_specific)
+        cells = self._unchanged_cells()
         options = SplitOptions(
             train_size=train_size, validation_size=validation_size, external_indexing=external_indexing
         )
@@ -389,23 +403,24 @@ class IndiSeekModel(MultimodalModel):
             "options": fixed._options.record(),
             "settings": {name: asdict(cast(Any, value)) for name, value in settings.items()},
         }
-        tuning = search(
-            Trials(
-                new_pipeline=lambda changes: Pipeline(
-                    fitted.transforms, self._with(changes)._stages(), cells.schema.n_categories, seed
-                ).to(device),
-                names=self.modalities,
-                train=pipeline.tensors(cells, split.train),
-                validation=pipeline.tensors(cells, split.validation),
-                settings=settings,
-                accelerator=accelerator,
-                seed=seed,
-            ),
-            grid,
-            Record(directory, fingerprint),
-            choose_dimensions=choose_n_specific,
-            show_progress=show_progress,
-        )
+        with one_at_a_time:
+            tuning = search(
+                Trials(
+                    new_pipeline=lambda changes: Pipeline(
+                        fitted.transforms, self._with(changes)._stages(), cells.schema.n_categories, seed
+                    ).to(device),
+                    names=self.modalities,
+                    train=pipeline.tensors(cells, split.train),
+                    validation=pipeline.tensors(cells, split.validation),
+                    settings=settings,
+                    accelerator=accelerator,
+                    seed=seed,
+                ),
+                grid,
+                Record(directory, fingerprint),
+                choose_dimensions=choose_n_specific,
+                show_progress=show_progress,
+            )
         self._options = self._with(tuning.chosen)._options
         self._chosen_on = options.record() | {"seed": seed}
         logger.info(f"{tuning.headline}: {'; '.join(tuning.reasons)}. train() uses it, with the same split and seed.")
@@ -420,6 +435,7 @@ class IndiSeekModel(MultimodalModel):
         other._options = replace(self._options, **own)
         return other
 
+    @plain_torch()
     def counterfactual(
         self, *, modality: str, indices: ArrayLike, donors: ArrayLike, mdata: MuData | None = None
     ) -> NDArray[np.float32]:

@@ -48,13 +48,13 @@ class Pipeline(nn.Module):
         self.stages = {stage.name: stage for stage in stages}
         self.transforms = nn.ModuleList(transforms.values())
         self._shapes = Shapes({}, {}, dict(n_categories))
-        for name, transform in transforms.items():
-            self._shapes.n_features[name], self._shapes.ranks[name] = transform.n_output, transform.rank
-        self.n_features = sum(self._shapes.n_features.values())
         self.objectives = nn.ModuleDict()
         # From which the next stage's weights are drawn.
         self.random_state = torch.Generator().manual_seed(seed).get_state()
         self.bridge = _Bridge()
+        for name, transform in transforms.items():
+            self._shapes.n_features[name], self._shapes.ranks[name] = transform.n_output, transform.rank
+        self.n_features = sum(self._shapes.n_features.values())
 
     @property
     def device(self) -> torch.device:
