@@ -8,6 +8,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from matplotlib.collections import PathCollection
 from matplotlib.image import imread
 from scipy import sparse
