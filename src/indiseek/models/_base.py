@@ -47,9 +47,13 @@ from indiseek.data import (
 from indiseek.metrics import Certificate, Thresholds
 from indiseek.models._certificate import certificate
 from indiseek.models._options import Options
-from indiseek.models._saved import malformed_named, read_beside, read_saved, reopened, write_saved
 from indiseek.objectives import rank
 from indiseek.train import (
+    malformed_named,
+    read_beside,
+    read_saved,
+    reopened,
+    write_saved,
     INFERENCE_BATCH,
     Fitted,
     MakeViews,
