@@ -49,11 +49,6 @@ from indiseek.models._certificate import certificate
 from indiseek.models._options import Options
 from indiseek.objectives import rank
 from indiseek.train import (
-    malformed_named,
-    read_beside,
-    read_saved,
-    reopened,
-    write_saved,
     INFERENCE_BATCH,
     Fitted,
     MakeViews,
@@ -63,10 +58,15 @@ from indiseek.train import (
     amount_of,
     empty_transforms,
     fit_pipeline,
+    malformed_named,
     memory_explained,
     plain_torch,
+    read_beside,
+    read_saved,
+    reopened,
     resolve_device,
     settings_of,
+    write_saved,
 )
 
 logger = logging.getLogger(__name__)
