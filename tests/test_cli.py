@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import functools
+import io
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +14,16 @@ import mudata
 import numpy as np
 import pytest
 from model_contract import At, interrupt
+from rich.console import Console
 
 from indiseek import cli
 from indiseek.data import open_mudata
+from indiseek.models import IndiSeekModel, NCEClub
+from indiseek.nn import Encoder
 from indiseek.train import Checkpoint
+
+SMALL = {"specific": NCEClub(critic_hidden=(16,)), "n_shared": 4, "n_specific": 3, "encoder": Encoder(hidden=(32,))}
+FAST = {"max_epochs": 1, "batch_size": 64, "accelerator": "cpu", "show_progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +86,16 @@ def test_stopped_in_any_stage_the_same_command_goes_on_to_the_same_codes(
     written = ["checkpoint", "latents.zarr", "model", "training.png"]
     assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == written
     codes = anndata.read_zarr(tmp_path / "whole" / "latents.zarr").obsm
-    train = cli.IndiSeekModel.train
+    train = IndiSeekModel.train
     # That every stage does is in the contract of the models.
     for stage in (0, 2):
         out = tmp_path / str(stage)
         callbacks = [At(stage, interrupt, epoch=1)]
-        monkeypatch.setattr(cli.IndiSeekModel, "train", functools.partialmethod(train, callbacks=callbacks))
+        monkeypatch.setattr(IndiSeekModel, "train", functools.partialmethod(train, callbacks=callbacks))
         assert _train(cells_on_disk, out) == 130
         assert "indiseek: stopped; the same command goes on" in capsys.readouterr().err
         assert [path.name for path in out.iterdir()] == ["checkpoint"]
-        monkeypatch.setattr(cli.IndiSeekModel, "train", train)
+        monkeypatch.setattr(IndiSeekModel, "train", train)
         assert _train(cells_on_disk, out) == 0
         assert f"going on from {out / 'checkpoint' / 'checkpoint.pt'}" in log.text
         found = anndata.read_zarr(out / "latents.zarr").obsm
@@ -99,8 +110,128 @@ def test_a_second_training_into_one_directory_is_refused(cells_on_disk, tmp_path
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint"]
 
 
+def test_neither_the_input_nor_a_file_of_the_users_is_replaced_by_results(cells_on_disk, h5mu, tmp_path, capsys):
+    cells = Path(shutil.copytree(cells_on_disk, tmp_path / "latents.zarr"))
+    before = {path: path.read_bytes() for path in cells.rglob("*") if path.is_file()}
+    model = IndiSeekModel(open_mudata(cells), **SMALL)
+    model.train(**FAST, write_latents=False)
+    model.save(tmp_path / "other")
+    # The cells carry our mark, because convert has written them, and are no result all the same.
+    for command in (
+        ["train", str(cells), "--out", str(tmp_path)],
+        ["embed", str(tmp_path / "other"), str(cells), "--out", str(cells), "--overwrite"],
+        ["convert", str(cells), str(cells), "--overwrite"],
+    ):
+        assert cli.main(command) == 2
+        assert "which is read from" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in cells.rglob("*") if path.is_file()} == before
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, command in (
+        ("training.png", ["train", str(cells), "--out", str(out)]),
+        ("latents.zarr", ["train", str(cells), "--out", str(out)]),
+        ("latents.h5mu", ["train", str(h5mu), "--out", str(out)]),
+        ("certificate.json", ["demo", "--out", str(out)]),
+    ):
+        (out / name).write_text("mine")
+        assert cli.main(command) == 2
+        assert f"expected nothing at {out / name}, or what indiseek has written" in capsys.readouterr().err
+        assert (out / name).read_text() == "mine"
+        # Said before any work.
+        assert os.listdir(out) == [name]
+        (out / name).unlink()
+
+
+def test_results_are_replaced_by_those_of_the_next_run_and_links_followed(cells_on_disk, tmp_path):
+    out = tmp_path / "out"
+    assert _train(cells_on_disk, out) == 0
+    (out / "latents.zarr").rename(tmp_path / "far.zarr")
+    (out / "training.png").rename(tmp_path / "far.png")
+    (out / "latents.zarr").symlink_to(tmp_path / "far.zarr")
+    (out / "training.png").symlink_to(tmp_path / "far.png")
+    before = (tmp_path / "far.png").stat().st_ino
+    assert _train(cells_on_disk, out) == 0
+    assert (out / "latents.zarr").is_symlink() and (out / "training.png").is_symlink()
+    assert (tmp_path / "far.png").stat().st_ino != before
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_what_was_trained_is_not_lost_when_its_writing_fails(cells_on_disk, tmp_path, monkeypatch, capsys, log, error):
+    out, save = tmp_path / "out", cli.IndiSeekModel.save
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli.IndiSeekModel, "save", fails)
+    assert _train(cells_on_disk, out) == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    assert (out / "checkpoint" / "checkpoint.pt").exists()
+    monkeypatch.setattr(cli.IndiSeekModel, "save", save)
+    log.clear()
+    assert _train(cells_on_disk, out) == 0
+    assert "going on from" in log.text and "stage 'specific'" in log.text
+    assert [path.name for path in (out / "checkpoint").iterdir()] == ["checkpoint.lock"]
+
+
 def test_what_cannot_be_used_is_said_in_one_line(tmp_path, capsys):
     for arguments in (["train", "none.h5mu"], ["convert", "none.h5mu", str(tmp_path / "out.zarr")]):
         assert cli.main(arguments) == 2
         message = capsys.readouterr().err
         assert message.startswith("indiseek: expected an h5mu file") and message.count("\n") == 1
+
+
+def test_a_wrong_path_is_said_before_anything_is_imported(tmp_path):
+    code = (
+        "import sys; from indiseek.cli import main; status = main(sys.argv[1:]); "
+        "assert not {'torch', 'scanpy', 'anndata', 'matplotlib', 'lightning'} & set(sys.modules); sys.exit(status)"
+    )
+    for arguments, said in (
+        (
+            ["train", "none.h5mu"],
+            "expected an h5mu file or a zarr directory at none.h5mu, got nothing; check",
+        ),
+        (["embed", "no", "none.h5mu"], "expected a saved model in no, got no such directory; give the directory of"),
+        (["train", "none.h5mu", "--seed", "-1"], "expected a whole number of at least 0, got '-1'; give one."),
+        (["train", "none.h5mu", "--max-epochs", "1.5"], "expected a whole number of at least 1, got '1.5'; give one."),
+    ):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 2 and said in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_colour_and_a_device_that_do_not_exist_are_said_before_training(h5mu, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("indiseek.train._fit.fit_stage", None)
+    command = ["train", str(h5mu), "--out", str(tmp_path / "out")]
+    assert cli.main([*command, "--color", "NOSUCH"]) == 2
+    assert "expected a column of .obs or a feature of ['rna', 'prot'], got 'NOSUCH'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*command, "--accelerator", "nonsense"]) == 2
+    assert "expected a device that this machine has, got accelerator='nonsense'" in capsys.readouterr().err
+
+
+def test_names_are_shown_as_they_are_wherever_they_stand(make_mdata, tmp_path):
+    cells = make_mdata()
+    names = ["CD3 [/foo]", "[bold]x", r"$\foo$", "\x1b[31mred", "_y", *cells["prot"].var_names[5:]]
+    cells["prot"].var_names = names
+    with mudata.set_options(pull_on_update=False):
+        mdata = mudata.MuData({"[red]rna": cells["rna"], "[x] $p$": cells["prot"]})
+    IndiSeekModel.setup_mudata(mdata, modalities=["[red]rna", "[x] $p$"])
+    console = Console(record=True, width=200, file=io.StringIO())
+    out = tmp_path / "run [a]" / "out"
+    wide = {"train_size": 0.6, "validation_size": 0.1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(IndiSeekModel, "train", functools.partialmethod(IndiSeekModel.train, show_progress=False, **wide))
+        patch.setattr(IndiSeekModel, "certify", functools.partialmethod(IndiSeekModel.certify, n_permutations=0))
+        cli.run(mdata, out, None, console, max_epochs=1, accelerator="cpu")
+    text = console.export_text()
+    assert f"Written to {out}: model, training.png, certificate.json" in text
+    assert "Matching [red]rna to [x] $p$ on 180 test cells" in text and "R2 of each feature of [x] $p$" in text
+    for name in names[:3]:
+        assert name in text
+    assert "\x1b[31mred" not in text and r"\x1b[31mred" in text
+    assert (out / "spaces.png").exists()
+
+
+def test_what_terminals_obey_is_not_in_messages(h5mu, tmp_path, capsys):
+    assert cli.main(["train", str(tmp_path / "\x1b[31mred.h5mu")]) == 2
+    assert r"\x1b[31mred.h5mu" in capsys.readouterr().err

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import mudata
-import numpy as np
-from mudata import MuData
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
+# Nothing else here: torch and scanpy take seconds, and a wrong path is to be said at once. What a command needs is
+# imported in it.
+if TYPE_CHECKING:
+    import numpy as np
+    from mudata import MuData
+    from numpy.typing import NDArray
+    from rich.console import Console
+    from rich.text import Text
 
-from indiseek import datasets, metrics, pl
-from indiseek.data import convert, open_mudata, write_mudata
-from indiseek.models import MIN_HELD_OUT_CELLS, IndiSeekModel, embed, load_model
-from indiseek.train import CHECKPOINT_NAME
+    from indiseek import metrics
+    from indiseek.models import IndiSeekModel
 
 DEMO_PROTEINS = ("CD3", "CD4", "CD8a", "CD14", "CD19", "CD56", "CD45RA", "CD45RO")
 _CODES = {"IndiSeek, shared codes": "shared", "IndiSeek, wide codes": "context"}
+_FILES = ("training.png", "certificate.json", "certificate.png")
 _MOST_COLORS = 8
 _MOST_FEATURES = 30
 
@@ -40,8 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Exit status: 0, 2 where the input cannot be used, or 130 where the user stopped it.
     """
     options = _parser().parse_args(arguments)
-    console = Console()
     try:
+        _check_paths(options)
+        from rich.console import Console
+
+        from indiseek.data import convert, open_mudata
+        from indiseek.models import embed, load_model
+
+        console = Console()
         if options.command == "convert":
             convert(options.file, options.out, shuffle=options.shuffle, seed=options.seed, overwrite=options.overwrite)
         elif options.command == "embed":
@@ -57,18 +66,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except (OSError, ValueError, TypeError, KeyError, FloatingPointError, MemoryError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
-        print(f"indiseek: {message}", file=sys.stderr)
+        print(f"indiseek: {_printable(str(message))}", file=sys.stderr)
         return 2
     return 0
 
 
+def _check_paths(options: argparse.Namespace) -> None:
+    """Raise FileNotFoundError where a path that a command reads does not exist."""
+    if options.command == "embed" and not options.model.is_dir():
+        raise FileNotFoundError(
+            f"expected a saved model in {options.model}, got no such directory; give the directory of save()."
+        )
+    if options.command != "demo" and not options.file.exists():
+        raise FileNotFoundError(
+            f"expected an h5mu file or a zarr directory at {options.file}, got nothing; check the path."
+        )
+
+
+def _printable(text: str) -> str:
+    """Text from the data as a terminal may have it: without what would move its cursor or change its colours."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
+
+
+def _as_text(name: object) -> Text:
+    """A name from the data, in which nothing is markup."""
+    from rich.text import Text
+
+    return Text(_printable(str(name)))
+
+
 def _train(options: argparse.Namespace, console: Console) -> None:
-    on_disk = False
+    from indiseek import datasets
+    from indiseek.data import check_replaceable, open_mudata
+
+    on_disk = options.command == "train" and (options.backed or options.file.is_dir())
+    # Before hours of work, of which there would be no place for the result.
+    names = (*_FILES, *(("latents.zarr",) if on_disk else ("latents.h5mu", "spaces.png")))
+    check_replaceable([options.out / name for name in names], [options.file] if options.command == "train" else [])
     if options.command == "demo":
         mdata = datasets.pbmc10k_cite()
         colors = [f"{protein}_TotalSeqB" for protein in DEMO_PROTEINS]
     else:
-        on_disk = options.backed or options.file.is_dir()
         mdata = open_mudata(options.file) if on_disk else _read(options.file)
         colors = options.color
     run(
@@ -96,7 +134,8 @@ def run(
 ) -> IndiSeekModel:
     """Train on `mdata`, print what held-out cells say, and write data, model and figures into `out`.
 
-    A training that was stopped goes on from its last complete epoch, which ``out / "checkpoint"`` holds.
+    A training that was stopped goes on from its last complete epoch, which ``out / "checkpoint"`` holds until all is
+    written.
 
     Parameters
     ----------
@@ -120,17 +159,33 @@ def run(
         If the user stopped it.
     ValueError
         If another training uses `out`.
+    FileExistsError
+        If what is in the place of a result is not ours, or is read from.
     """
+    from indiseek import pl
+    from indiseek.data import replace_files, write_mudata
+    from indiseek.models import IndiSeekModel, embed
+    from indiseek.train import Checkpoint
+
+    if colors and not on_disk:
+        pl.check_colors(mdata, colors)
     model = IndiSeekModel(mdata)
     checkpoint = out / "checkpoint"
-    model.train(max_epochs, seed=seed, accelerator=accelerator, write_latents=False, checkpoint_dir=checkpoint)
-    # Ctrl-C ends a training without an error, and leaves its checkpoint.
-    if (checkpoint / CHECKPOINT_NAME).exists():
+    model.train(
+        max_epochs,
+        seed=seed,
+        accelerator=accelerator,
+        write_latents=False,
+        checkpoint_dir=checkpoint,
+        keep_checkpoint=True,
+    )
+    # Ctrl-C ends a training without an error.
+    if model.fitted.interrupted:
         raise KeyboardInterrupt
     model.save(out / "model", overwrite=True)
     _print_training(model, console)
     _print_retrieval(model, console)
-    pl.training_curves(model.history).savefig(out / "training.png", dpi=150)
+    replace_files(out, {"training.png": _png(pl.training_curves(model.history))})
     written = ["model", "training.png", *_certify(model, out, seed, console)]
     if on_disk:
         embed(model, None, out / "latents.zarr", overwrite=True)
@@ -139,29 +194,52 @@ def run(
         model.write_latents()
         write_mudata(mdata, out / "latents.h5mu")
         started = time.perf_counter()
-        shown = list(colors) if colors else mdata.mod[model.modalities[1]].var_names[:_MOST_COLORS].tolist()
-        pl.spaces(mdata, color=shown, seed=seed).savefig(out / "spaces.png", dpi=150)
+        second = model.modalities[1]
+        # With the modality, because a gene may have the name of a protein.
+        shown = list(colors) if colors else [f"{second}:{name}" for name in mdata.mod[second].var_names[:_MOST_COLORS]]
+        replace_files(out, {"spaces.png": _png(pl.spaces(mdata, color=shown, seed=seed))})
         console.print(f"Maps drawn in {time.perf_counter() - started:.0f} s.")
         written += ["latents.h5mu", "spaces.png"]
-    console.print(f"Written to {out}: {', '.join(written)}")
+    # A kill before this line costs no training: the same command writes again what it was about to.
+    with Checkpoint(checkpoint, {}, writes=True) as finished:
+        finished.remove()
+    console.print(_as_text(f"Written to {out}: {', '.join(written)}"), soft_wrap=True)
     return model
 
 
 def _certify(model: IndiSeekModel, out: Path, seed: int, console: Console) -> list[str]:
     """Print and write the certificate; names of the files."""
+    from indiseek import pl
+    from indiseek.data import mark, replace_files
+    from indiseek.models import MIN_HELD_OUT_CELLS
+
     n_test = len(_split(model)[2])
     if n_test < MIN_HELD_OUT_CELLS:
         console.print(f"\nNo certificate: it needs at least {MIN_HELD_OUT_CELLS} test cells, there are {n_test}.")
         return []
     certificate = model.certify(seed=seed)
     _print_certificate(certificate, model.modalities[1], console)
-    pl.certificate(certificate).savefig(out / "certificate.png", dpi=150)
-    (out / "certificate.json").write_text(certificate.to_json() + "\n")
-    return ["certificate.json", "certificate.png"]
+    record = {"mark": mark()} | json.loads(certificate.to_json())
+
+    def write_json(path: Path) -> None:
+        path.write_text(json.dumps(record, indent=1) + "\n")
+
+    files = {"certificate.json": write_json, "certificate.png": _png(pl.certificate(certificate))}
+    replace_files(out, files)
+    return list(files)
+
+
+def _png(figure: Any) -> Callable[[Path], None]:
+    """What writes a figure at a path, for :func:`indiseek.data.replace_files`."""
+    from indiseek.data import mark
+
+    return partial(figure.savefig, dpi=150, format="png", metadata={"Software": mark()})
 
 
 def _print_training(model: IndiSeekModel, console: Console) -> None:
-    split, mdata = _split(model), cast(MuData, model.adata)
+    from rich.table import Table
+
+    split, mdata = _split(model), cast("MuData", model.adata)
     console.print("\n[bold]Training[/bold]")
     table = Table()
     for column in ("cells", "training", "validation", "test", *(f"{s}, s" for s in model.stage_seconds)):
@@ -175,6 +253,10 @@ def _print_training(model: IndiSeekModel, console: Console) -> None:
 
 
 def _print_retrieval(model: IndiSeekModel, console: Console) -> None:
+    from rich.table import Table
+
+    from indiseek import metrics
+
     first, second = model.modalities[:2]
     train, _, test = _split(model)
     train_a, train_b, test_a, test_b = (
@@ -191,7 +273,7 @@ def _print_retrieval(model: IndiSeekModel, console: Console) -> None:
     for baseline, function in (("CCA", metrics.cca), ("PLS-SVD", metrics.pls_svd)):
         codes = function(train_a, train_b, test_a, test_b, n_components=n_components)
         rows[f"{baseline}, {n_components} components"] = codes
-    console.print(f"\n[bold]Matching {first} to {second} on {len(test)} test cells[/bold]")
+    console.print(_as_text(f"\nMatching {first} to {second} on {len(test)} test cells"), style="bold")
     console.print("FOSCTTM, the fraction of cells closer than the true partner: 0 perfect, 0.5 chance")
     table = Table()
     table.add_column("method")
@@ -204,32 +286,47 @@ def _print_retrieval(model: IndiSeekModel, console: Console) -> None:
 
 
 def _print_certificate(certificate: metrics.Certificate, modality: str, console: Console) -> None:
+    from rich.table import Table
+
     console.print()
-    console.print(certificate.summary(), markup=False, highlight=False)
+    console.print(_printable(certificate.summary()), markup=False, highlight=False)
     features = certificate.features
     features = features[features["modality"] == modality].head(_MOST_FEATURES)
-    console.print(f"\n[bold]R2 of each feature of {modality} on test cells[/bold]")
+    console.print(_as_text(f"\nR2 of each feature of {modality} on test cells"), style="bold")
     table = Table()
     table.add_column("feature")
     columns = {"shared": "shared code", "specific": "specific code", "both": "both", "noise": "counting noise"}
     for title in columns.values():
         table.add_column(title, justify="right")
     for _, row in features.iterrows():
-        table.add_row(str(row["feature"]), *(f"{row[column]:.3f}" for column in columns))
+        table.add_row(_as_text(row["feature"]), *(f"{row[column]:.3f}" for column in columns))
     console.print(table)
 
 
 def _split(model: IndiSeekModel) -> tuple[NDArray[np.intp], ...]:
     # A model that was just trained on its own data always has all three.
     parts = (model.train_indices, model.validation_indices, model.test_indices)
-    return tuple(cast(NDArray[np.intp], part) for part in parts)
+    return tuple(cast("NDArray[np.intp]", part) for part in parts)
 
 
 def _read(path: Path) -> MuData:
     if not path.is_file():
         raise FileNotFoundError(f"expected an h5mu file, got {path}, which does not exist; check the path.")
+    import mudata
+
     with mudata.set_options(pull_on_update=False):
         return mudata.read_h5mu(path)
+
+
+def _whole_from(low: int) -> Callable[[str], int]:
+    """Type of an option that is a whole number of at least `low`."""
+
+    def read(text: str) -> int:
+        if not text.strip().lstrip("+-").isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}, got {text!r}; give one.")
+        return int(text)
+
+    return read
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -242,14 +339,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--color", nargs="+", help="features or obs columns that colour the maps")
     for command in (demo, train):
         command.add_argument("--out", type=Path, default=Path("indiseek-output"), help="output directory")
-        command.add_argument("--seed", type=int, default=0)
-        command.add_argument("--max-epochs", type=int, help="most epochs of each stage")
+        command.add_argument("--seed", type=_whole_from(0), default=0)
+        command.add_argument("--max-epochs", type=_whole_from(1), help="most epochs of each stage")
         command.add_argument("--accelerator", default="auto", help="auto, cpu, gpu or mps")
     convert_ = commands.add_parser("convert", help="write an h5mu file as a zarr that is read in pieces")
     convert_.add_argument("file", type=Path, help="h5mu file or zarr directory")
     convert_.add_argument("out", type=Path, help="zarr directory to write")
     convert_.add_argument("--shuffle", action="store_true", help="put the cells in random order")
-    convert_.add_argument("--seed", type=int, default=0, help="seed of that order")
+    convert_.add_argument("--seed", type=_whole_from(0), default=0, help="seed of that order")
     embed_ = commands.add_parser("embed", help="write the codes of a file's cells, chunk by chunk")
     embed_.add_argument("model", type=Path, help="directory of a saved model")
     embed_.add_argument("file", type=Path, help="h5mu file or zarr directory with the model's features")

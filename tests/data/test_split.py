@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from indiseek.data import given_split, random_split
+from indiseek.data import SplitOptions, given_split, random_split
 
 
 @pytest.mark.parametrize(("train_size", "validation_size"), [(0.8, 0.1), (0.5, 0.5), (0.6, 0.2)])
@@ -67,8 +67,8 @@ def test_a_given_split_without_test_cells_has_none():
     [
         ([range(80)], "expected external_indexing with .*, got 1 parts; give a list of two or three arrays"),
         ([range(80), range(80, 90), [90], [91]], "got 4 parts"),
-        ([range(80), range(80, 101)], "expected positions between 0 and 99, got 0 to 100; .*positions in the MuData"),
-        ([range(-1, 80), range(80, 100)], "expected positions between 0 and 99, got -1 to 99"),
+        ([range(80), range(80, 101)], "expected positions between 0 and 99, got 80 to 100; .*positions in the MuData"),
+        ([range(-1, 80), range(80, 100)], "expected positions between 0 and 99, got -1 to 79"),
         ([range(80), range(79, 100)], "expected parts without common cells, got overlapping ones; give each cell"),
         ([[*range(80), 0], range(80, 100)], "expected parts without common cells"),
     ],
@@ -76,3 +76,25 @@ def test_a_given_split_without_test_cells_has_none():
 def test_errors_of_a_given_split_say_what_to_do(parts, message):
     with pytest.raises(ValueError, match=message):
         given_split(100, parts)
+
+
+def test_masks_are_positions_and_what_is_neither_is_refused():
+    masks = [np.arange(100) < 80, (np.arange(100) >= 80) & (np.arange(100) < 90)]
+    for found, expected in zip(given_split(100, masks), given_split(100, [range(80), range(80, 90)]), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    options = SplitOptions(external_indexing=masks)
+    assert options.n_train(100) == 80
+    assert options.record() == SplitOptions(external_indexing=[range(80), range(80, 90)]).record()
+    with pytest.raises(ValueError, match="expected in external_indexing a mask of all 120 cells, got one of shape"):
+        given_split(120, masks)
+    for wrong in (np.arange(80) + 0.5, [f"cell{i}" for i in range(80)], [None] * 80):
+        with pytest.raises(TypeError, match="expected in external_indexing positions as whole numbers, or a boolean m"):
+            given_split(100, [wrong, range(80, 90)])
+
+
+@pytest.mark.parametrize("sizes", [("0.8", 0.1), (None, 0.1), (0.8, True)])
+def test_fractions_are_numbers(sizes):
+    options = SplitOptions(train_size=sizes[0], validation_size=sizes[1])
+    for call in (lambda: options.split(1000, 0), lambda: options.n_train(1000)):
+        with pytest.raises(TypeError, match="expected train_size and validation_size above 0 .*, got .*; for example"):
+            call()

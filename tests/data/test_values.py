@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import mudata
 import numpy as np
 import pandas as pd
@@ -7,12 +9,12 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from indiseek.data import Cells, Scale, Setup, make_setup
+from indiseek.data import CLR, Cells, LogNormalizePCA, Scale, Setup, make_setup
+from indiseek.data._reading import Read, read_to_train
 from indiseek.data._values import (
     canonical_values,
     check_counts,
     check_finite,
-    check_training_values,
     n_not_finite,
     summary_of,
 )
@@ -174,31 +176,111 @@ def test_what_is_no_count_is_refused_with_a_way_out(make):
         check_counts(summary_of(make(x)), "rna")
 
 
+def _read(x: np.ndarray, make=np.asarray, name: str = "rna", transform=None, **more) -> Read:
+    cells, genes = [f"cell{i}" for i in range(len(x))], [f"gene{j}" for j in range(x.shape[1])]
+    adata = AnnData(make(x), obs=pd.DataFrame(index=cells), var=pd.DataFrame(index=genes), **more)
+    return read_to_train(adata, None, name, transform)
+
+
 @pytest.mark.parametrize("make", [np.asarray, sparse.csr_matrix], ids=["dense", "sparse"])
-def test_empty_cells_and_features_and_constant_features_are_named(make):
-    cells, genes = pd.Index([f"cell{i}" for i in range(40)]), pd.Index([f"gene{j}" for j in range(15)])
-
-    def check(x: np.ndarray, *, counts: bool = True) -> None:
-        check_training_values(summary_of(make(x)), cells, genes, "rna", counts=counts)
-
-    good = _counts(0.5)
-    check(good)
-    x = good.copy()
+def test_cells_without_counts_are_named(make):
+    x = _counts(0.5)
+    _read(x, make)
     x[[3, 8]] = 0
     with pytest.raises(ValueError, match="only zeros in modality 'rna' in 'cell3', 'cell8'; filter these cells out"):
-        check(x)
-    check(x, counts=False)
-    x = good.copy()
-    x[:, :7] = 0
-    with pytest.raises(
-        ValueError, match="only zeros in 'gene0', 'gene1', 'gene2', 'gene3', 'gene4' and 2 more; .*filter_genes"
-    ):
-        check(x)
-    x = good.copy()
-    x[:, 2] = 6
-    for counts in (True, False):
-        with pytest.raises(ValueError, match="expected features that vary in modality 'rna', .* every cell in 'gene2'"):
-            check(x, counts=counts)
+        _read(x, make)
+    assert _read(x, make, transform=Scale()).dropped == []
+
+
+@pytest.mark.parametrize("make", [np.asarray, sparse.csr_matrix], ids=["dense", "sparse"])
+@pytest.mark.parametrize("density", DENSITIES)
+def test_features_that_do_not_vary_are_left_out_with_one_warning(make, density, log):
+    x = _counts(DENSITIES[density])
+    x[:, 0] += x.sum(1) == 0
+    whole = _read(x, make)
+    assert not log.records and whole.dropped == []
+    padded = np.insert(x, [0, 4, 4, 15], 0, axis=1)
+    read = _read(padded, make)
+    (record,) = log.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == (
+        "'rna': left out of 19 features 4 with 0 in every cell ('gene0', 'gene5', 'gene6', 'gene18')."
+    )
+    assert read.dropped == ["gene0", "gene5", "gene6", "gene18"] and len(read.features) == 15
+    _same(read.values, whole.values)
+    padded[:, 6] = 7
+    read = _read(padded, make)
+    assert (
+        "3 with 0 in every cell ('gene0', 'gene5', 'gene18') and 1 with one value in every cell ('gene6')" in log.text
+    )
+    np.testing.assert_array_equal(read.values.toarray() if sparse.issparse(read.values) else read.values, x)
+    with pytest.raises(ValueError, match="expected features that vary in modality 'rna', got the same value in every"):
+        _read(np.full((40, 3), 2.0, dtype=np.float32), make)
+
+
+def test_sparse_values_are_shared_where_empty_features_are_left_out():
+    x = sparse.csr_matrix(np.insert(_counts(0.2), 3, 0, axis=1))
+    read = read_to_train(AnnData(x, obs=pd.DataFrame(index=[f"c{i}" for i in range(40)])), None, "atac", Scale())
+    assert np.shares_memory(read.values.data, x.data)
+
+
+@pytest.mark.parametrize("make", [np.asarray, sparse.csr_matrix], ids=["dense", "sparse"])
+def test_what_is_nearly_counts_is_taken_for_counts(make, log):
+    x = _counts(0.5, (40, 30)) * np.float32(37)
+    x[:, 0] += 1
+    once_logged = np.expm1(np.log1p(x))
+    assert not np.array_equal(once_logged, x)
+    read = _read(once_logged, make)
+    assert not log.records and read.transform.name == "log-normalize-pca"
+    _same(read.values, _read(x, make).values)
+    # Within the tolerance that is stated, and beyond it.
+    for distance, name in ((0.9e-3, "log-normalize-pca"), (3e-2, "scale")):
+        near = x.copy()
+        near[0, 0] += distance
+        assert _read(near, make).transform.name == name
+
+
+CALL = r"call setup_mudata\(mdata, layers=\{'rna': 'counts'\}\) of the model's class"
+
+
+def test_values_that_are_no_counts_are_scaled_with_a_warning_that_says_what_to_call(log):
+    x = _counts(0.5)
+    x[:, 0] += 1
+    logged = np.log1p(x / x.sum(1, keepdims=True) * 1e4)
+    assert _read(logged).transform.name == "scale"
+    assert "Put raw counts into mdata['rna'].X" in log.records[-1].getMessage()
+    assert log.records[-1].levelname == "WARNING"
+    assert _read(logged, layers={"norm": logged, "counts": sparse.csc_matrix(x)}).transform.name == "scale"
+    assert re.search(f"Layer 'counts' holds counts: {CALL}", log.records[-1].getMessage())
+    raw = AnnData(logged, var=pd.DataFrame(index=[f"gene{j}" for j in range(15)]))
+    raw.raw = AnnData(x, var=raw.var)
+    read_to_train(raw, None, "rna", None)
+    said = log.records[-1].getMessage()
+    assert "mdata['rna'].layers['counts'] = mdata['rna'].raw[:, mdata['rna'].var_names].X" in said
+    assert re.search(CALL, said)
+    for make, whole in ((np.asarray, r"numpy.rint\(mdata\['rna'\].X\)"), (sparse.csr_matrix, r"\['rna'\].X.rint\(\)")):
+        _read(x * 10 * np.float32(0.95), make)
+        assert re.search(f"like counts with fractions.*{whole} and {CALL}", log.records[-1].getMessage())
+    n_said = len(log.records)
+    # Said to be meant, or of a modality that has no counts.
+    _read(logged, transform=Scale())
+    _read(logged, name="methylation")
+    assert len(log.records) == n_said
+
+
+def test_one_feature_is_scaled_and_what_leaves_no_dimension_is_refused(log):
+    x = 1 + _counts(0.5, (40, 1))
+    assert _read(x, name="prot").transform.name == "scale"
+    assert "'prot' has one feature, 'gene0': its counts are scaled" in log.records[-1].getMessage()
+    message = "expected modality 'prot' to differ between cells after its transform, got nothing .* by {}.*Scale"
+    for given in (CLR(), LogNormalizePCA()):
+        with pytest.raises(ValueError, match=message.format(type(given).__name__)):
+            _read(x, name="prot", transform=given)
+    # Two columns that are one: all of their shares are a half.
+    twins = np.repeat(x, 2, axis=1)
+    with pytest.raises(ValueError, match=message.format("CLR")):
+        _read(twins, name="prot")
+    assert _read(twins, name="prot", transform=Scale()).transform.name == "scale"
 
 
 def _mdata(n_cells: int = 120, names=("rna", "prot")) -> mudata.MuData:
@@ -289,7 +371,7 @@ def test_unpaired_cells_are_refused():
         reordered = mudata.MuData({"rna": rna, "prot": prot[::-1].copy()})
     with pytest.raises(ValueError, match="expected paired cells.* got in 'prot' 10 cells without it; .*intersect_obs"):
         make_setup(fewer)
-    with pytest.raises(ValueError, match="got in 'prot' the same cells in another order"):
+    with pytest.raises(ValueError, match="got in 'prot' the same cells in another order; put them in order"):
         make_setup(reordered)
 
 

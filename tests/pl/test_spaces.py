@@ -8,6 +8,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from matplotlib.collections import PathCollection
 from matplotlib.image import imread
 from scipy import sparse
@@ -184,3 +185,32 @@ def test_coordinates_of_other_cells_are_refused(mdata, coordinates):
     coordinates["X_indiseek_rna"] = coordinates["X_indiseek_rna"][:-1]
     with pytest.raises(ValueError, match=r"X_indiseek_rna'\] of shape \(120, 2\), got \(119, 2\)"):
         pl.spaces(mdata, color="type", coordinates=coordinates)
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_that_are_no_plain_words_are_drawn_as_they_are(tmp_path):
+    rng = np.random.default_rng(0)
+    names = [r"$\foo$", "CD3 [/foo]", "\x1b[31mred", "a$b"]
+    cells = pd.DataFrame(index=[f"c{i}" for i in range(40)])
+    parts = {
+        name: AnnData(rng.poisson(2.0, (40, 4)).astype(np.float32), obs=cells, var=pd.DataFrame(index=found))
+        for name, found in {r"$\rna$": list("abcd"), "prot": names}.items()
+    }
+    with mudata.set_options(pull_on_update=False):
+        mdata = mudata.MuData(parts)
+    mdata.obs["kind"] = pd.Categorical(rng.choice([r"$\type$", "_hidden", "plain"], 40))
+    mdata.obsm["X_indiseek_$rna$"] = rng.normal(size=(40, 3))
+    keys = {"X_indiseek_$rna$": r"$\rna$-specific"}
+    points = {key: rng.normal(size=(40, 2)) for key in keys}
+    figure = pl.spaces(mdata, color=[*names, "kind"], spaces=keys, coordinates=points)
+    figure.savefig(tmp_path / "spaces.png")
+    titles = [ax.get_title() for ax in figure.axes]
+    assert {r"\$\foo\$", "CD3 [/foo]", r"\x1b[31mred", r"a\$b"} <= set(titles)
+    legend = next(ax.get_legend() for ax in figure.axes if ax.get_legend() is not None)
+    assert {text.get_text().strip() for text in legend.get_texts()} == {r"\$\type\$", "_hidden", "plain"}
+
+
+def test_colours_can_be_checked_before_there_are_codes(real_cells):
+    pl.check_colors(real_cells, real_cells["prot"].var_names[0])
+    with pytest.raises(KeyError, match="expected a column of .obs or a feature of .*, got 'NOSUCH'; see mdata.obs"):
+        pl.check_colors(real_cells, [real_cells["prot"].var_names[0], "NOSUCH"])

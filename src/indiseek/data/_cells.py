@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -13,30 +12,20 @@ import pandas as pd
 import torch
 from mudata import MuData
 from numpy.typing import NDArray
+from scipy import sparse
 from scvi.data import AnnDataManager
 from torch import Tensor
 
-from indiseek.data._disk import DiskMatrix, Values, is_sparse
+from indiseek.data._disk import DiskMatrix, Values, identity_of, is_sparse
 from indiseek.data._manager import categories_of, covariates_of, register
-from indiseek.data._setup import PROTEIN_NAMES, RNA_NAMES, Setup, check_names, covariate_columns, make_setup
-from indiseek.data._summary import Summary
-from indiseek.data._transforms import CLR, LogNormalizePCA, Scale, Transform
-from indiseek.data._values import (
-    MIN_CELLS,
-    canonical_values,
-    check_counts,
-    check_finite,
-    check_training_values,
-    n_not_finite,
-    summary_of,
-)
+from indiseek.data._pairing import check_names
+from indiseek.data._reading import read_to_encode, read_to_train
+from indiseek.data._setup import Setup, covariate_columns, make_setup
+from indiseek.data._transforms import Transform
+from indiseek.data._values import MIN_CELLS, lies_on_disk, stored_values
 
-logger = logging.getLogger(__name__)
-
-# Antibody panels have at most a few hundred features, transcriptomes and accessible regions thousands.
-_MANY_FEATURES = 500
-# Only counts stay on disk; their features are held.
-_MANY_BYTES = 2**30
+# Cells that are looked at to see whether values have changed.
+_SAMPLE_CELLS = 64
 
 
 class CellTensors(NamedTuple):
@@ -110,6 +99,8 @@ class Schema:
         Whether a modality's values are handled as CSR.
     registry
         What scvi-tools has noted of the fields: among others the categories of each categorical covariate.
+    dropped
+        Names, by modality, of features that had one value in all cells of training: other cells may have them or not.
     n_categories
         Number of categories by covariate, in the set-up's order; 0 for one of numbers.
     """
@@ -118,6 +109,7 @@ class Schema:
     features: dict[str, list[str]]
     sparse: dict[str, bool]
     registry: dict[str, Any]
+    dropped: dict[str, list[str]] = field(default_factory=dict)
     n_categories: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -131,13 +123,15 @@ class Schema:
         """Names of the modalities, in the model's order."""
         return self.setup.modalities
 
-    def read(self, mdata: MuData, *, one_is_enough: bool = False) -> Cells:
+    def read(self, mdata: MuData, *, counts: Collection[str] = (), one_is_enough: bool = False) -> Cells:
         """Cells other than those of training, with features and categories in the model's order.
 
         Parameters
         ----------
         mdata
             Cells with the model's features in any order.
+        counts
+            Modalities of which the model takes counts.
         one_is_enough
             Whether cells that have just one of the modalities are taken.
 
@@ -148,49 +142,39 @@ class Schema:
         KeyError
             If a modality, a layer or a covariate is missing.
         ValueError
-            If features or categories are not the model's, cells are not paired, or values are not finite.
+            If features or categories are not the model's, cells are not paired, or values are not finite or, of
+            modalities in `counts`, no counts.
         """
         here = [name for name in self.modalities if isinstance(mdata, MuData) and name in mdata.mod]
         if not (one_is_enough and len(here) == 1):
             # Checks the type too.
             make_setup(mdata, self.modalities, self.setup.layers, at_least=1)
             here = list(self.modalities)
-        for name in here:
-            check_names(mdata, name)
-        values = {name: self._read_one(mdata, name) for name in here}
+        check_names(mdata, here)
+        values = {
+            name: read_to_encode(
+                mdata.mod[name],
+                self.setup.layers[name],
+                name,
+                features=self.features[name],
+                dropped=self.dropped.get(name, ()),
+                as_sparse=self.sparse[name],
+                counts=name in counts,
+            )
+            for name in here
+        }
         columns = covariate_columns(mdata, self.setup)
         features = {name: self.features[name] for name in here}
         manager = register(values, features, columns, self.setup, source=self.registry)
-        return Cells(self, mdata.obs_names, values, covariates_of(manager, self.setup), manager)
+        return Cells(self, mdata.obs_names, values, covariates_of(manager, self.setup), manager, self.stored(mdata))
 
-    def _read_one(self, mdata: MuData, name: str) -> Values:
-        """One modality, with its features in the model's order."""
-        adata = mdata.mod[name]
-        wanted = pd.Index(self.features[name])
-        missing = wanted.difference(adata.var_names, sort=False)
-        extra = adata.var_names.difference(wanted, sort=False)
-        if len(missing) or len(extra):
-            parts = [
-                f"{len(x)} {word} ({', '.join(x[:5])})"
-                for x, word in ((missing, "missing"), (extra, "extra"))
-                if len(x)
-            ]
-            raise ValueError(
-                f"expected in modality {name!r} the {len(wanted)} features that the model was trained on, got "
-                f"{' and '.join(parts)}; select the model's features, in any order."
-            )
-        values = canonical_values(adata, self.setup.layers[name], name, as_sparse=self.sparse[name])
-        check_finite(n_not_finite(values), name)
-        order = adata.var_names.get_indexer(wanted)
-        if np.array_equal(order, np.arange(len(order))):
-            return values
-        if isinstance(values, DiskMatrix):
-            return values.ordered(order)
-        values = values[:, order]
-        if not isinstance(values, np.ndarray):
-            # Sums over a cell run in this order: sorted, they are the model's to the last bit.
-            values.sort_indices()
-        return values
+    def stored(self, mdata: MuData) -> dict[str, Any]:
+        """By modality, what tells whether the values and features of a MuData have changed as it stores them."""
+        parts = {name: mdata.mod[name] for name in self.modalities if name in mdata.mod}
+        return {
+            name: (_stamp(stored_values(part, self.setup.layers[name])), hash(tuple(part.var_names)))
+            for name, part in parts.items()
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +193,10 @@ class Cells:
         ``(n_cells,)`` by column of ``.obs``: int64 codes of categories, float32 values of numbers.
     manager
         scvi-tools' record of their fields.
+    stored
+        What told the values apart, as the MuData stored them, when they were read.
+    digest
+        Digest of the names of the cells in their order.
     """
 
     schema: Schema
@@ -216,6 +204,15 @@ class Cells:
     values: dict[str, Values]
     covariates: dict[str, NDArray[Any]]
     manager: AnnDataManager
+    stored: dict[str, Any]
+    digest: str = field(init=False)
+    # As `stored`, of the values as they are held: memory that may be the MuData's own.
+    _held: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Note what the cells are, to see later whether they still are."""
+        object.__setattr__(self, "digest", digest_of_names(self.names))
+        object.__setattr__(self, "_held", {name: _stamp(values) for name, values in self.values.items()})
 
     def __len__(self) -> int:
         return len(self.names)
@@ -240,8 +237,8 @@ class Cells:
         Raises
         ------
         ValueError
-            If there are fewer than 100 cells, a value is NaN or infinite, counts are negative or fractions,
-            or a cell or feature is empty or a feature constant, or a covariate has one value only.
+            If there are fewer than 100 cells, a value is NaN or infinite, counts are negative or fractions, a cell has
+            no counts, no feature of a modality varies, or a covariate has one value only.
         """
         # Again, because cells, modalities or columns may have changed since they were set up.
         make_setup(mdata, setup.modalities, setup.layers, at_least=at_least)
@@ -250,37 +247,84 @@ class Cells:
             raise ValueError(
                 f"expected at least {MIN_CELLS} cells, got {mdata.n_obs}; a model cannot be fitted to fewer."
             )
-        values: dict[str, Values] = {}
-        chosen: dict[str, Transform] = {}
-        for name in setup.modalities:
-            adata = mdata.mod[name]
-            values[name] = canonical_values(adata, setup.layers[name], name)
-            summary = summary_of(values[name])
-            check_finite(summary.n_bad, name)
-            chosen[name] = transforms[name] if name in transforms else choose_transform(name, summary)
-            check_training_values(summary, adata.obs_names, adata.var_names, name, counts=chosen[name].needs_counts)
-            if isinstance(values[name], DiskMatrix):
-                _warn_of_features(name, mdata.n_obs * chosen[name].max_output(adata.n_vars) * 4)
+        read = {
+            name: read_to_train(mdata.mod[name], setup.layers[name], name, transforms.get(name))
+            for name in setup.modalities
+        }
+        values = {name: each.values for name, each in read.items()}
+        features = {name: each.features for name, each in read.items()}
         for key, column in columns.items():
             if column.nunique() < 2:
                 raise ValueError(
                     f"expected {key!r} to differ between cells, got {column.iloc[0]!r} in all; leave it out of the "
                     "set-up."
                 )
-        features = {name: mdata.mod[name].var_names.tolist() for name in setup.modalities}
         manager = register(values, features, columns, setup)
         schema = Schema(
             setup=setup,
             features=features,
             sparse={name: is_sparse(matrix) for name, matrix in values.items()},
             registry=manager.registry,
+            dropped={name: each.dropped for name, each in read.items() if each.dropped},
         )
-        return cls(schema, mdata.obs_names, values, covariates_of(manager, setup), manager), chosen
+        cells = cls(schema, mdata.obs_names, values, covariates_of(manager, setup), manager, schema.stored(mdata))
+        return cells, {name: each.transform for name, each in read.items()}
+
+    def check_names(self, mdata: MuData) -> None:
+        """Raise ValueError if `mdata`, of which these cells were read, has other cells now, or another order of them.
+
+        Parameters
+        ----------
+        mdata
+            The MuData.
+        """
+        parts = {"": mdata.obs_names} | {
+            name: part.obs_names for name, part in mdata.mod.items() if name in self.values
+        }
+        gone = [name for name in self.values if name not in parts]
+        if gone:
+            raise ValueError(
+                f"expected the modalities of the MuData that the model was made with, got it without {gone}; put them "
+                "back, or pass the cells that you want as mdata."
+            )
+        for name, names in parts.items():
+            if names.equals(self.names):
+                continue
+            n_left = len(self.names.intersection(names))
+            what, which = f"{n_left} of them and {len(names) - n_left} others", "it"
+            if n_left == len(names) == len(self):
+                each = ", ".join(f"{part!r}: mdata[{part!r}]" for part in self.values)
+                what, which = "the same cells in another order", f"mudata.MuData({{{each}}})"
+            raise ValueError(
+                f"expected the {len(self)} cells with which the model was made, got {what}"
+                f"{f' in modality {name!r}' if name else ''}, because the MuData has changed since; pass {which} as "
+                "mdata, as in get_latent_representation(mdata) or write_latents(mdata), for codes of its cells as they "
+                "are now."
+            )
 
     @property
-    def digest(self) -> str:
-        """Digest of the names of the cells in their order."""
-        return digest_of_names(self.names)
+    def changed(self) -> str | None:
+        """First modality whose values in memory are not those that were read; None where all are.
+
+        Of each it looks at 64 cells and the sum of all, of a file at what the file system says of it.
+        """
+        return next((name for name in self.values if not _is_same(self.values[name], self._held[name])), None)
+
+    def is_unchanged(self, mdata: MuData) -> bool:
+        """Whether `mdata`, of which these cells were read, still holds them: names in their order, and values."""
+        parts = [mdata.obs_names, *(mdata.mod[name].obs_names for name in self.values if name in mdata.mod)]
+        return (
+            len(parts) == 1 + len(self.values)
+            and all(names.equals(self.names) for names in parts)
+            and self.changed is None
+            and self.schema.stored(mdata) == self.stored
+        )
+
+    def same_values(self, other: Cells) -> bool:
+        """Whether other cells have the same names and, as far as a sample tells, the same values."""
+        return self.names.equals(other.names) and all(
+            name in other.values and _is_same(values, self._held[name]) for name, values in other.values.items()
+        )
 
     @property
     def only(self) -> str | None:
@@ -297,24 +341,20 @@ class Cells:
         rows
             Positions of the cells wanted.
         """
-        found = {
-            name: transform.apply_to(self.values[name], rows)
-            for name, transform in zip(self.schema.modalities, transforms, strict=True)
-            if name in self.values
-        }
-        any_of = next(iter(found.values()))
-        n_cells, device = len(any_of), any_of.device
-        features = [found.get(name, any_of[:, :0]) for name in self.schema.modalities]
-        covariates = tuple(
-            torch.as_tensor(values if rows is None else values[rows], device=device)
-            for values in self.covariates.values()
+        names, n_cells = self.schema.modalities, len(self) if rows is None else len(rows)
+        device = transforms[0].device
+        features, covariates, present = [], [], []
+        for name, transform in zip(names, transforms, strict=True):
+            is_here = name in self.values
+            empty = torch.empty((n_cells, 0), dtype=torch.float32, device=device)
+            features.append(transform.apply_to(self.values[name], rows) if is_here else empty)
+            present.append(torch.full((n_cells,), is_here, device=device))
+        for values in self.covariates.values():
+            covariates.append(torch.as_tensor(values if rows is None else values[rows], device=device))
+        are_all_here = len(self.values) == len(features)
+        return CellTensors(
+            tuple(features), covariates=tuple(covariates), present=() if are_all_here else tuple(present)
         )
-        present: tuple[torch.Tensor, ...] = ()
-        if self.only is not None:
-            present = tuple(
-                torch.full((n_cells,), name in self.values, device=device) for name in self.schema.modalities
-            )
-        return CellTensors(tuple(features), covariates=covariates, present=present)
 
 
 def digest_of_names(names: pd.Index) -> str:
@@ -322,30 +362,38 @@ def digest_of_names(names: pd.Index) -> str:
     return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()
 
 
-def choose_transform(name: str, summary: Summary) -> Transform:
-    """Transform for a modality that the user has said nothing about.
-
-    Parameters
-    ----------
-    name
-        Name of the modality.
-    summary
-        What is known of its values.
-    """
-    if not summary.whole:
-        return Scale()
-    check_counts(summary, name)
-    if name.lower() in PROTEIN_NAMES:
-        return CLR()
-    if name.lower() in RNA_NAMES or len(summary.low) > _MANY_FEATURES:
-        return LogNormalizePCA()
-    return CLR()
+def _stamp(values: Any) -> Any:
+    """What tells whether values have changed, in memory or on disk."""
+    if isinstance(values, DiskMatrix):
+        return values.identity, [_digest(piece) for piece in values.sample()]
+    if lies_on_disk(values):
+        return identity_of(values)
+    return _digest(values)
 
 
-def _warn_of_features(name: str, n_bytes: int) -> None:
-    if n_bytes > _MANY_BYTES:
-        logger.warning(
-            f"the features that the model sees of {name!r} take {n_bytes / 2**30:.1f} GiB of memory (cells x features "
-            "x 4 bytes); where that is too much, select fewer features, or for counts pass "
-            f"transforms={{{name!r}: indiseek.data.LogNormalizePCA()}}."
-        )
+def _is_same(values: Values, stamp: Any) -> bool:
+    if not isinstance(values, DiskMatrix):
+        return bool(_digest(values) == stamp)
+    identity, sample = stamp
+    # A file that was written again, as MuData.write does for new codes, may hold the same values.
+    return values.identity in (None, identity) or [_digest(piece) for piece in values.sample()] == sample
+
+
+def _digest(values: Any) -> str:
+    """Digest of 64 cells spread over all, and of the sum of all values; of CSC, of 64 features."""
+    found = hashlib.blake2b(repr((values.shape, str(values.dtype))).encode(), digest_size=16)
+    if sparse.issparse(values):
+        starts = values.indptr
+        for i in _spread(len(starts) - 1):
+            part = slice(starts[i], starts[i + 1])
+            found.update(values.indices[part].astype(np.int64).tobytes() + values.data[part].tobytes())
+        values = values.data
+    else:
+        values = np.asarray(values)
+        found.update(values[_spread(len(values))].tobytes())
+    found.update(repr((values.size, float(values.sum(dtype=np.float64)))).encode())
+    return found.hexdigest()
+
+
+def _spread(n: int) -> NDArray[np.intp]:
+    return np.unique(np.linspace(0, max(0, n - 1), _SAMPLE_CELLS).astype(np.intp))[:n]

@@ -45,6 +45,8 @@ class DiskMatrix:
         Form of the pieces; None decides by the values, in one pass.
     order
         Positions in the file of the features wanted, in their order; None for all as they are.
+    whole
+        Whether values are brought to the nearest whole number.
 
     Attributes
     ----------
@@ -55,11 +57,18 @@ class DiskMatrix:
     """
 
     def __init__(
-        self, source: Any, where: str, *, as_sparse: bool | None = None, order: NDArray[np.intp] | None = None
+        self,
+        source: Any,
+        where: str,
+        *,
+        as_sparse: bool | None = None,
+        order: NDArray[np.intp] | None = None,
+        whole: bool = False,
     ) -> None:
         self._source = source
         self._where = where
         self._order = order
+        self._whole = whole
         self.shape = (int(source.shape[0]), int(source.shape[1]) if order is None else len(order))
         self.as_sparse = isinstance(source, anndata.abc.CSRDataset)
         if as_sparse is None:
@@ -85,7 +94,21 @@ class DiskMatrix:
     def ordered(self, order: NDArray[np.intp]) -> DiskMatrix:
         """The same values with features `order` of these, in that order."""
         order = order if self._order is None else self._order[order]
-        return DiskMatrix(self._source, self._where, as_sparse=self.as_sparse, order=order)
+        return DiskMatrix(self._source, self._where, as_sparse=self.as_sparse, order=order, whole=self._whole)
+
+    def rounded(self, as_sparse: bool | None = None) -> DiskMatrix:
+        """The same values, each brought to the nearest whole number."""
+        return DiskMatrix(self._source, self._where, as_sparse=as_sparse, order=self._order, whole=True)
+
+    @property
+    def identity(self) -> tuple[Any, ...] | None:
+        """What tells the file from another one at its place; None where there is none to look at."""
+        return identity_of(self._source)
+
+    def sample(self) -> list[Matrix]:
+        """The first, the middle and the last cell: a few, because each may cost the reading of a chunk."""
+        n = self.shape[0]
+        return [self[i : i + 1] for i in sorted({0, n // 2, max(0, n - 1)})]
 
     def _read(self, start: int, stop: int) -> Matrix:
         try:
@@ -97,7 +120,11 @@ class DiskMatrix:
                 raise OSError(self._damage(f"feature numbers outside 0 to {values.shape[1] - 1}"))
             values = sparse.csr_matrix(values, dtype=np.float32)
             values.sum_duplicates()
+            if self._whole:
+                np.rint(values.data, out=values.data)
             values.eliminate_zeros()
+        elif self._whole:
+            values = rounded(np.asarray(values, dtype=np.float32))
         values = values if self._order is None else values[:, self._order]
         if not self.as_sparse:
             return np.ascontiguousarray(values.toarray() if sparse.issparse(values) else values, dtype=np.float32)
@@ -116,6 +143,29 @@ class DiskMatrix:
 
 Values: TypeAlias = Matrix | DiskMatrix
 """Values of one modality, ``(n_cells, n_features)``: in memory, or on disk."""
+
+
+def rounded(values: Matrix) -> Matrix:
+    """The same values, each brought to the nearest whole number."""
+    whole = values.copy()
+    data = whole if isinstance(whole, np.ndarray) else whole.data
+    # There is no count of minus nothing.
+    np.add(np.rint(data, out=data), 0.0, out=data)
+    return whole
+
+
+def identity_of(source: Any) -> tuple[Any, ...] | None:
+    """What tells the file of a dataset or array from another one at its place; None where there is none to look at."""
+    handle = source.group if isinstance(source, anndata.abc.CSRDataset) else source
+    if isinstance(handle, h5py.HLObject):
+        path = Path(handle.file.filename) if handle else None
+    else:
+        root = getattr(handle.store, "root", None)
+        path = None if root is None else Path(root) / handle.path / "zarr.json"
+    if path is None or not path.exists():
+        return None
+    found = path.stat()
+    return (str(path), tuple(map(int, source.shape)), found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def mostly_zero(n_nonzero: int, shape: tuple[int, int]) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,9 +40,10 @@ class SplitOptions:
     external_indexing: Sequence[ArrayLike] | None = None
 
     def n_train(self, n_cells: int) -> int:
-        """Number of training cells that these options give."""
+        """Number of training cells that these options give; ValueError and TypeError as in :meth:`split`."""
         if self.external_indexing is not None:
-            return max(1, np.size(self.external_indexing[0]))
+            return len(given_split(n_cells, self.external_indexing).train)
+        _check_sizes(self.train_size, self.validation_size)
         return max(1, round(self.train_size * n_cells))
 
     def split(self, n_cells: int, seed: int) -> Split:
@@ -62,7 +64,7 @@ class SplitOptions:
         return {
             "train_size": self.train_size,
             "validation_size": self.validation_size,
-            "external_indexing": None if indexing is None else [np.asarray(part).tolist() for part in indexing],
+            "external_indexing": None if indexing is None else [_plain(part) for part in indexing],
         }
 
 
@@ -83,16 +85,79 @@ def random_split(n_cells: int, *, train_size: float, validation_size: float, see
     ValueError
         If the fractions are not in (0, 1], add up to more than 1, or leave too few cells.
     """
-    if not 0 < train_size <= 1 or not 0 < validation_size < 1 or train_size + validation_size > 1 + 1e-9:
-        raise ValueError(
-            f"expected train_size and validation_size above 0 with a sum of at most 1, got {train_size} and "
-            f"{validation_size}; for example 0.8 and 0.1 leave a tenth of the cells for testing."
-        )
+    _check_sizes(train_size, validation_size)
     n_train = round(train_size * n_cells)
     n_validation = min(round(validation_size * n_cells), n_cells - n_train)
     order = np.random.default_rng(seed).permutation(n_cells)
     parts = np.split(order, [n_train, n_train + n_validation])
     return _check(Split(*(np.sort(part) for part in parts)))
+
+
+def _check_sizes(train_size: float, validation_size: float) -> None:
+    are_numbers = all(isinstance(x, Real) and not isinstance(x, bool) for x in (train_size, validation_size))
+    if (
+        not are_numbers
+        or not 0 < train_size <= 1
+        or not 0 < validation_size < 1
+        or train_size + validation_size > 1 + 1e-9
+    ):
+        raise (ValueError if are_numbers else TypeError)(
+            f"expected train_size and validation_size above 0 with a sum of at most 1, got {train_size!r} and "
+            f"{validation_size!r}; for example 0.8 and 0.1 leave a tenth of the cells for testing."
+        )
+
+
+def positions(name: str, given: ArrayLike, n_cells: int, *, low: int = 0) -> NDArray[np.intp]:
+    """Positions of cells, of a mask or of positions themselves.
+
+    Parameters
+    ----------
+    name
+        Name of the argument, for messages.
+    given
+        Positions, or a boolean mask of all cells.
+    n_cells
+        How many cells there are.
+    low
+        Least position; below 0 where they may count from the end.
+
+    Raises
+    ------
+    TypeError
+        If they are no whole numbers.
+    ValueError
+        If one is out of range, or a mask is of another length.
+    IndexError
+        If one is out of range where positions may count from the end.
+    """
+    found = np.asarray(given)
+    if found.dtype == bool:
+        if found.shape != (n_cells,):
+            raise ValueError(
+                f"expected in {name} a mask of all {n_cells} cells, got one of shape {found.shape}; give one value for "
+                "each cell, or positions."
+            )
+        return np.flatnonzero(found)
+    if found.size == 0:
+        return np.empty(0, dtype=np.intp)
+    if found.dtype.kind not in "iu":
+        raise TypeError(
+            f"expected in {name} positions as whole numbers, or a boolean mask, got {found.dtype} values such as "
+            f"{found.ravel()[0]!r}; convert them, for names with mdata.obs_names.get_indexer(names)."
+        )
+    if found.min() < low or found.max() >= n_cells:
+        # As Python does it where positions may count from the end.
+        raise (IndexError if low < 0 else ValueError)(
+            f"expected positions between {low} and {n_cells - 1}, got {found.min()} to {found.max()}; "
+            f"{name} takes positions in the MuData, not names."
+        )
+    return np.arange(n_cells)[found.ravel()]
+
+
+def _plain(part: ArrayLike) -> list[Any]:
+    """Positions as they are recorded, of a mask too."""
+    found = np.asarray(part)
+    return np.flatnonzero(found).tolist() if found.dtype == bool else found.tolist()
 
 
 def given_split(n_cells: int, parts: Sequence[ArrayLike]) -> Split:
@@ -103,25 +168,23 @@ def given_split(n_cells: int, parts: Sequence[ArrayLike]) -> Split:
     n_cells
         Number of cells.
     parts
-        Positions of the training, validation and (optionally) test cells.
+        Positions of the training, validation and (optionally) test cells, or boolean masks of all cells.
 
     Raises
     ------
     ValueError
         If there are not two or three parts, a position is out of range, or parts overlap.
+    TypeError
+        If positions are no whole numbers.
     """
-    arrays = [np.sort(np.asarray(part, dtype=np.intp).ravel()) for part in parts]
-    if len(arrays) not in (2, 3):
+    if isinstance(parts, str | bytes) or not isinstance(parts, Iterable) or len(list(parts)) not in (2, 3):
+        n_parts = len(list(parts)) if isinstance(parts, Iterable) else 1
         raise ValueError(
-            f"expected external_indexing with training, validation and optionally test positions, got {len(arrays)} "
+            f"expected external_indexing with training, validation and optionally test positions, got {n_parts} "
             "parts; give a list of two or three arrays."
         )
+    arrays = [np.sort(positions("external_indexing", part, n_cells)) for part in parts]
     every = np.concatenate(arrays)
-    if every.size and (every.min() < 0 or every.max() >= n_cells):
-        raise ValueError(
-            f"expected positions between 0 and {n_cells - 1}, got {every.min()} to {every.max()}; "
-            "external_indexing takes positions in the MuData, not names."
-        )
     if len(np.unique(every)) < len(every):
         raise ValueError("expected parts without common cells, got overlapping ones; give each cell to one part.")
     return _check(Split(arrays[0], arrays[1], arrays[2] if len(arrays) == 3 else np.empty(0, dtype=np.intp)))

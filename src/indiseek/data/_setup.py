@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -9,10 +10,16 @@ from typing import Any, Self
 import pandas as pd
 from mudata import MuData
 
+from indiseek.data._anndata import how_to_build
+from indiseek.data._pairing import check_names
+
 RNA_NAMES = ("rna", "gex")
 PROTEIN_NAMES = ("prot", "protein", "adt", "ab")
 # Names of spaces in .obsm, which modalities cannot have.
 _RESERVED = "shared"
+_ISOTYPE = re.compile(r"isotype|^igg\d|(mouse|rat|hamster)[ _.-]*igg", re.IGNORECASE)
+# They part the paths of h5mu and zarr, and of modules of torch.
+_NOT_IN_NAMES = "./"
 # Key in .uns.
 _NOTE = "indiseek_setup"
 
@@ -111,10 +118,7 @@ def make_setup(
         If the modalities cannot be detected, are too few, or hold different cells, or a covariate cannot be used.
     """
     if not isinstance(mdata, MuData):
-        raise TypeError(
-            f"expected a MuData with two modalities, got {type(mdata).__name__}; build one with "
-            "mudata.MuData({'rna': rna, 'prot': protein})."
-        )
+        raise TypeError(f"expected a MuData with two modalities, got {type(mdata).__name__}; {how_to_build(mdata)}.")
     names = tuple(modalities) if modalities is not None else _detect(mdata, at_least)
     if isinstance(modalities, str) or len(names) < at_least or len(set(names)) < len(names):
         number = "two different modalities" if at_least > 1 else "one modality, none twice"
@@ -122,6 +126,8 @@ def make_setup(
     for name in names:
         if name not in mdata.mod:
             raise KeyError(f"expected modality {name!r}, got a MuData with {list(mdata.mod)}; name two of these.")
+    for name in names:
+        _check_modality_name(name)
     if _RESERVED in names:
         raise ValueError(
             f"expected modality names other than {_RESERVED!r}, got {list(names)}; the name is taken by the shared "
@@ -130,8 +136,7 @@ def make_setup(
     unknown = sorted(set(layers or {}) - set(names))
     if unknown:
         raise KeyError(f"expected layers for the modalities {list(names)}, got layers for {unknown}; use their names.")
-    for name in names:
-        check_names(mdata, name)
+    check_names(mdata, names)
     setup = Setup(
         modalities=names,
         layers={name: (layers or {}).get(name) for name in names},
@@ -143,6 +148,21 @@ def make_setup(
     return setup
 
 
+def _check_modality_name(name: Any) -> None:
+    """Raise ValueError if a modality's name cannot be part of a key of ``.obsm``, of a file and of a path in it."""
+    if (
+        isinstance(name, str)
+        and name.strip() == name != ""
+        and name.isprintable()
+        and not set(name) & set(_NOT_IN_NAMES)
+    ):
+        return
+    raise ValueError(
+        f"expected names of modalities that files and .obsm can have, got {name!r}; give it a name without "
+        f"{' '.join(_NOT_IN_NAMES)}, line breaks or spaces around it: mudata.MuData({{'rna': mdata[{name!r}], ...}})."
+    )
+
+
 def note_setup(mdata: MuData, model: str, setup: Setup) -> None:
     """Note in ``.uns`` what models of a class are to see, so that it goes with copies, subsets and files."""
     mdata.uns[_NOTE] = {**mdata.uns.get(_NOTE, {}), model: setup.record()}
@@ -152,29 +172,6 @@ def noted_setup(mdata: MuData, model: str) -> Setup | None:
     """What :func:`note_setup` has noted for a class of models; None where it has not."""
     notes = mdata.uns.get(_NOTE, {}) if isinstance(mdata, MuData) else {}
     return Setup.from_record(notes[model]) if model in notes else None
-
-
-def check_names(mdata: MuData, name: str) -> None:
-    """Raise ValueError if names of a modality's cells or features are not unique, or its cells not those of all."""
-    cells = mdata.mod[name].obs_names
-    if not cells.is_unique:
-        raise ValueError(
-            f"expected unique cell names in modality {name!r}, got duplicates such as "
-            f"{cells[cells.duplicated()][0]!r}; call .obs_names_make_unique() on every modality."
-        )
-    features = mdata.mod[name].var_names
-    if not features.is_unique:
-        raise ValueError(
-            f"expected unique feature names in modality {name!r}, got duplicates such as "
-            f"{features[features.duplicated()][0]!r}; call mdata[{name!r}].var_names_make_unique()."
-        )
-    if not cells.equals(mdata.obs_names):
-        n_missing = len(mdata.obs_names.difference(cells))
-        found = f"{n_missing} cells without it" if n_missing else "the same cells in another order"
-        raise ValueError(
-            f"expected paired cells, every cell of the MuData in every modality in the same order, got in {name!r} "
-            f"{found}; keep the paired cells with muon.pp.intersect_obs(mdata)."
-        )
 
 
 def covariate_columns(mdata: MuData, setup: Setup) -> pd.DataFrame:
@@ -214,6 +211,48 @@ def covariate_columns(mdata: MuData, setup: Setup) -> pd.DataFrame:
                 )
         found[key] = column.to_numpy()
     return pd.DataFrame(found, index=mdata.obs_names)
+
+
+def setup_line(
+    model: str,
+    mdata: Any,
+    modalities: Any,
+    layers: Mapping[str, str | None] | None,
+    batch_key: str | None,
+    others: Mapping[str, Any],
+) -> str:
+    """Message for arguments of other models' set-up, such as totalVI's, with the line to write instead.
+
+    Parameters
+    ----------
+    model
+        Name of the class.
+    mdata, modalities, layers, batch_key
+        As in :func:`make_setup`; `modalities` may be totalVI's mapping from its arguments to names.
+    others
+        The arguments that are another model's.
+    """
+    said = dict(modalities) if isinstance(modalities, Mapping) else {}
+    here = list(mdata.mod) if isinstance(mdata, MuData) else []
+    wanted, found = [], dict(layers or {})
+    for argument, known in (("rna_layer", RNA_NAMES), ("protein_layer", PROTEIN_NAMES)):
+        likely = [name for name in here if str(name).lower() in known]
+        name = said.get(argument, likely[0] if likely else known[0])
+        wanted.append(name)
+        if others.get(argument) is not None:
+            found[name] = others[argument]
+    chosen = wanted if not modalities or said else list(modalities)
+    parts = ["mdata", f"modalities={chosen!r}", *([f"layers={found!r}"] if found else [])]
+    parts += [f"batch_key={batch_key!r}"] if batch_key is not None else []
+    got = sorted(others) or f"modalities={said!r}"
+    return f"expected arguments of {model}.setup_mudata, got {got}; write {model}.setup_mudata({', '.join(parts)})."
+
+
+def isotype_controls(modality: str, features: Sequence[str]) -> list[str]:
+    """Names of the features of a modality of proteins that look like isotype controls."""
+    if modality.lower() not in PROTEIN_NAMES:
+        return []
+    return [name for name in features if _ISOTYPE.search(name)]
 
 
 def _keys(name: str, keys: Sequence[str] | None) -> tuple[str, ...]:

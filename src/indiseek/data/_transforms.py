@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -19,6 +19,7 @@ from indiseek.data._disk import CHUNK_CELLS, Matrix, Values, row_chunks
 
 # Cells that are transformed at once: what is computed on the way takes several times the memory of the values.
 _STEP_CELLS = CHUNK_CELLS // 4
+_TINY = 1e-30
 
 
 class Transform(nn.Module, ABC):
@@ -86,7 +87,7 @@ class Transform(nn.Module, ABC):
         """
         wanted = np.arange(values.shape[0]) if rows is None else rows
         order = np.argsort(wanted, kind="stable")
-        result = torch.empty((len(wanted), self.n_output), device=self.device)
+        result = torch.empty((len(wanted), self.n_output), dtype=torch.float32, device=self.device)
         places = torch.from_numpy(order).to(self.device)
         for chunk in row_chunks(values, wanted[order]):
             for piece in row_chunks(chunk, size=_STEP_CELLS):
@@ -96,7 +97,7 @@ class Transform(nn.Module, ABC):
 
     def _set_buffers(self, **buffers: NDArray[Any]) -> None:
         for key, value in buffers.items():
-            self.register_buffer(key, torch.as_tensor(value, dtype=torch.float32))
+            self.register_buffer(key, torch.from_numpy(np.asarray(value, dtype=np.float32)))
 
 
 def to_tensor(chunk: Matrix, device: torch.device) -> Tensor:
@@ -179,19 +180,13 @@ class CLR(Transform):
 
     def fit(self, values: Values, rows: NDArray[np.intp]) -> None:
         """Mean and standard deviation of the log-ratios; a constant feature is left unscaled."""
-        ratios = (self._log_ratio(torch.from_numpy(_dense(chunk))).numpy() for chunk in row_chunks(values, rows))
+        ratios = (log_ratio(torch.from_numpy(_dense(chunk))).numpy() for chunk in row_chunks(values, rows))
         mean, variance = _moments(ratios)
         self._set_buffers(center=mean, spread=np.sqrt(np.where(variance > 0, variance, 1.0)))
 
     def forward(self, values: Tensor) -> Tensor:
         """Scaled log-ratios ``(n_cells, n_features)``."""
-        dense = values.to_dense() if values.layout == torch.sparse_csr else values
-        return (self._log_ratio(dense) - self.center) / self.spread
-
-    @staticmethod
-    def _log_ratio(values: Tensor) -> Tensor:
-        logs = torch.log1p(values)
-        return logs - logs.mean(dim=1, keepdim=True)
+        return (log_ratio(values) - self.center) / self.spread
 
 
 @final
@@ -279,7 +274,8 @@ class LogNormalizePCA(Transform):
         variances, axes = variances[::-1], axes[:, ::-1]
         # The sign of an eigenvector is arbitrary; fixed, the components do not depend on the solver.
         axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(n_components)])
-        axes = axes * inverse[:, None] / np.sqrt(variances.mean())
+        # Where nothing varies, the axes are 0 already.
+        axes = axes * inverse[:, None] / np.sqrt(max(variances.mean(), _TINY))
         loadings = np.zeros((values.shape[1], n_components))
         loadings[picked] = axes
         self._set_buffers(loadings=loadings, center=mean @ axes)
@@ -292,7 +288,11 @@ class LogNormalizePCA(Transform):
         crow = values.crow_indices()
         counts = values.values()
         cell = torch.repeat_interleave(torch.arange(len(crow) - 1, device=crow.device), crow.diff())
-        library = torch.zeros(len(crow) - 1, device=crow.device).index_add_(0, cell, counts).clamp_min(1e-8)
+        library = (
+            torch.zeros(len(crow) - 1, dtype=counts.dtype, device=crow.device)
+            .index_add_(0, cell, counts)
+            .clamp_min(1e-8)
+        )
         logs = torch.log1p(counts * (self.target_sum / library)[cell])
         return _csr(crow, values.col_indices(), logs, values.shape) @ self.loadings - self.center
 
@@ -302,35 +302,10 @@ class LogNormalizePCA(Transform):
         return (sparse.diags(self.target_sum / library) @ counts).astype(np.float32).tocsr()
 
 
-TRANSFORMS: dict[str, type[Transform]] = {cls.name: cls for cls in (Scale, CLR, LogNormalizePCA)}
-
-
-def check_transforms(transforms: Mapping[str, Transform], modalities: Sequence[str]) -> None:
-    """Raise if a user's transforms by modality cannot be used.
-
-    Raises
-    ------
-    KeyError
-        If a modality is unknown.
-    TypeError
-        If one is no transform.
-    ValueError
-        If one of the user's own has the name of one of these.
-    """
-    unknown = sorted(set(transforms) - set(modalities))
-    if unknown:
-        raise KeyError(f"expected transforms for the modalities {list(modalities)}, got {unknown}; use their names.")
-    for name, transform in transforms.items():
-        if not isinstance(transform, Transform):
-            raise TypeError(
-                f"expected a transform for {name!r}, got {type(transform).__name__}; take one of "
-                f"{sorted(c.__name__ for c in TRANSFORMS.values())} or derive your own from indiseek.data.Transform."
-            )
-        if TRANSFORMS.get(transform.name, type(transform)) is not type(transform):
-            raise ValueError(
-                f"expected a transform with a name of its own for {name!r}, got {type(transform).__qualname__} with "
-                f"name={transform.name!r}, which is taken; give the class another name."
-            )
+def log_ratio(values: Tensor) -> Tensor:
+    """Centred log-ratio of each cell, dense, of ``(n_cells, n_features)`` dense or sparse CSR counts."""
+    logs = torch.log1p(values.to_dense() if values.layout == torch.sparse_csr else values)
+    return logs - logs.mean(dim=1, keepdim=True)
 
 
 def _dense(chunk: Matrix) -> NDArray[np.float32]:

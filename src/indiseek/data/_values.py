@@ -13,8 +13,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from indiseek.data._disk import DiskMatrix, Values, mostly_zero, row_chunks
-from indiseek.data._summary import Summary, n_bad, summarise
+from indiseek.data._disk import DiskMatrix, Matrix, Values, mostly_zero, rounded, row_chunks
+from indiseek.data._summary import Facts, Summary, n_bad, summarise
 
 MIN_CELLS = 100
 _NAMES_SHOWN = 5
@@ -54,7 +54,7 @@ def canonical_values(adata: AnnData, layer: str | None, where: str, *, as_sparse
             f"expected layer {layer!r} in modality {where!r}, got layers {sorted(adata.layers)}; "
             "name one of them in layers, or None for X."
         )
-    values: Any = adata.X if layer is None else adata.layers[layer]
+    values = stored_values(adata, layer)
     if values is None:
         raise TypeError(f"expected values in modality {where!r}, got X = None; name a layer that holds them in layers.")
     if isinstance(values, anndata.abc.CSCDataset):
@@ -62,7 +62,7 @@ def canonical_values(adata: AnnData, layer: str | None, where: str, *, as_sparse
             f"expected CSR or dense values on disk in modality {where!r}, got CSC, of which no cell can be read "
             "without reading all; write the file again with indiseek convert, or read it into memory."
         )
-    on_disk = isinstance(values, anndata.abc.CSRDataset | h5py.Dataset | zarr.Array)
+    on_disk = lies_on_disk(values)
     if not on_disk and not sparse.issparse(values):
         values = np.asarray(values)
     if values.dtype.kind not in "biuf":
@@ -76,6 +76,52 @@ def canonical_values(adata: AnnData, layer: str | None, where: str, *, as_sparse
         values = sparse.csr_matrix(values, dtype=np.float32, copy=True)
         values.sum_duplicates()
         values.eliminate_zeros()
+    return _in_form(values, as_sparse)
+
+
+def stored_values(adata: AnnData, layer: str | None) -> Any:
+    """``X`` or a layer as it is stored."""
+    return adata.X if layer is None else adata.layers[layer]
+
+
+def lies_on_disk(values: Any) -> bool:
+    """Whether stored values are read when they are asked for."""
+    return isinstance(values, anndata.abc.CSRDataset | h5py.Dataset | zarr.Array)
+
+
+def as_counts(values: Values, *, as_sparse: bool | None = None) -> Values:
+    """Values that are nearly whole numbers, rounded, in the form that whole numbers have."""
+    if isinstance(values, DiskMatrix):
+        return values.rounded(as_sparse)
+    whole = rounded(values)
+    if not isinstance(whole, np.ndarray):
+        whole.eliminate_zeros()
+    return _in_form(whole, as_sparse)
+
+
+def with_features(values: Values, kept: NDArray[np.intp], *, as_sparse: bool) -> Values:
+    """The features at sorted positions `kept`, as CSR or dense.
+
+    Where the others are 0 in every cell, CSR shares its values with the input.
+    """
+    if isinstance(values, DiskMatrix):
+        picked = values.ordered(kept)
+        picked.as_sparse = as_sparse
+        return picked
+    if isinstance(values, np.ndarray):
+        return _in_form(values[:, kept], as_sparse)
+    place = np.full(values.shape[1], -1, dtype=values.indices.dtype)
+    place[kept] = np.arange(len(kept), dtype=place.dtype)
+    indices = place[values.indices]
+    if (indices < 0).any():
+        return _in_form(values[:, kept], as_sparse)
+    picked = sparse.csr_matrix((values.data, indices, values.indptr), shape=(values.shape[0], len(kept)))
+    picked.has_canonical_format = True
+    return _in_form(picked, as_sparse)
+
+
+def _in_form(values: Any, as_sparse: bool | None) -> Matrix:
+    """Canonical CSR or any dense values as CSR or dense float32; None decides by the values."""
     if as_sparse is None:
         n_stored = int(values.nnz if sparse.issparse(values) else np.count_nonzero(values))
         as_sparse = mostly_zero(n_stored, values.shape)
@@ -110,43 +156,26 @@ def check_finite(n_bad: int, where: str) -> None:
         )
 
 
-def check_training_values(summary: Summary, cells: pd.Index, features: pd.Index, where: str, *, counts: bool) -> None:
-    """Raise ValueError if a model cannot be trained on these values.
+def check_cells(empty: NDArray[np.bool_], cells: pd.Index, where: str) -> None:
+    """Raise ValueError if a cell has no counts.
 
     Parameters
     ----------
-    summary
-        What is known of the values.
-    cells, features
+    empty
+        ``(n_cells,)``: whether the counts of a cell add up to 0.
+    cells
         Names, for messages.
     where
         Name of the modality, for messages.
-    counts
-        Whether the modality's transform takes counts.
     """
-    check_finite(summary.n_bad, where)
-    if counts:
-        check_counts(summary, where)
-        if summary.empty.any():
-            raise ValueError(
-                f"expected counts in every cell, got only zeros in modality {where!r} in {_some(cells, summary.empty)}"
-                "; filter these cells out of every modality first."
-            )
-    empty = (summary.low == 0) & (summary.high == 0)
     if empty.any():
         raise ValueError(
-            f"expected every feature of modality {where!r} in at least one cell, got only zeros in "
-            f"{_some(features, empty)}; filter them out first, for example with scanpy.pp.filter_genes(min_cells=1)."
-        )
-    constant = summary.low == summary.high
-    if constant.any():
-        raise ValueError(
-            f"expected features that vary in modality {where!r}, got the same value in every cell in "
-            f"{_some(features, constant)}; filter them out first."
+            f"expected counts in every cell, got only zeros in modality {where!r} in {some_of(cells, empty)}"
+            "; filter these cells out of every modality first."
         )
 
 
-def check_counts(summary: Summary, where: str) -> None:
+def check_counts(summary: Summary | Facts, where: str) -> None:
     """Raise ValueError if the values are not counts, that is whole numbers that are not negative."""
     if summary.lowest < 0:
         raise ValueError(
@@ -160,7 +189,8 @@ def check_counts(summary: Summary, where: str) -> None:
         )
 
 
-def _some(names: pd.Index, mask: NDArray[np.bool_]) -> str:
+def some_of(names: pd.Index, mask: NDArray[np.bool_]) -> str:
+    """A few of the names at a mask, and how many more there are."""
     shown = ", ".join(map(repr, names[mask][:_NAMES_SHOWN].tolist()))
     more = int(mask.sum()) - _NAMES_SHOWN
     return shown + (f" and {more} more" if more > 0 else "")

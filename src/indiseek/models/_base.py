@@ -7,6 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -33,18 +34,23 @@ from indiseek.data import (
     check_transforms,
     covariate_columns,
     digest_of_names,
+    files_of,
+    how_to_build,
+    isotype_controls,
     make_setup,
     note_setup,
     noted_setup,
+    positions,
+    settle,
+    setup_line,
 )
 from indiseek.metrics import Certificate, Thresholds
 from indiseek.models._certificate import certificate
 from indiseek.models._options import Options
-from indiseek.models._saved import read_beside, read_saved, reopened, write_saved
+from indiseek.models._saved import malformed_named, read_beside, read_saved, reopened, write_saved
 from indiseek.objectives import rank
 from indiseek.train import (
     INFERENCE_BATCH,
-    PATIENCE,
     Fitted,
     MakeViews,
     Pipeline,
@@ -54,6 +60,7 @@ from indiseek.train import (
     empty_transforms,
     fit_pipeline,
     memory_explained,
+    plain_torch,
     resolve_device,
     settings_of,
 )
@@ -96,7 +103,8 @@ class MultimodalModel(ABC):
         unused = [] if noted is not None else [name for name in mdata.mod if name not in setup.modalities]
         given = dict(transforms or {})
         check_transforms(given, setup.modalities)
-        cells, self._transforms = Cells.to_train_on(mdata, setup, given, at_least=self._least_modalities)
+        with plain_torch():
+            cells, self._transforms = Cells.to_train_on(mdata, setup, given, at_least=self._least_modalities)
         self._schema: Schema = cells.schema
         self._mdata, self._cells = mdata, cells
         self._check_options()
@@ -131,6 +139,7 @@ class MultimodalModel(ABC):
         batch_key: str | None = None,
         categorical_covariate_keys: Sequence[str] | None = None,
         continuous_covariate_keys: Sequence[str] | None = None,
+        **others: Any,
     ) -> None:
         """Choose what models of this class see of `mdata`. Without this call the constructor chooses.
 
@@ -152,16 +161,21 @@ class MultimodalModel(ABC):
             objectives.
         categorical_covariate_keys, continuous_covariate_keys
             Further columns of ``.obs``: categories, and numbers.
+        **others
+            Nothing: arguments of other models' set-up, such as totalVI's ``rna_layer``, are refused with the line to
+            write instead.
 
         Raises
         ------
         TypeError
-            If `mdata` is not a MuData.
+            If `mdata` is not a MuData, or an argument is one of another model's.
         KeyError
             If a modality or a column does not exist.
         ValueError
             If modalities cannot be detected or are not paired, or a covariate has missing values.
         """
+        if others or isinstance(modalities, Mapping):
+            raise TypeError(setup_line(cls.__name__, mdata, modalities, layers, batch_key, others))
         setup = make_setup(
             mdata,
             modalities,
@@ -174,17 +188,26 @@ class MultimodalModel(ABC):
         note_setup(mdata, cls.__name__, setup)
 
     @classmethod
-    def setup_anndata(cls, adata: AnnData) -> None:
+    def setup_anndata(cls, adata: AnnData, **others: Any) -> None:
         """Not for these models: they need two modalities.
+
+        Parameters
+        ----------
+        adata
+            An AnnData, of which :func:`indiseek.data.mudata_of` may build a MuData.
+        **others
+            Arguments of other models' set-up, such as totalVI's ``protein_expression_obsm_key``.
 
         Raises
         ------
         TypeError
             Always; says what to call.
         """
+        key = others.get("protein_expression_obsm_key")
+        build = how_to_build(adata, None if key is None else str(key))
         raise TypeError(
-            f"expected a MuData with two modalities, got {type(adata).__name__}; build one with "
-            f"mudata.MuData({{'rna': rna, 'prot': protein}}) and call {cls.__name__}.setup_mudata."
+            f"expected a MuData with two modalities, got {type(adata).__name__}; {build}, and call "
+            f"{cls.__name__}.setup_mudata(mdata), or {cls.__name__}(mdata) at once."
         )
 
     def _describe(self) -> str:
@@ -195,7 +218,9 @@ class MultimodalModel(ABC):
             layer = self._schema.setup.layers[name]
             where = f"layer {layer!r} of " if layer else ""
             n_features = len(self._schema.features[name])
-            parts.append(f"{where}{name!r} ({n_features} features, {self._transforms[name].name})")
+            controls = isotype_controls(name, self._schema.features[name])
+            among = f", {len(controls)} of them isotype controls: {controls}" if controls else ""
+            parts.append(f"{where}{name!r} ({n_features} features, {self._transforms[name].name}{among})")
         return f"{type(self).__name__}: {len(self._cells)} cells, {' and '.join(parts)}"
 
     def __repr__(self) -> str:
@@ -228,13 +253,58 @@ class MultimodalModel(ABC):
             raise RuntimeError("expected a model with data, got one loaded without; call load(path, mdata).")
         return self._cells
 
+    def _unchanged_cells(self) -> Cells:
+        """Cells of training, of which names and values are those that were read.
+
+        Raises
+        ------
+        ValueError
+            If they are not; says what has changed.
+        """
+        cells = self._training_cells()
+        cells.check_names(cast(MuData, self._mdata))
+        changed = cells.changed
+        if changed is not None:
+            # Memory that the model shared holds other values now. The MuData may still have the right ones.
+            cells = self._cells = self._read_again(cells, changed)
+        return cells
+
+    def _read_again(self, before: Cells, changed: str) -> Cells:
+        mdata = cast(MuData, self._mdata)
+        try:
+            cells = self._read(mdata)
+        except ValueError:
+            cells = None
+        if cells is None or not before.same_values(cells):
+            raise ValueError(
+                f"expected in modality {changed!r} the values with which the model was made, got others: they were "
+                "changed in place, as scanpy.pp.log1p and scanpy.pp.scale do it, in memory that the model shares; put "
+                f"the counts back (mdata[{changed!r}].X = counts), and transform a copy of them, or a layer."
+            )
+        return cells
+
+    def _read(self, mdata: MuData, *, one_is_enough: bool = False) -> Cells:
+        counts = [name for name, transform in self._transforms.items() if transform.needs_counts]
+        return self._schema.read(mdata, counts=counts, one_is_enough=one_is_enough)
+
     def _cells_of(self, mdata: MuData | None, *, one_is_enough: bool = False) -> Cells:
         """Cells of a MuData, by default those of training."""
         if mdata is None and self._cells is None:
             raise RuntimeError("expected a MuData, got none from a model loaded without data; pass mdata.")
-        if mdata is None or mdata is self._mdata:
-            return cast(Cells, self._cells)
-        return self._schema.read(mdata, one_is_enough=one_is_enough)
+        if mdata is None:
+            return self._unchanged_cells()
+        known = self._cells if mdata is self._mdata else None
+        if known is not None and known.is_unchanged(mdata):
+            return known
+        cells = self._read(mdata, one_is_enough=one_is_enough)
+        if known is not None:
+            if known.same_values(cells):
+                return cells
+            logger.warning(
+                "the MuData of the model has changed since the model was made: what follows is of its cells and values "
+                "as they are now."
+            )
+        return cells
 
     def _check_modality(self, modality: str) -> None:
         if modality not in self.modalities:
@@ -316,6 +386,7 @@ class MultimodalModel(ABC):
         """
         self.module.to(torch.device(device))
 
+    @plain_torch()
     def train(
         self,
         max_epochs: int | Mapping[str, int] | None = None,
@@ -324,7 +395,7 @@ class MultimodalModel(ABC):
         lr: float | Mapping[str, float] | None = None,
         weight_decay: float | Mapping[str, float] | None = None,
         early_stopping: bool | Mapping[str, bool] = True,
-        patience: int | Mapping[str, int] = PATIENCE,
+        patience: int | Mapping[str, int] | None = None,
         train_size: float = 0.8,
         validation_size: float = 0.1,
         external_indexing: Sequence[ArrayLike] | None = None,
@@ -333,6 +404,7 @@ class MultimodalModel(ABC):
         num_nodes: int = 1,
         seed: int = 0,
         checkpoint_dir: str | Path | None = None,
+        keep_checkpoint: bool = False,
         write_latents: bool = True,
         show_progress: bool = True,
         **trainer_kwargs: Any,
@@ -360,7 +432,7 @@ class MultimodalModel(ABC):
             contrastive learning memorises the training pairs. True is for all stages that stop early by default; a
             stage that ends when its learning rate does is made to stop early by name only.
         patience
-            See `early_stopping`.
+            See `early_stopping`; by default 10 epochs, and at least 200 steps of the flow on top of ``"closed-form"``.
         train_size, validation_size
             Fractions of the cells; the rest are test cells.
         external_indexing
@@ -377,6 +449,9 @@ class MultimodalModel(ABC):
         checkpoint_dir
             Where the state is kept after every epoch. The same call in a new process, after the first one was
             killed, goes on from there to the same result. The state is deleted when training is complete.
+        keep_checkpoint
+            Whether it stays: then the same call gives the trained model again, at once, until you delete
+            ``checkpoint.pt``. For what is killed between training and :meth:`save`.
         write_latents
             Whether :meth:`write_latents` is called at the end.
         show_progress
@@ -399,12 +474,12 @@ class MultimodalModel(ABC):
             If a step, or the features of the cells, do not fit into memory; likewise. Names a batch size to try, or
             what else would help. Where only the codes that are written at the end do not fit, the training is kept.
         """
-        cells = self._training_cells()
         split = SplitOptions(
             train_size=train_size, validation_size=validation_size, external_indexing=external_indexing
         )
         self._check_split(split, seed)
-        make_views, stages = self._make_views, self._stages()
+        make_views, cells = self._make_views, self._unchanged_cells()
+        stages = self._stages()
         settings = settings_of(
             stages,
             split.n_train(len(cells.names)),
@@ -432,6 +507,7 @@ class MultimodalModel(ABC):
             restored=lambda saved: self._restored(saved, self._own_transforms()),
             make_views=make_views,
             checkpoint_dir=checkpoint_dir,
+            keep_checkpoint=keep_checkpoint,
             record=lambda: self._record() | {"split": split.digest()},
             show_progress=show_progress,
         )
@@ -485,6 +561,7 @@ class MultimodalModel(ABC):
 
     # The spaces
 
+    @plain_torch()
     def get_latent_representation(
         self,
         mdata: MuData | None = None,
@@ -555,6 +632,7 @@ class MultimodalModel(ABC):
                 return self.module.joint(kind, tensors, size).cpu().numpy()
             return self.module.codes(kind, tensors, size)[modality].cpu().numpy()
 
+    @plain_torch()
     def get_features(
         self, mdata: MuData | None = None, *, modality: str, indices: ArrayLike | None = None
     ) -> NDArray[np.float32]:
@@ -609,7 +687,7 @@ class MultimodalModel(ABC):
             raise RuntimeError(f"expected a finished stage {stage!r}, got an interrupted training; call train() again.")
 
     def _tensors(self, cells: Cells, indices: ArrayLike | None = None, *, advice: str = FEWER_CELLS) -> CellTensors:
-        rows = None if indices is None else np.arange(len(cells))[np.asarray(indices)]
+        rows = None if indices is None else positions("indices", indices, len(cells), low=-len(cells))
         with self._explained(len(cells) if rows is None else len(rows), advice):
             return self.module.tensors(cells, rows)
 
@@ -624,6 +702,7 @@ class MultimodalModel(ABC):
             left="The model keeps its training, and no codes are written.",
         )
 
+    @plain_torch()
     def write_latents(self, mdata: MuData | None = None) -> None:
         """Write the codes into ``.obsm`` for scanpy.
 
@@ -676,6 +755,7 @@ class MultimodalModel(ABC):
                     parts[name][space.own] = code.copy()
         return whole, parts
 
+    @plain_torch()
     def certify(
         self,
         mdata: MuData | None = None,
@@ -721,11 +801,11 @@ class MultimodalModel(ABC):
             If there are fewer than 100 cells to measure on.
         """
         self._check_stage(list(self.module.stages)[-1])
-        training = self._training_cells()
+        training = self._unchanged_cells()
         split = self.fitted.split
         if mdata is None and split is None:
             raise RuntimeError("expected the cells of training, got others; pass held-out cells as mdata.")
-        cells = self._cells_of(mdata)
+        cells = training if mdata is None else self._cells_of(mdata)
         rows = cast(Split, split).test if mdata is None else np.arange(len(cells))
         named = Setup(modalities=self.modalities, layers={}, categorical_covariate_keys=tuple(obs))
         columns = covariate_columns(cast(MuData, self._mdata if mdata is None else mdata), named)
@@ -754,7 +834,15 @@ class MultimodalModel(ABC):
 
     # On disk
 
-    def save(self, dir_path: str | Path, *, overwrite: bool = False, save_mdata: bool = False) -> None:
+    @plain_torch()
+    def save(
+        self,
+        dir_path: str | Path,
+        *,
+        overwrite: bool = False,
+        save_mdata: bool = False,
+        save_anndata: bool = False,
+    ) -> None:
         """Save the model; never its code. Of several processes that train together, the first one writes.
 
         What was saved before stays until all is written, and stays if anything fails.
@@ -764,33 +852,51 @@ class MultimodalModel(ABC):
         dir_path
             Directory; made if it does not exist.
         overwrite
-            Whether a model that is there is replaced.
+            Whether a model that is there is replaced. A file that this package has not written never is.
         save_mdata
             Whether the MuData is written beside it as ``mdata.h5mu``.
+        save_anndata
+            The name of `save_mdata` in scvi-tools; the same.
 
         Raises
         ------
         RuntimeError
             Before training, or if there is no MuData to save.
+        ValueError
+            If the MuData is to be saved and is not what the model was made with any more.
         FileExistsError
-            If the directory exists and `overwrite` is False.
+            If the directory holds anything and `overwrite` is False, a file in the place of one of the two is not ours,
+            or another process saves there.
+        ValueError
+            If a weight is not finite.
+        OSError
+            If the disk is full.
         """
         fitted = self.fitted
         if rank() > 0:
             return
+        save_mdata = save_mdata or save_anndata
         if save_mdata and self._mdata is None:
             raise RuntimeError("expected a model with data, got one loaded without; leave save_mdata out.")
+        if save_mdata:
+            self._unchanged_cells()
         directory = Path(dir_path)
-        if directory.exists() and not overwrite:
+        settle(directory)
+        # One that is empty may be what a process has left that was killed just then.
+        if directory.exists() and not overwrite and (not directory.is_dir() or any(directory.iterdir())):
             raise FileExistsError(f"expected a new directory, got {directory}, which exists; pass overwrite=True.")
         directory.mkdir(parents=True, exist_ok=True)
-        payload = {"model": type(self).__name__, "options": self._options.record(), **fitted.payload()}
-        write_saved(payload, self._schema, directory, self._mdata if save_mdata else None)
+        own = {"model": type(self).__name__, "options": self._options.record(), "dropped": self._schema.dropped}
+        payload = {**own, **fitted.payload()}
+        read_from = set() if self._mdata is None else files_of(self._mdata)
+        write_saved(payload, self._schema, directory, self._mdata if save_mdata else None, read_from=read_from)
         if save_mdata and cast(MuData, self._mdata).isbacked:
             # What is open may be the file that has just been replaced; changes to it would be lost.
-            self._cells = reopened(cast(MuData, self._mdata), directory, self._schema) or self._cells
+            if reopened(cast(MuData, self._mdata), directory, self._schema) is not None:
+                self._cells = self._read(cast(MuData, self._mdata))
 
     @classmethod
+    @plain_torch()
     def load(
         cls,
         dir_path: str | Path,
@@ -819,22 +925,25 @@ class MultimodalModel(ABC):
         FileNotFoundError
             If there is no saved model.
         ValueError
-            If the file is damaged or carries code, needs `own_code`, or the features are not the model's.
+            If a file is damaged or has changed since, carries code, has weights that are not finite, needs `own_code`,
+            or the features are not the model's.
         """
         directory = Path(dir_path)
         saved = read_saved(directory, cls.__name__)
-        mdata = read_beside(directory) if mdata is None else mdata
+        mdata = read_beside(directory, saved) if mdata is None else mdata
         own = list(own_code)
         model = cls.__new__(cls)
-        model._options = cls._options_class.from_record(saved["options"], own)
-        model._schema = saved["schema"]
-        transforms = [each for each in own if isinstance(each, type) and issubclass(each, Transform)]
-        own_transforms = {each.name: each for each in transforms}
-        model._transforms = empty_transforms(saved["transforms"], model._schema.features, own_transforms)
-        model._fitted = model._restored(saved, own_transforms)
+        with malformed_named(directory):
+            model._options = cls._options_class.from_record(saved["options"], own)
+            # Files of before features were left out have none.
+            model._schema = replace(saved["schema"], dropped=saved.get("dropped", {}))
+            transforms = [each for each in own if isinstance(each, type) and issubclass(each, Transform)]
+            own_transforms = {each.name: each for each in transforms}
+            model._transforms = empty_transforms(saved["transforms"], model._schema.features, own_transforms)
+            model._fitted = model._restored(saved, own_transforms)
         model._fitted.pipeline.to(resolve_device(accelerator))
         if mdata is not None:
-            model._mdata, model._cells = mdata, model._schema.read(mdata)
+            model._mdata, model._cells = mdata, model._read(mdata)
             if model._fitted.cells != digest_of_names(mdata.obs_names):
                 model._fitted.split = None
         return model

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ._certificate import certificate
 from ._curves import training_curves
 from ._estimators import estimators
-from ._spaces import spaces
+from ._spaces import check_colors, spaces
 from ._tuning import tuning
 from ._umap import umap_coordinates
 
-__all__ = ["certificate", "estimators", "spaces", "training_curves", "tuning", "umap_coordinates"]
+__all__ = ["certificate", "check_colors", "estimators", "spaces", "training_curves", "tuning", "umap_coordinates"]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ._figure import NotebookFigure
+from ._figure import NotebookFigure, as_text
 
 if TYPE_CHECKING:
     from typing import Any
@@ -96,7 +96,7 @@ def _findings(ax: Axes, table: pd.DataFrame) -> None:
     ax.vlines(limits, y - 0.38, y + 0.38, color=_LIMIT, linewidth=1.2, label="limit")
     for position, row in zip(y, table.itertuples(), strict=True):
         ax.text(1.01, position, f"{row.value:.3f}", va="center", fontsize=8, transform=ax.get_yaxis_transform())
-    ax.set_yticks(y, [_label(row) for row in table.itertuples()], fontsize=8)
+    ax.set_yticks(y, [as_text(_label(row)) for row in table.itertuples()], fontsize=8)
     ax.set_ylim(-0.7, len(table) - 0.3)
     ax.set_xlabel("share, on held-out cells, with 95 % interval (square root scale)", fontsize=9)
     # Limits lie between .01 and .7: the root gives the small ones room.
@@ -133,9 +133,11 @@ def _features(ax: Axes, name: str, table: pd.DataFrame, *, total: int) -> None:
         bottom += height
     if table["noise"].notna().any():
         ax.plot(x, 1 - table["noise"], linestyle="none", marker="x", color="black", label="counting noise above")
-    labels = table["feature"].astype(str).str.removesuffix("_TotalSeqB")
+    labels = table["feature"].astype(str).str.removesuffix("_TotalSeqB").map(as_text)
     ax.set_xticks(x, labels, rotation=90, fontsize=7)
     ax.set_ylim(0, 1.02)
     ax.set_ylabel("share of variance")
-    ax.set_title(name if total == len(table) else f"{name}, first {len(table)} of {total}", fontsize=10)
+    ax.set_title(
+        as_text(name) if total == len(table) else f"{as_text(name)}, first {len(table)} of {total}", fontsize=10
+    )
     ax.spines[["top", "right"]].set_visible(False)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.ticker import MaxNLocator
 
-from ._figure import NotebookFigure
+from ._figure import NotebookFigure, as_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +57,7 @@ def training_curves(history: Mapping[str, pd.DataFrame], *, panel_size: float = 
             ax = figure.add_subplot(grid[row, column])
             _draw(ax, curves, best, is_first=row == column == 0)
             prefix = f"{stage.capitalize()}: " if stage else ""
-            ax.set_title(f"{prefix}{quantity.replace('_', ' ')}", fontsize=10, loc="left")
+            ax.set_title(as_text(f"{prefix}{quantity.replace('_', ' ')}"), fontsize=10, loc="left")
             ax.set_xlabel("Epoch", fontsize=9)
     return figure
 

@@ -7,6 +7,13 @@ from matplotlib.figure import Figure
 _DISPLAY_DPI = 110
 
 
+def as_text(name: object) -> str:
+    """A name from the data, which matplotlib shall show as it is: no mathematics, no control characters."""
+    text = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(name))
+    # Nor does it put into a legend what begins so.
+    return (" " + text if text.startswith("_") else text).replace("$", r"\$")
+
+
 class NotebookFigure(Figure):
     """A figure that a notebook shows once, whether or not pyplot was ever imported.
 

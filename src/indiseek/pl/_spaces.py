@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ._colour import Colour, find_colour
-from ._figure import NotebookFigure
+from ._figure import NotebookFigure, as_text
 from ._umap import latent, umap_coordinates
 
 if TYPE_CHECKING:
@@ -123,11 +123,30 @@ def spaces(
             ax.scatter(xy[:, 0], xy[:, 1], c=rgba[order], s=point_size, linewidths=0, rasterized=True)
             _strip(ax)
             if row == 0:
-                ax.set_title(colour.title, fontsize=11, fontweight="bold")
+                ax.set_title(as_text(colour.title), fontsize=11, fontweight="bold")
             if column == 0:
-                ax.set_ylabel(title, fontsize=11, fontweight="bold")
+                ax.set_ylabel(as_text(title), fontsize=11, fontweight="bold")
         _draw_key(figure.add_subplot(grid[len(titles), column]), colour, scale)
     return figure
+
+
+def check_colors(mdata: MuData, color: str | Sequence[str]) -> None:
+    """Raise where :func:`spaces` could not find a colour, before anything is computed.
+
+    Parameters
+    ----------
+    mdata, color
+        As in :func:`spaces`.
+
+    Raises
+    ------
+    KeyError
+        If a colour is in no modality and no ``.obs``.
+    ValueError
+        If a colour's name is found in two modalities.
+    """
+    for name in [color] if isinstance(color, str) else color:
+        find_colour(mdata, name)
 
 
 def _row_titles(mdata: MuData, spaces: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
@@ -201,8 +220,10 @@ def _draw_key(ax: Axes, colour: Colour, scale: ScalarMappable | None) -> None:
     ax.set_axis_off()
     if scale is None:
         handles = [
-            Line2D([], [], linestyle="", marker="o", markersize=5, markeredgewidth=0, color=hue, label=category)
-            for category, hue in _category_colours(colour).items()
+            Line2D(
+                [], [], linestyle="", marker="o", markersize=5, markeredgewidth=0, color=hue, label=as_text(category)
+            )
+            for category, hue in ((as_text(name), hue) for name, hue in _category_colours(colour).items())
         ]
         ax.legend(
             handles=handles,

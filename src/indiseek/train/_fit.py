@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ import lightning.pytorch as lightning
 import pandas as pd
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
 from indiseek.data import CellTensors, OrderedBatches, RowBatches
@@ -88,6 +89,8 @@ def resolve_process(
     ------
     TypeError
         If a Trainer has no such argument.
+    ValueError
+        If this machine has no such device.
     """
     unknown = sorted(set(trainer_kwargs) - set(inspect.signature(lightning.Trainer.__init__).parameters))
     if unknown:
@@ -95,13 +98,20 @@ def resolve_process(
             f"expected arguments of train() or of lightning.pytorch.Trainer, got {unknown}; options of a model, "
             "such as those of its critics, are given when it is made."
         )
-    with _quiet():
-        trainer = lightning.Trainer(
-            accelerator=accelerator,
-            devices=devices if isinstance(devices, int) else list(devices),
-            num_nodes=num_nodes,
-            **{**_NO_FILES, **_strategy(devices, num_nodes)},
-        )
+    try:
+        with _quiet():
+            trainer = lightning.Trainer(
+                accelerator=accelerator,
+                devices=devices if isinstance(devices, int) else list(devices),
+                num_nodes=num_nodes,
+                **{**_NO_FILES, **_strategy(devices, num_nodes)},
+            )
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        what = f"accelerator={accelerator!r}" if devices == 1 else f"accelerator={accelerator!r}, devices={devices!r}"
+        raise ValueError(
+            f"expected a device that this machine has, got {what} ({' '.join(str(error).split())}); pass "
+            "accelerator='auto', which takes what there is, or accelerator='cpu'."
+        ) from error
     return Process(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
 
 
@@ -168,6 +178,8 @@ def fit_stage(
         all of them at once, do not.
     KeyboardInterrupt
         If the user stopped one of several processes.
+    RuntimeError
+        If something ended the stage before its first epoch was over.
     ValueError
         If the processes do not have the same cells.
     """
@@ -192,13 +204,17 @@ def fit_stage(
         objective.to(device)
         if resume is None:
             objective.start(train)
+        else:
+            objective.load_state_dict(resume["objective"])
+        train, validation = objective.prepared(train), objective.prepared(validation)
+        if keep_best is not None and resume is None and objective.starts_fitted:
+            keep_best.begin(objective, validation, settings.batch_size)
     if resume is not None:
-        objective.load_state_dict(resume["objective"])
         if keep_best is not None and resume["best"] is not None:
             keep_best.restore(resume["best"])
         start -= resume["seconds"]
     objective.train()
-    with _quiet(), _sigint_kept(), seeded(seed):
+    with _quiet(), _sigint_kept(), _torch_flags_kept(), seeded(seed):
         trainer = lightning.Trainer(
             max_epochs=settings.max_epochs - module.first_epoch,
             accelerator=accelerator,
@@ -246,6 +262,11 @@ def fit_stage(
         objective.load_state_dict(gather_objects({k: v.cpu() for k, v in objective.state_dict().items()})[0])
     # Lightning's objects refer to each other in circles and would hold the cells until they are collected.
     del module.train_cells, module.validation_cells
+    if not module.epochs and not trainer.interrupted:
+        raise RuntimeError(
+            f"expected stage {name!r} to be trained for an epoch, got none, although nobody stopped it; leave out "
+            "arguments of the Trainer and callbacks that end it."
+        )
     history = pd.DataFrame(module.epochs).rename_axis("epoch")
     best_epoch = len(history) - 1 if keep_best is None or keep_best.state is None else keep_best.best_epoch
     return StageResult(history, best_epoch, time.perf_counter() - start, trainer.interrupted)
@@ -304,6 +325,26 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _torch_flags_kept() -> Iterator[None]:
+    """The Trainer sets torch's flags for ``deterministic`` and ``benchmark`` and leaves them so."""
+    deterministic, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        (torch.is_deterministic_algorithms_warn_only_enabled()),
+    )
+    benchmark = torch.backends.cudnn.benchmark
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+        if workspace is None:
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+        else:
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace
 
 
 @contextmanager

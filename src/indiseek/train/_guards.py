@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +14,34 @@ from torch import Tensor
 # that others fill, and of cuBLAS and its like.
 _SIGNS = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED")
 _FEWER_FEATURES = "take fewer features, for counts by transforms={...: indiseek.data.LogNormalizePCA(n_components=...)}"
+
+
+# Blocks of plain_torch that run, in all threads, and what was set before the first of them.
+_PLAIN_LOCK = threading.Lock()
+_plain: dict[str, Any] = {"n": 0, "dtype": torch.float32}
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Run a block with torch's own defaults, float32 on the CPU, whatever others have set, and give theirs back.
+
+    Another library or another cell of a notebook may have set float64 or a device, for all tensors that are made
+    without saying of what.
+    """
+    with _PLAIN_LOCK:
+        if not _plain["n"]:
+            _plain["dtype"] = torch.get_default_dtype()
+            torch.set_default_dtype(torch.float32)
+        _plain["n"] += 1
+    try:
+        # Only where needed, because inside it every call of torch takes a little longer.
+        with nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
+            yield
+    finally:
+        with _PLAIN_LOCK:
+            _plain["n"] -= 1
+            if not _plain["n"]:
+                torch.set_default_dtype(_plain["dtype"])
 
 
 @contextmanager

@@ -22,9 +22,8 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
-from tqdm import tqdm
 
-from indiseek.data import CellTensors, RowBatches
+from indiseek.data import CellTensors, OrderedBatches, RowBatches, progress
 from indiseek.objectives import Objective, across_processes, gather_objects
 from indiseek.train._guards import random_states, set_random_states
 from indiseek.train._stage import StageSettings
@@ -288,6 +287,16 @@ class KeepBest(lightning.Callback):
         self.best_epoch = first_epoch
         self.state: dict[str, Tensor] | None = None
 
+    def begin(self, objective: Objective, cells: CellTensors, batch_size: int) -> None:
+        """Take what an objective is before training for the first value to beat, epoch -1."""
+        objective.eval()
+        parts = [
+            len(rows) * objective.validate(cells.take(rows))[objective.monitor]
+            for rows in OrderedBatches(cells.n_cells, batch_size=batch_size, device=cells.device)
+        ]
+        self.best, self.best_epoch = float(torch.stack(parts).sum() / cells.n_cells), -1
+        self.state = copy.deepcopy(objective.state_dict())
+
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Compare the monitored value with the best so far."""
         if not isinstance(pl_module, StageModule) or pl_module.epoch < self.first_epoch:
@@ -371,8 +380,12 @@ class Progress(lightning.Callback):
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Open the bar."""
         module = cast(StageModule, pl_module)
-        self.bar = tqdm(
-            total=module.settings.max_epochs,
+        most = module.settings.max_epochs
+        # How many epochs a stage takes that stops early is not known before; a bar to the most would never fill.
+        self.most = most if module.settings.patience is not None else None
+        self.bar = progress(
+            total=most if self.most is None else None,
+            most=self.most,
             initial=module.first_epoch,
             desc=f"stage {self.stage}",
             unit="epoch",
@@ -382,9 +395,12 @@ class Progress(lightning.Callback):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Move it, with the held-out value beside it."""
         if isinstance(pl_module, StageModule):
-            self.bar.set_postfix_str(f"held-out {pl_module.objective.monitor} {pl_module.monitored:.3f}")
+            until = "" if self.most is None else f", until it does not fall, at most {self.most}"
+            self.bar.set_postfix_str(f"held-out {pl_module.objective.monitor} {pl_module.monitored:.3f}{until}")
         self.bar.update()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Close it."""
+        """Close it, with the epochs that there were."""
+        self.bar.total = self.bar.n
+        self.bar.refresh()
         self.bar.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -29,6 +30,32 @@ logger = logging.getLogger(__name__)
 
 _PRECISIONS = ("32", "32-true", "bf16", "bf16-mixed")
 
+# Arguments of a Trainer by which stages would end before they are trained, or their held-out values not be what they
+# are called, with the values that change nothing, and what to write instead.
+_ENDS = "give max_epochs, by stage where they differ: train(max_epochs={'shared': 20})"
+_WHOLE = "leave it out: every epoch sees all training and all validation cells; take fewer cells by train_size"
+_OWN = "leave it out: the models take their gradient steps themselves"
+_DEFEAT: dict[str, tuple[tuple[Any, ...], str]] = {
+    "max_epochs": ((), _ENDS),
+    "max_steps": ((-1,), _ENDS),
+    "max_time": ((None,), _ENDS),
+    "min_steps": ((None,), _ENDS),
+    "fast_dev_run": ((False, 0), _ENDS),
+    "limit_train_batches": ((None, 1.0), _WHOLE),
+    "limit_val_batches": ((None, 1.0), _WHOLE),
+    "overfit_batches": ((0,), _WHOLE),
+    "check_val_every_n_epoch": ((1,), _WHOLE),
+    "val_check_interval": ((None, 1.0), _WHOLE),
+    "accumulate_grad_batches": ((1,), f"{_OWN}; give batch_size"),
+    "gradient_clip_val": ((None,), _OWN),
+    "gradient_clip_algorithm": ((None,), _OWN),
+    "barebones": ((False,), _OWN),
+}
+
+# Two trainings at once would draw from one stream of random numbers of torch.
+one_at_a_time = threading.RLock()
+"""Held by the thread that trains: others wait for it."""
+
 MakeViews = Callable[[Fitted, NDArray[np.intp], int], tuple[Tensor, ...]]
 """Makes augmented features of the cells at some rows, by a seed, as in ``CellTensors.views``."""
 
@@ -54,6 +81,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Raise for what Lightning would take and these models cannot, or would refuse in its own words."""
+        _check_trainer_kwargs(self.trainer_kwargs)
         check_number("num_nodes", self.num_nodes, low=1, whole=True)
         check_number("seed", self.seed, low=0, whole=True)
         if isinstance(self.devices, list | tuple):
@@ -112,6 +140,17 @@ class Plan:
         }
 
 
+def _check_trainer_kwargs(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        harmless, advice = _DEFEAT.get(name, ((value,), ""))
+        # 1 batch is not the whole of them, although 1 == 1.0.
+        if not any(value is fine or (type(value) is type(fine) and value == fine) for fine in harmless):
+            raise ValueError(
+                f"expected no {name} but {' or '.join(map(repr, harmless)) or 'that of train()'}, got {value!r}, by "
+                f"which stages would not be trained; {advice}."
+            )
+
+
 class Start(NamedTuple):
     """Where a fit begins.
 
@@ -141,8 +180,11 @@ def fit_pipeline(
     checkpoint_dir: str | Path | None,
     record: Callable[[], dict[str, Any]],
     show_progress: bool,
+    keep_checkpoint: bool = False,
 ) -> Fitted:
     """Train all stages on a state of their own, and give it back.
+
+    Of several threads that call this, one trains at a time.
 
     Parameters
     ----------
@@ -162,6 +204,8 @@ def fit_pipeline(
         Gives plain values that tell model and cells from others: a checkpoint of anything else is refused.
     show_progress
         Whether progress bars are shown.
+    keep_checkpoint
+        Whether the state stays in `checkpoint_dir` when all stages are trained.
 
     Raises
     ------
@@ -174,13 +218,17 @@ def fit_pipeline(
     """
     process = plan.process()
     if checkpoint_dir is None:
-        fitted = before()
-        _fit_from(fitted, cells, plan, process, make_views, None, None, show_progress=show_progress)
+        with one_at_a_time:
+            fitted = before()
+            complete = _fit_from(fitted, cells, plan, process, make_views, None, None, show_progress=show_progress)
+        fitted.interrupted = not complete
         return fitted
-    with Checkpoint(checkpoint_dir, record() | plan.record(), writes=process.rank == 0) as checkpoint:
+    with one_at_a_time, Checkpoint(checkpoint_dir, record() | plan.record(), writes=process.rank == 0) as checkpoint:
         saved = checkpoint.read()
         fitted = before() if saved is None else restored(saved["fitted"])
-        if _fit_from(fitted, cells, plan, process, make_views, saved, checkpoint, show_progress=show_progress):
+        complete = _fit_from(fitted, cells, plan, process, make_views, saved, checkpoint, show_progress=show_progress)
+        fitted.interrupted = not complete
+        if complete and not keep_checkpoint:
             checkpoint.remove()
             if process.world_size > 1:
                 # A next call must not find in one process what another is about to delete.
