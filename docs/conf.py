@@ -106,6 +106,10 @@ def _describe_constant(app: Sphinx, what: str, name: str, obj: object, options: 
         docs = ModuleAnalyzer.for_module(module.name).find_attr_docs()
         if ("", name.rpartition(".")[2]) in docs:
             lines[:] = docs["", name.rpartition(".")[2]]
+            return
+    # That of its type says nothing of a plain number or word.
+    if type(obj).__module__ == "builtins":
+        lines[:] = []
 
 
 def setup(app: Sphinx) -> None:
