@@ -108,12 +108,14 @@ class NCEClubObjective(Objective):
 
     def _reconstruction(self, modality: int, code: Tensor, cells: CellTensors) -> Tensor:
         x = cells.features[modality]
-        decoded = self.decoders[modality](torch.cat([code, cells.condition[modality]], dim=-1))
+        decoded = self._decoded(modality, code, cells)
         return gathered_sum((decoded - x).square().sum()) / gathered_sum(x.square().sum())
 
     def reconstruct(self, modality: int, cells: CellTensors) -> Tensor:
         """Features as the decoder makes them of specific and shared code."""
-        code = self.encode(modality, cells)
+        return self._decoded(modality, self.encode(modality, cells), cells)
+
+    def _decoded(self, modality: int, code: Tensor, cells: CellTensors) -> Tensor:
         decoded: Tensor = self.decoders[modality](torch.cat([code, cells.condition[modality]], dim=-1))
         return decoded
 
