@@ -18,6 +18,7 @@ import mudata
 import numpy as np
 import torch
 from mudata import MuData
+from scipy import sparse
 
 from indiseek import IndiSeekModel, cli, datasets
 from indiseek.data import convert, open_mudata
@@ -144,10 +145,13 @@ def _convert_left(given: Path, out: Path) -> str:
     for version, state in enumerate(("old", "new")):
         expected = mudata.read_h5mu(given / f"{version}.h5mu")
         if found.obs_names.equals(expected.obs_names):
-            values = (found["rna"].X[:].toarray(), np.asarray(found["prot"].X[:]))
-            wanted = (expected["rna"].X.toarray(), np.asarray(expected["prot"].X))
-            return state if all(np.array_equal(a, b) for a, b in zip(values, wanted, strict=True)) else "LOST"
+            values, wanted = ([_dense(each[name].X[:]) for name in ("rna", "prot")] for each in (found, expected))
+            return state if same(values, wanted) else "LOST"
     return "LOST"
+
+
+def _dense(values: Any) -> np.ndarray:
+    return values.toarray() if sparse.issparse(values) else np.asarray(values)
 
 
 def _embed(given: Path, out: Path, ready: Callable[[], None]) -> None:

@@ -158,15 +158,15 @@ def test_results_are_replaced_by_those_of_the_next_run_and_links_followed(cells_
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_what_was_trained_is_not_lost_when_its_writing_fails(cells_on_disk, tmp_path, monkeypatch, capsys, log, error):
-    out, save = tmp_path / "out", cli.IndiSeekModel.save
+    out, save = tmp_path / "out", IndiSeekModel.save
 
     def fails(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(cli.IndiSeekModel, "save", fails)
+    monkeypatch.setattr(IndiSeekModel, "save", fails)
     assert _train(cells_on_disk, out) == (130 if isinstance(error, KeyboardInterrupt) else 2)
     assert (out / "checkpoint" / "checkpoint.pt").exists()
-    monkeypatch.setattr(cli.IndiSeekModel, "save", save)
+    monkeypatch.setattr(IndiSeekModel, "save", save)
     log.clear()
     assert _train(cells_on_disk, out) == 0
     assert "going on from" in log.text and "stage 'specific'" in log.text

@@ -14,10 +14,7 @@ def test_where_nothing_moves_there_is_a_line_for_each_tenth(capsys):
             bar.update()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
-    assert (
-        lines[0] == "stage shared: 20 of 200 epochs, loss 19"
-        and lines[-1] == "stage shared: 200 of 200 epochs, loss 199"
-    )
+    assert lines[0] == "stage shared: 20/200 epochs, loss 19" and lines[-1] == "stage shared: 200/200 epochs, loss 199"
 
 
 def test_what_ends_early_says_where_it_ended(capsys):
@@ -28,14 +25,15 @@ def test_what_ends_early_says_where_it_ended(capsys):
     bar.total = bar.n
     bar.refresh()
     bar.close()
-    assert capsys.readouterr().err == "stage shared: 56 of 56 epochs\n"
+    assert capsys.readouterr().err == "stage shared: 56/56 epochs\n"
 
 
 @pytest.mark.parametrize("initial", [0, 30])
 def test_a_fit_that_goes_on_begins_where_it_stood(capsys, initial):
     with progress(total=100, initial=initial, desc="fit", unit="epoch") as bar:
+        assert capsys.readouterr().err == (f"fit: {initial}/100 epochs\n" if initial else "")
         bar.update(70)
-    assert capsys.readouterr().err == f"fit: {initial + 70} of 100 epochs\n"
+    assert capsys.readouterr().err == f"fit: {initial + 70}/100 epochs\n"
 
 
 def test_a_terminal_has_a_bar_and_nothing_is_written_where_it_is_not_wanted(capsys, monkeypatch):

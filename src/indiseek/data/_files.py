@@ -18,6 +18,7 @@ import mudata
 from mudata import MuData
 
 from indiseek.data._ours import mark
+from indiseek.data._size import most_bytes
 from indiseek.data._workspace import Workspace, sync
 
 # An h5mu begins with a block of 512 bytes that HDF5 leaves alone, of which mudata fills the first hundred.
@@ -172,6 +173,10 @@ def mudata_writer(mdata: MuData) -> Callable[[Path], None]:
 
 
 def _write_h5mu(mdata: MuData, path: Path) -> None:
+    # HDF5 leaves a process behind that crashes later where the disk fills up under it.
+    need, free = most_bytes(mdata), shutil.disk_usage(path.parent).free
+    if free < need:
+        raise OSError(errno.ENOSPC, f"{need / 2**20:.1f} MiB are needed and {free / 2**20:.1f} MiB are free")
     # Not MuData.write, after which a backed one would go by this temporary name.
     with mudata.set_options(pull_on_update=False):
         mudata.write_h5mu(path, mdata)

@@ -32,6 +32,8 @@ class _Lines:
         self._desc, self._unit = desc, unit
         self._postfix = ""
         self._said = self._tenth()
+        if initial:
+            self._say()
 
     def __enter__(self) -> Self:
         return self
@@ -69,7 +71,7 @@ class _Lines:
     def _say(self) -> None:
         self._said = self._tenth()
         behind = f", {self._postfix}" if self._postfix else ""
-        print(f"{self._desc}: {self.n} of {self.total} {self._unit}s{behind}", file=sys.stderr, flush=True)
+        print(f"{self._desc}: {self.n}/{self.total} {self._unit}s{behind}", file=sys.stderr, flush=True)
 
 
 def progress(

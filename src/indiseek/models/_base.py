@@ -47,7 +47,6 @@ from indiseek.data import (
 from indiseek.metrics import Certificate, Thresholds
 from indiseek.models._certificate import certificate
 from indiseek.models._options import Options
-from indiseek.models._saved import malformed_named, read_beside, read_saved, reopened, write_saved
 from indiseek.objectives import rank
 from indiseek.train import (
     INFERENCE_BATCH,
@@ -59,10 +58,15 @@ from indiseek.train import (
     amount_of,
     empty_transforms,
     fit_pipeline,
+    malformed_named,
     memory_explained,
     plain_torch,
+    read_beside,
+    read_saved,
+    reopened,
     resolve_device,
     settings_of,
+    write_saved,
 )
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from indiseek.models._base import MultimodalModel
 from indiseek.models._comm import CoMMModel
 from indiseek.models._disentangled_ssl import DisentangledSSLModel
 from indiseek.models._indiseek import IndiSeekModel
-from indiseek.models._saved import saved_class
+from indiseek.train import saved_class
 
 _MODELS: dict[str, type[MultimodalModel]] = {
     cls.__name__: cls for cls in (CoMMModel, DisentangledSSLModel, IndiSeekModel)

@@ -220,9 +220,7 @@ def _draw_key(ax: Axes, colour: Colour, scale: ScalarMappable | None) -> None:
     ax.set_axis_off()
     if scale is None:
         handles = [
-            Line2D(
-                [], [], linestyle="", marker="o", markersize=5, markeredgewidth=0, color=hue, label=as_text(category)
-            )
+            Line2D([], [], linestyle="", marker="o", markersize=5, markeredgewidth=0, color=hue, label=category)
             for category, hue in ((as_text(name), hue) for name, hue in _category_colours(colour).items())
         ]
         ax.legend(

@@ -14,6 +14,7 @@ from indiseek.train._guards import amount_of, memory_explained, memory_of_all_ex
 from indiseek.train._lightning import StageModule, StageState, linear_ramp
 from indiseek.train._pipeline import INFERENCE_BATCH, Fitted, Pipeline, empty_transforms
 from indiseek.train._run import MakeViews, Plan, Start, fit_pipeline, one_at_a_time
+from indiseek.train._saved import malformed_named, read_beside, read_saved, reopened, saved_class, write_saved
 from indiseek.train._stage import PATIENCE, Schedule, Shapes, Space, Stage, StageSettings, settings_of
 
 __all__ = [
@@ -36,6 +37,12 @@ __all__ = [
     "StageState",
     "Start",
     "amount_of",
+    "malformed_named",
+    "read_beside",
+    "read_saved",
+    "reopened",
+    "saved_class",
+    "write_saved",
     "archive_writer",
     "empty_transforms",
     "fit_in_closed_form",

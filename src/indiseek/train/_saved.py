@@ -26,7 +26,7 @@ from indiseek.data import (
     replace_files,
     settle,
 )
-from indiseek.train import archive_writer, is_intact, read_archive, to_plain
+from indiseek.train._archive import archive_writer, is_intact, read_archive, to_plain
 
 FILE_NAME = "model.pt"
 MDATA_NAME = "mdata.h5mu"
