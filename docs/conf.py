@@ -59,7 +59,7 @@ numpydoc_xref_param_type = False
 # No inventories of other projects are fetched, so references to them cannot be resolved here.
 _elsewhere = (
     "anndata|collections|contextlib|fractions|lightning|matplotlib|mudata|np|numpy|pandas|pathlib|pd|scanpy|scipy|scvi|"
-    "sklearn|zarr"
+    "sklearn|tqdm|zarr"
 )
 # Protocols that say what a plot needs; private on purpose.
 nitpick_ignore = [
