@@ -57,7 +57,10 @@ numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
 # No inventories of other projects are fetched, so references to them cannot be resolved here.
-_elsewhere = "anndata|collections|lightning|matplotlib|mudata|np|numpy|pandas|pathlib|pd|scanpy|scipy|scvi|sklearn|zarr"
+_elsewhere = (
+    "anndata|collections|contextlib|fractions|lightning|matplotlib|mudata|np|numpy|pandas|pathlib|pd|scanpy|scipy|scvi|"
+    "sklearn|zarr"
+)
 # Protocols that say what a plot needs; private on purpose.
 nitpick_ignore = [
     ("py:class", "Cells"),
@@ -68,7 +71,9 @@ nitpick_ignore = [
 nitpick_ignore_regex = [
     ("py:.*", rf"({_elsewhere}|torch|types)\..*"),
     # The same, and aliases of private files, by the short names that signatures use.
-    ("py:class", r"AnnData|Array|ArrayLike|Axes|Figure|Metric|Module|MuData|NDArray|Parameter|Probe|Tensor"),
+    ("py:class", r"AnnData|Array|ArrayLike|Axes|Figure|Metric|Module|MuData|NDArray|Parameter|Probe|Tensor|Verdict"),
+    # Attributes of a dataclass are a list in its docstring, without an entry of their own.
+    ("py:attr", r"tables|verdicts"),
     # Private classes have no page.
     ("py:class", r"indiseek\..*\b_.*"),
 ]
@@ -101,6 +106,10 @@ def _describe_constant(app: Sphinx, what: str, name: str, obj: object, options: 
         docs = ModuleAnalyzer.for_module(module.name).find_attr_docs()
         if ("", name.rpartition(".")[2]) in docs:
             lines[:] = docs["", name.rpartition(".")[2]]
+            return
+    # That of its type says nothing of a plain number or word.
+    if type(obj).__module__ == "builtins":
+        lines[:] = []
 
 
 def setup(app: Sphinx) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import functools
 import io
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +18,12 @@ from rich.console import Console
 
 from indiseek import cli
 from indiseek.data import open_mudata
-from indiseek.models import IndiSeekModel
+from indiseek.models import IndiSeekModel, NCEClub
+from indiseek.nn import Encoder
 from indiseek.train import Checkpoint
+
+SMALL = {"specific": NCEClub(critic_hidden=(16,)), "n_shared": 4, "n_specific": 3, "encoder": Encoder(hidden=(32,))}
+FAST = {"max_epochs": 1, "batch_size": 64, "accelerator": "cpu", "show_progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +108,69 @@ def test_a_second_training_into_one_directory_is_refused(cells_on_disk, tmp_path
         assert _train(cells_on_disk, tmp_path / "out") == 2
     assert "expected a checkpoint_dir that no other fit uses" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint"]
+
+
+def test_neither_the_input_nor_a_file_of_the_users_is_replaced_by_results(cells_on_disk, h5mu, tmp_path, capsys):
+    cells = Path(shutil.copytree(cells_on_disk, tmp_path / "latents.zarr"))
+    before = {path: path.read_bytes() for path in cells.rglob("*") if path.is_file()}
+    model = IndiSeekModel(open_mudata(cells), **SMALL)
+    model.train(**FAST, write_latents=False)
+    model.save(tmp_path / "other")
+    # The cells carry our mark, because convert has written them, and are no result all the same.
+    for command in (
+        ["train", str(cells), "--out", str(tmp_path)],
+        ["embed", str(tmp_path / "other"), str(cells), "--out", str(cells), "--overwrite"],
+        ["convert", str(cells), str(cells), "--overwrite"],
+    ):
+        assert cli.main(command) == 2
+        assert "which is read from" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in cells.rglob("*") if path.is_file()} == before
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, command in (
+        ("training.png", ["train", str(cells), "--out", str(out)]),
+        ("latents.zarr", ["train", str(cells), "--out", str(out)]),
+        ("latents.h5mu", ["train", str(h5mu), "--out", str(out)]),
+        ("certificate.json", ["demo", "--out", str(out)]),
+    ):
+        (out / name).write_text("mine")
+        assert cli.main(command) == 2
+        assert f"expected nothing at {out / name}, or what indiseek has written" in capsys.readouterr().err
+        assert (out / name).read_text() == "mine"
+        # Said before any work.
+        assert os.listdir(out) == [name]
+        (out / name).unlink()
+
+
+def test_results_are_replaced_by_those_of_the_next_run_and_links_followed(cells_on_disk, tmp_path):
+    out = tmp_path / "out"
+    assert _train(cells_on_disk, out) == 0
+    (out / "latents.zarr").rename(tmp_path / "far.zarr")
+    (out / "training.png").rename(tmp_path / "far.png")
+    (out / "latents.zarr").symlink_to(tmp_path / "far.zarr")
+    (out / "training.png").symlink_to(tmp_path / "far.png")
+    before = (tmp_path / "far.png").stat().st_ino
+    assert _train(cells_on_disk, out) == 0
+    assert (out / "latents.zarr").is_symlink() and (out / "training.png").is_symlink()
+    assert (tmp_path / "far.png").stat().st_ino != before
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_what_was_trained_is_not_lost_when_its_writing_fails(cells_on_disk, tmp_path, monkeypatch, capsys, log, error):
+    out, save = tmp_path / "out", IndiSeekModel.save
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(IndiSeekModel, "save", fails)
+    assert _train(cells_on_disk, out) == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    assert (out / "checkpoint" / "checkpoint.pt").exists()
+    monkeypatch.setattr(IndiSeekModel, "save", save)
+    log.clear()
+    assert _train(cells_on_disk, out) == 0
+    assert "going on from" in log.text and "stage 'specific'" in log.text
+    assert [path.name for path in (out / "checkpoint").iterdir()] == ["checkpoint.lock"]
 
 
 def test_what_cannot_be_used_is_said_in_one_line(tmp_path, capsys):

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
         simulation,
         tuning,
     )
-    from indiseek.models import PAPER, CoMMModel, DisentangledSSLModel, Flow, IndiSeekModel, NCEClub
+    from indiseek.models import PAPER, ClosedForm, CoMMModel, DisentangledSSLModel, Flow, IndiSeekModel, NCEClub
     from indiseek.nn import Encoder
 
 __all__ = [
     "PAPER",
+    "ClosedForm",
     "CoMMModel",
     "DisentangledSSLModel",
     "Encoder",
@@ -48,7 +49,7 @@ __version__ = version("indiseek")
 
 # Where the names above come from: layers are imported when they are asked for, because torch and scanpy take seconds,
 # and the command line has something to say before.
-_MODELS = ("PAPER", "CoMMModel", "DisentangledSSLModel", "Flow", "IndiSeekModel", "NCEClub")
+_MODELS = ("PAPER", "ClosedForm", "CoMMModel", "DisentangledSSLModel", "Flow", "IndiSeekModel", "NCEClub")
 _SOURCES = dict.fromkeys(_MODELS, "models") | {"Encoder": "nn"}
 
 

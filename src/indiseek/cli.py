@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 DEMO_PROTEINS = ("CD3", "CD4", "CD8a", "CD14", "CD19", "CD56", "CD45RA", "CD45RO")
 _CODES = {"IndiSeek, shared codes": "shared", "IndiSeek, wide codes": "context"}
+_FILES = ("training.png", "certificate.json", "certificate.png")
 _MOST_COLORS = 8
 _MOST_FEATURES = 30
 
@@ -94,14 +97,16 @@ def _as_text(name: object) -> Text:
 
 def _train(options: argparse.Namespace, console: Console) -> None:
     from indiseek import datasets
-    from indiseek.data import open_mudata
+    from indiseek.data import check_replaceable, open_mudata
 
-    on_disk = False
+    on_disk = options.command == "train" and (options.backed or options.file.is_dir())
+    # Before hours of work, of which there would be no place for the result.
+    names = (*_FILES, *(("latents.zarr",) if on_disk else ("latents.h5mu", "spaces.png")))
+    check_replaceable([options.out / name for name in names], [options.file] if options.command == "train" else [])
     if options.command == "demo":
         mdata = datasets.pbmc10k_cite()
         colors = [f"{protein}_TotalSeqB" for protein in DEMO_PROTEINS]
     else:
-        on_disk = options.backed or options.file.is_dir()
         mdata = open_mudata(options.file) if on_disk else _read(options.file)
         colors = options.color
     run(
@@ -129,7 +134,8 @@ def run(
 ) -> IndiSeekModel:
     """Train on `mdata`, print what held-out cells say, and write data, model and figures into `out`.
 
-    A training that was stopped goes on from its last complete epoch, which ``out / "checkpoint"`` holds.
+    A training that was stopped goes on from its last complete epoch, which ``out / "checkpoint"`` holds until all is
+    written.
 
     Parameters
     ----------
@@ -153,24 +159,33 @@ def run(
         If the user stopped it.
     ValueError
         If another training uses `out`.
+    FileExistsError
+        If what is in the place of a result is not ours, or is read from.
     """
     from indiseek import pl
-    from indiseek.data import write_mudata
+    from indiseek.data import replace_files, write_mudata
     from indiseek.models import IndiSeekModel, embed
-    from indiseek.train import CHECKPOINT_NAME
+    from indiseek.train import Checkpoint
 
     if colors and not on_disk:
         pl.check_colors(mdata, colors)
     model = IndiSeekModel(mdata)
     checkpoint = out / "checkpoint"
-    model.train(max_epochs, seed=seed, accelerator=accelerator, write_latents=False, checkpoint_dir=checkpoint)
-    # Ctrl-C ends a training without an error, and leaves its checkpoint.
-    if (checkpoint / CHECKPOINT_NAME).exists():
+    model.train(
+        max_epochs,
+        seed=seed,
+        accelerator=accelerator,
+        write_latents=False,
+        checkpoint_dir=checkpoint,
+        keep_checkpoint=True,
+    )
+    # Ctrl-C ends a training without an error.
+    if model.fitted.interrupted:
         raise KeyboardInterrupt
     model.save(out / "model", overwrite=True)
     _print_training(model, console)
     _print_retrieval(model, console)
-    pl.training_curves(model.history).savefig(out / "training.png", dpi=150)
+    replace_files(out, {"training.png": _png(pl.training_curves(model.history))})
     written = ["model", "training.png", *_certify(model, out, seed, console)]
     if on_disk:
         embed(model, None, out / "latents.zarr", overwrite=True)
@@ -182,9 +197,12 @@ def run(
         second = model.modalities[1]
         # With the modality, because a gene may have the name of a protein.
         shown = list(colors) if colors else [f"{second}:{name}" for name in mdata.mod[second].var_names[:_MOST_COLORS]]
-        pl.spaces(mdata, color=shown, seed=seed).savefig(out / "spaces.png", dpi=150)
+        replace_files(out, {"spaces.png": _png(pl.spaces(mdata, color=shown, seed=seed))})
         console.print(f"Maps drawn in {time.perf_counter() - started:.0f} s.")
         written += ["latents.h5mu", "spaces.png"]
+    # A kill before this line costs no training: the same command writes again what it was about to.
+    with Checkpoint(checkpoint, {}, writes=True) as finished:
+        finished.remove()
     console.print(_as_text(f"Written to {out}: {', '.join(written)}"), soft_wrap=True)
     return model
 
@@ -192,6 +210,7 @@ def run(
 def _certify(model: IndiSeekModel, out: Path, seed: int, console: Console) -> list[str]:
     """Print and write the certificate; names of the files."""
     from indiseek import pl
+    from indiseek.data import mark, replace_files
     from indiseek.models import MIN_HELD_OUT_CELLS
 
     n_test = len(_split(model)[2])
@@ -200,9 +219,21 @@ def _certify(model: IndiSeekModel, out: Path, seed: int, console: Console) -> li
         return []
     certificate = model.certify(seed=seed)
     _print_certificate(certificate, model.modalities[1], console)
-    pl.certificate(certificate).savefig(out / "certificate.png", dpi=150)
-    (out / "certificate.json").write_text(certificate.to_json() + "\n")
-    return ["certificate.json", "certificate.png"]
+    record = {"mark": mark()} | json.loads(certificate.to_json())
+
+    def write_json(path: Path) -> None:
+        path.write_text(json.dumps(record, indent=1) + "\n")
+
+    files = {"certificate.json": write_json, "certificate.png": _png(pl.certificate(certificate))}
+    replace_files(out, files)
+    return list(files)
+
+
+def _png(figure: Any) -> Callable[[Path], None]:
+    """What writes a figure at a path, for :func:`indiseek.data.replace_files`."""
+    from indiseek.data import mark
+
+    return partial(figure.savefig, dpi=150, format="png", metadata={"Software": mark()})
 
 
 def _print_training(model: IndiSeekModel, console: Console) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -328,3 +330,36 @@ def test_bfloat16_trains_every_stage_and_gives_codes_in_single_precision(case, m
         assert np.isfinite(table.to_numpy()).all()
     for code in latents(model).values():
         assert code.dtype == np.float32 and np.isfinite(code).all()
+
+
+@once
+def test_ctrl_c_while_the_state_is_written_keeps_the_weights(case, make_mdata, uninterrupted, tmp_path, monkeypatch):
+    save, n_written = torch.save, 0
+
+    def stopped(payload, file):
+        nonlocal n_written
+        n_written += 1
+        if n_written == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        save(payload, file)
+
+    model = case.new(make_mdata(150))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", stopped)
+        model.train(**TRAIN, checkpoint_dir=tmp_path)
+    assert model.is_trained and model.fitted.interrupted
+    assert np.isfinite(model.get_latent_representation()).all()
+    # The state is that of the epoch before, from which the same call goes on.
+    again = case.new(make_mdata(150))
+    again.train(**TRAIN, checkpoint_dir=tmp_path)
+    assert_same(latents(again), latents(uninterrupted))
+
+
+@once
+def test_a_state_that_is_kept_gives_the_trained_model_again(case, make_mdata, uninterrupted, tmp_path, log):
+    for _ in range(2):
+        model = case.new(make_mdata(150))
+        model.train(**TRAIN, checkpoint_dir=tmp_path, keep_checkpoint=True)
+        assert_same(latents(model), latents(uninterrupted))
+    assert "going on from" in log.text
+    assert (tmp_path / "checkpoint.pt").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import signal
 import stat
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from model_contract import (
 
 from indiseek.data import CLR, LogNormalizePCA
 from indiseek.models import load_model
+from indiseek.train import write_archive
 
 PARTS = ("train_indices", "validation_indices", "test_indices")
 
@@ -331,7 +333,8 @@ def test_an_earlier_model_and_its_cells_survive_a_failure_half_way(case, mdata, 
     full = "to .*model, got .*what was there before stays: see whether the disk is full"
     for error, raised, message in (
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), OSError, full),
-        (RuntimeError("Can't decrement id ref count"), OSError, full),
+        (RuntimeError("Can't write (errno = 28, error message = 'No space left on device')"), OSError, full),
+        (RuntimeError("Can't decrement id ref count"), OSError, "what was there before stays: see to its cause"),
         (KeyboardInterrupt(), KeyboardInterrupt, None),
     ):
 
@@ -351,6 +354,198 @@ def test_an_earlier_model_and_its_cells_survive_a_failure_half_way(case, mdata, 
     assert_same(latents(case.model.load(tmp_path / "model", accelerator="cpu")), codes)
     model.save(tmp_path / "model", overwrite=True, save_mdata=True)
     assert_same(latents(case.model.load(tmp_path / "model", accelerator="cpu")), latents(model))
+
+
+@once
+@pytest.mark.parametrize("save_mdata", [False, True])
+def test_a_users_file_is_neither_deleted_nor_replaced(case, fitted, saved, save_mdata):
+    theirs = saved / "mdata.h5mu"
+    with mudata.set_options(pull_on_update=False):
+        fitted[1].write(theirs)
+    before = {path: path.read_bytes() for path in saved.iterdir()}
+    if save_mdata:
+        with pytest.raises(FileExistsError, match="expected nothing at .*mdata.h5mu, or what indiseek has written"):
+            fitted[0].save(saved, overwrite=True, save_mdata=True)
+        assert {path: path.read_bytes() for path in saved.iterdir()} == before
+    else:
+        fitted[0].save(saved, overwrite=True)
+        assert theirs.read_bytes() == before[theirs]
+        # Nor is it taken for the cells of the model.
+        assert case.model.load(saved, accelerator="cpu").adata is None
+
+
+@once
+def test_a_file_called_like_a_model_that_is_none_is_not_replaced(fitted, tmp_path):
+    (tmp_path / "model").mkdir()
+    theirs = tmp_path / "model" / "model.pt"
+    torch.save({"weights": torch.zeros(3)}, theirs)
+    before = theirs.read_bytes()
+    with pytest.raises(FileExistsError, match="expected nothing at .*model.pt, or what indiseek has written, got some"):
+        fitted[0].save(tmp_path / "model", overwrite=True)
+    assert theirs.read_bytes() == before and len(list(theirs.parent.iterdir())) == 1
+
+
+@once
+def test_cells_that_are_saved_follow_a_link(case, fitted, tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mdata.h5mu").symlink_to(tmp_path / "large" / "cells.h5mu")
+    fitted[0].save(tmp_path / "model", save_mdata=True, overwrite=True)
+    assert (tmp_path / "model" / "mdata.h5mu").is_symlink()
+    assert [path.name for path in (tmp_path / "large").iterdir()] == ["cells.h5mu"]
+    assert_same(latents(case.model.load(tmp_path / "model", accelerator="cpu")), latents(fitted[0]))
+
+
+@once
+def test_cells_that_have_changed_since_they_were_saved_are_refused(case, fitted, tmp_path):
+    fitted[0].save(tmp_path / "model", save_mdata=True)
+    path = tmp_path / "model" / "mdata.h5mu"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="expected the cells that were saved with the model in .*mdata.h5mu, got a fi"):
+        case.model.load(tmp_path / "model", accelerator="cpu")
+    case.model.load(tmp_path / "model", fitted[1], accelerator="cpu")
+
+
+def test_every_flipped_bit_is_noticed_or_changes_nothing(case, fitted, saved):
+    path = _file(saved)
+    good, codes = path.read_bytes(), latents(fitted[0])
+    rng = np.random.default_rng(0)
+    # The ends of the file, where the parts of the container stand, have more than their share.
+    n = len(good)
+    places = [*rng.integers(n, size=20), *rng.integers(2000, size=10), *(n - 1 - rng.integers(2000, size=10))]
+    n_noticed = 0
+    for place in places:
+        damaged = bytearray(good)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            loaded = case.model.load(saved, fitted[1], accelerator="cpu")
+        except ValueError as error:
+            n_noticed += 1
+            assert str(error).startswith("expected") and "model.pt" in str(error)
+        else:
+            assert_same(latents(loaded), codes)
+    assert n_noticed >= 20
+
+
+def _payload(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+@once
+def test_values_that_were_changed_in_a_whole_file_are_noticed(case, saved):
+    path = _file(saved)
+    payload = _payload(path)
+    key = next(key for key, x in payload["state"].items() if x.is_floating_point() and x.numel())
+    payload["state"][key].view(-1)[0] += 1
+    torch.save(payload, path)
+    with pytest.raises(ValueError, match="expected a complete file at .*model.pt, got a damaged one"):
+        case.model.load(saved, accelerator="cpu")
+
+
+@once
+def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(case, mdata, tmp_path):
+    model = case.new(mdata)
+    model.train(**FAST)
+    model.save(tmp_path / "model")
+    path = tmp_path / "model" / "model.pt"
+    payload = _payload(path)
+    # As a file of the first format, which has no checksum.
+    key = next(key for key, x in payload["state"].items() if key.startswith("objectives") and x.is_floating_point())
+    payload["state"][key].view(-1)[0] = float("nan")
+    write_archive({k: v for k, v in payload.items() if k not in ("mark", "sha256")}, path)
+    with pytest.raises(ValueError, match=rf"expected finite weights in .*model.pt, got NaN .* first of them {key}"):
+        case.model.load(tmp_path / "model", accelerator="cpu")
+    before = path.read_bytes()
+    with torch.no_grad():
+        dict(model.module.named_parameters())[key].view(-1)[0] = float("inf")
+    with pytest.raises(ValueError, match=rf"expected finite weights to save to .*, got NaN or infini.*{key}"):
+        model.save(tmp_path / "model", overwrite=True)
+    assert path.read_bytes() == before
+
+
+@once
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: p.pop("state"),
+        lambda p: p.pop("options"),
+        lambda p: p.update(features=3),
+        lambda p: p.update(setup=None),
+        lambda p: p.update(split=[1, 2, 3]),
+        lambda p: p["state"].popitem(),
+        lambda p: p.update(history=[1]),
+        lambda p: p.update(transforms={"rna": 1}),
+        lambda p: p["state"].update({k: v[:1] for k, v in p["state"].items() if v.ndim == 2}),
+    ],
+)
+def test_a_file_that_lacks_something_gives_one_clear_error(case, saved, change):
+    path = _file(saved)
+    payload = {key: value for key, value in _payload(path).items() if key not in ("mark", "sha256")}
+    change(payload)
+    write_archive(payload, path)
+    with pytest.raises(ValueError, match="expected a complete file at .*model.pt, got a damaged one or something else"):
+        case.model.load(saved, accelerator="cpu")
+
+
+@once
+def test_checksums_are_written_also_where_the_user_has_switched_those_of_torch_off(case, fitted, tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        fitted[0].save(tmp_path / "model")
+        assert torch.serialization.get_crc32_options() is False
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert_same(latents(case.model.load(tmp_path / "model", fitted[1], accelerator="cpu")), latents(fitted[0]))
+
+
+@once
+def test_a_damaged_model_can_be_saved_again(case, fitted, saved):
+    path = _file(saved)
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
+    fitted[0].save(saved, overwrite=True)
+    assert_same(latents(case.model.load(saved, fitted[1], accelerator="cpu")), latents(fitted[0]))
+
+
+@once
+def test_an_empty_folder_is_a_new_one(fitted, tmp_path):
+    # What is left of a process that was killed when it had begun to save.
+    (tmp_path / "model").mkdir()
+    fitted[0].save(tmp_path / "model")
+    assert _file(tmp_path / "model").name == "model.pt"
+
+
+@once
+def test_ctrl_c_while_a_model_is_saved_is_no_full_disk(case, fitted, saved, monkeypatch):
+    save = torch.save
+
+    def stopped(payload, file):
+        os.kill(os.getpid(), signal.SIGINT)
+        save(payload, file)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch, "save", stopped)
+        fitted[0].save(saved, overwrite=True)
+    assert_same(latents(case.model.load(saved, fitted[1], accelerator="cpu")), latents(fitted[0]))
+    assert _file(saved).name == "model.pt"
+
+
+@once
+def test_two_processes_do_not_save_into_one_folder_at_once(fitted, saved, monkeypatch):
+    save = torch.save
+
+    def meanwhile(payload, file):
+        with monkeypatch.context() as patch, pytest.raises(FileExistsError, match="expected no other process to write"):
+            patch.setattr(torch, "save", save)
+            fitted[0].save(saved, overwrite=True)
+        save(payload, file)
+
+    monkeypatch.setattr(torch, "save", meanwhile)
+    fitted[0].save(saved, overwrite=True)
+    assert _file(saved).name == "model.pt"
 
 
 @once

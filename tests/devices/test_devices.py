@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from indiseek.models import IndiSeekModel
+from indiseek.models import Flow, IndiSeekModel
+from indiseek.nn import Encoder
 
 _ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 DEVICES = ["cpu", pytest.param("gpu", marks=_ON_GPU)]
-SMALL = {"n_shared": 4, "n_context": 4, "hidden": (32,)}
+SMALL = {"n_shared": 4, "specific": Flow(n_context=4), "encoder": Encoder(hidden=(32,))}
 FAST = {"max_epochs": 2, "batch_size": 64, "show_progress": False}
 
 
@@ -65,7 +66,7 @@ def little_memory() -> Iterator[None]:
 
 @_ON_GPU
 def test_too_little_memory_there_says_what_helps_and_leaves_the_model(make_mdata, little_memory):
-    model = IndiSeekModel(make_mdata(600), hidden=(4096, 4096))
+    model = IndiSeekModel(make_mdata(600), encoder=Encoder(hidden=(4096, 4096)))
     with pytest.raises(MemoryError, match=r"to fit into the memory of cuda:0, got out of memory.*accelerator='cpu'"):
         model.train(**FAST, accelerator="gpu")
     assert not model.is_trained

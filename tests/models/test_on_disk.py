@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from mudata import MuData
 
-from indiseek.data import DiskMatrix, convert, open_mudata
+from indiseek.data import DiskMatrix, convert, files_of, open_mudata
 from indiseek.models import IndiSeekModel, NCEClub, _embed, embed
 from indiseek.nn import Encoder
 from indiseek.tuning import fingerprint_of_data
@@ -167,3 +167,65 @@ def test_cells_can_be_saved_over_the_very_file_that_they_are_read_from(in_memory
         cells.file.close()
         with h5py.File(path) as file:
             assert file["mod/prot/X"][0, 0] == 7
+
+
+def test_cells_that_a_model_reads_are_not_deleted_when_it_is_saved_beside_them(in_memory, files, tmp_path):
+    # Neither the user's own file, which no one has marked ...
+    theirs = tmp_path / "theirs" / "mdata.h5mu"
+    theirs.parent.mkdir()
+    shutil.copy(files["h5mu"], theirs)
+    model = IndiSeekModel.load(_saved(in_memory, tmp_path / "model"), open_mudata(theirs))
+    model.save(theirs.parent, overwrite=True)
+    assert theirs.read_bytes() == files["h5mu"].read_bytes()
+    with pytest.raises(FileExistsError, match="expected nothing at .*mdata.h5mu, or what indiseek has written"):
+        model.save(theirs.parent, overwrite=True, save_mdata=True)
+    _assert_same(_codes(model), _codes(in_memory))
+    # ... nor the one that an earlier save has written.
+    in_memory.save(tmp_path / "ours", save_mdata=True)
+    ours = tmp_path / "ours" / "mdata.h5mu"
+    model = IndiSeekModel.load(tmp_path / "ours", open_mudata(ours))
+    model.save(tmp_path / "ours", overwrite=True)
+    assert ours.exists()
+    _assert_same(_codes(model), _codes(in_memory))
+    in_memory.save(tmp_path / "ours", overwrite=True)
+    assert not ours.exists()
+
+
+def test_raw_values_are_not_lost_where_cells_are_saved_over_their_own_file(make_mdata, tmp_path):
+    cells = make_mdata()
+    cells["rna"].raw = cells["rna"]
+    _train(cells).save(tmp_path / "model", save_mdata=True)
+    model = IndiSeekModel.load(tmp_path / "model", open_mudata(tmp_path / "model" / "mdata.h5mu"))
+    with pytest.raises(FileExistsError, match=r"expected another place to save than .* raw slot of \['rna'\]; choose"):
+        model.save(tmp_path / "model", overwrite=True, save_mdata=True)
+    assert IndiSeekModel.load(tmp_path / "model").adata["rna"].raw is not None
+    model.save(tmp_path / "elsewhere", save_mdata=True)
+
+
+def _saved(model: IndiSeekModel, directory: Path) -> Path:
+    model.save(directory)
+    return directory
+
+
+def test_codes_are_never_written_over_the_cells(in_memory, files, tmp_path):
+    path = Path(shutil.copytree(files["zarr"], tmp_path / "cells.zarr"))
+    (tmp_path / "link.zarr").symlink_to("cells.zarr")
+    on_disk = IndiSeekModel.load(_saved(in_memory, tmp_path / "model"), open_mudata(path))
+    for model, mdata in ((in_memory, open_mudata(path)), (on_disk, None)):
+        for target in (path, tmp_path / "link.zarr"):
+            with pytest.raises(FileExistsError, match="expected another place to write than .*cells.zarr, which"):
+                embed(model, mdata, target, overwrite=True, show_progress=False)
+    _assert_same(_codes(in_memory, open_mudata(path)), _codes(in_memory))
+
+
+def test_the_files_of_cells_are_known(make_mdata, files, tmp_path):
+    assert files_of(make_mdata()) == set()
+    for path in files.values():
+        assert files_of(open_mudata(path)) == {path.resolve()}
+    link = tmp_path / "link.h5mu"
+    link.symlink_to(files["h5mu"])
+    assert files_of(open_mudata(link)) == {files["h5mu"].resolve()}
+    with mudata.set_options(pull_on_update=False):
+        backed = mudata.read_h5mu(link, backed="r")
+    assert files_of(backed) == {files["h5mu"].resolve()}
+    backed.file.close()

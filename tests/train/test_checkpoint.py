@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +79,37 @@ def test_damage_is_named(tmp_path, damage):
     )
     with _checkpoint(tmp_path) as checkpoint, pytest.raises(ValueError, match=message):
         checkpoint.read()
+
+
+def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
+    good = _write(tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    n_noticed = 0
+    for bit in range(0, 8 * len(good), 8 * len(good) // 150):
+        damaged = bytearray(good)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with _checkpoint(tmp_path) as checkpoint:
+            try:
+                assert torch.equal(checkpoint.read()["state"]["weights"], STATE["state"]["weights"])
+            except ValueError as error:
+                n_noticed += 1
+                assert str(error).startswith(f"expected a complete checkpoint at {path}, got a damaged one")
+    assert n_noticed > 50
+
+
+def test_ctrl_c_while_the_state_is_written_is_ctrl_c_and_leaves_the_earlier_one(tmp_path, monkeypatch):
+    before, save = _write(tmp_path), torch.save
+
+    def stopped(payload, file):
+        os.kill(os.getpid(), signal.SIGINT)
+        save(payload, file)
+
+    monkeypatch.setattr(torch, "save", stopped)
+    with pytest.raises(KeyboardInterrupt), _checkpoint(tmp_path) as checkpoint:
+        checkpoint.write(STATE)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.lock", "checkpoint.pt"]
 
 
 def test_code_in_a_file_is_not_run(tmp_path):

@@ -28,34 +28,45 @@ def _codes(n: int = 400, d: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_rotation_between_codes_is_found():
     first, second = _codes()
     bridge = _Bridge()
-    bridge.fit((first[:300], second[:300]))
-    torch.testing.assert_close(bridge(0, first[300:])[1], second[300:], atol=1e-2, rtol=0)
-    torch.testing.assert_close(bridge(1, second[300:])[0], first[300:], atol=1e-2, rtol=0)
+    bridge.fit([[first[:300]], [second[:300]]])
+    torch.testing.assert_close(bridge(0, first[300:])[1][0], second[300:], atol=1e-2, rtol=0)
+    torch.testing.assert_close(bridge(1, second[300:])[0][0], first[300:], atol=1e-2, rtol=0)
 
 
 def test_the_given_code_is_kept():
     first, second = _codes()
     bridge = _Bridge()
-    bridge.fit((first, second))
+    bridge.fit([[first], [second]])
     for i, code in enumerate((first, second)):
-        torch.testing.assert_close(bridge(i, code)[i], code, rtol=0, atol=0)
+        torch.testing.assert_close(bridge(i, code)[i][0], code, rtol=0, atol=0)
 
 
 def test_a_code_that_cannot_be_predicted_is_given_its_mean():
     first, _ = _codes()
     second = F.normalize(torch.randn(400, 4, generator=torch.Generator().manual_seed(5)) + 1, dim=-1)
     bridge = _Bridge()
-    bridge.fit((first, second))
-    torch.testing.assert_close(bridge(0, first)[1], second.mean(0).expand(400, 4), atol=0.2, rtol=0)
+    bridge.fit([[first], [second]])
+    torch.testing.assert_close(bridge(0, first)[1][0], second.mean(0).expand(400, 4), atol=0.2, rtol=0)
 
 
 def test_the_maps_are_part_of_the_state():
     first, second = _codes()
     bridge, copy = _Bridge(), _Bridge()
-    bridge.fit((first, second))
-    copy.allocate(bridge.maps.shape)
+    bridge.fit([[first], [second]])
+    copy.allocate(bridge.state_dict(), "")
     copy.load_state_dict(bridge.state_dict())
-    torch.testing.assert_close(copy(0, first), bridge(0, first), rtol=0, atol=0)
+    torch.testing.assert_close(copy(0, first)[1][0], bridge(0, first)[1][0], rtol=0, atol=0)
+
+
+def test_stages_of_other_widths_in_each_modality_are_predicted_and_told_apart():
+    first, second = _codes()
+    wide = torch.cat([second, first @ torch.randn(4, 3, generator=torch.Generator().manual_seed(2))], dim=1)
+    bridge = _Bridge()
+    bridge.fit([[first[:, :1], first], [wide, second]])
+    predicted = bridge(0, torch.cat([first[:, :1], first], dim=1))
+    assert [[part.shape[1] for part in parts] for parts in predicted] == [[1, 4], [7, 4]]
+    torch.testing.assert_close(predicted[1][0], wide, atol=3e-2, rtol=0)
+    torch.testing.assert_close(predicted[1][1], second, atol=3e-2, rtol=0)
 
 
 class Whitened(Objective):

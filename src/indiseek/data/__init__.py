@@ -2,10 +2,15 @@
 
 from indiseek.data._anndata import how_to_build, mudata_of
 from indiseek.data._cells import Cells, CellTensors, Schema, digest_of_names
+from indiseek.data._clr_pca import CLRPCA
+from indiseek.data._components import ComponentSignal, count_components, reconstructed_components, whitenable_components
 from indiseek.data._convert import convert
 from indiseek.data._disk import DiskMatrix, Matrix, Values, is_sparse, row_chunks
 from indiseek.data._files import mudata_writer, replace_files, write_mudata
+from indiseek.data._known_transforms import TRANSFORMS, check_transforms
+from indiseek.data._locks import FileLock, only_writer
 from indiseek.data._open import open_mudata
+from indiseek.data._ours import check_replaceable, is_ours, mark
 from indiseek.data._progress import progress
 from indiseek.data._reading import choose_transform
 from indiseek.data._rows import OrderedBatches, RowBatches, Split, SplitOptions, given_split, positions, random_split
@@ -18,16 +23,20 @@ from indiseek.data._setup import (
     noted_setup,
     setup_line,
 )
-from indiseek.data._transforms import CLR, TRANSFORMS, LogNormalizePCA, Scale, Transform, check_transforms
+from indiseek.data._sources import files_of
+from indiseek.data._transforms import CLR, LogNormalizePCA, Scale, Transform
 from indiseek.data._views import thinned_views
+from indiseek.data._workspace import settle
 from indiseek.data._zarr import checked_array, new_zarr
 
 __all__ = [
     "CLR",
+    "CLRPCA",
     "CellTensors",
     "Cells",
+    "ComponentSignal",
     "DiskMatrix",
-    "TRANSFORMS",
+    "FileLock",
     "LogNormalizePCA",
     "Matrix",
     "OrderedBatches",
@@ -37,33 +46,41 @@ __all__ = [
     "Setup",
     "Split",
     "SplitOptions",
+    "TRANSFORMS",
     "Transform",
     "Values",
+    "check_replaceable",
     "check_transforms",
     "checked_array",
-    "convert",
-    "covariate_columns",
     "choose_transform",
     "convert",
+    "count_components",
     "covariate_columns",
     "digest_of_names",
+    "files_of",
     "given_split",
-    "make_setup",
-    "mudata_of",
-    "mudata_writer",
     "how_to_build",
+    "is_ours",
     "is_sparse",
     "isotype_controls",
+    "make_setup",
+    "mark",
+    "mudata_of",
+    "mudata_writer",
     "new_zarr",
     "note_setup",
     "noted_setup",
+    "only_writer",
     "open_mudata",
     "positions",
     "progress",
     "random_split",
+    "reconstructed_components",
     "replace_files",
     "row_chunks",
+    "settle",
     "setup_line",
     "thinned_views",
+    "whitenable_components",
     "write_mudata",
 ]

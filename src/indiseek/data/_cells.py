@@ -293,8 +293,8 @@ class Cells:
             n_left = len(self.names.intersection(names))
             what, which = f"{n_left} of them and {len(names) - n_left} others", "it"
             if n_left == len(names) == len(self):
-                own = ", ".join(f"{part!r}: mdata[{part!r}]" for part in self.values)
-                what, which = "the same cells in another order", f"mudata.MuData({{{own}}})"
+                each = ", ".join(f"{part!r}: mdata[{part!r}]" for part in self.values)
+                what, which = "the same cells in another order", f"mudata.MuData({{{each}}})"
             raise ValueError(
                 f"expected the {len(self)} cells with which the model was made, got {what}"
                 f"{f' in modality {name!r}' if name else ''}, because the MuData has changed since; pass {which} as "

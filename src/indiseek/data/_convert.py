@@ -52,14 +52,14 @@ def convert(
     source
         h5mu file or zarr directory.
     target
-        Directory to write.
+        Directory to write; of a link, what it points to.
     shuffle
         Whether the cells are put in random order, the same in every modality. Models of this package do not need it;
         readers that train on contiguous blocks do. Takes as much room again while it runs.
     seed
         Seed of that order.
     overwrite
-        Whether a zarr at `target` is replaced, once the new one is complete.
+        Whether a zarr at `target` is replaced, once the new one is complete; only one that this package has written is.
     show_progress
         Whether a progress bar is shown.
 
@@ -68,13 +68,13 @@ def convert(
     FileNotFoundError
         If there is no `source`.
     FileExistsError
-        If `target` exists, or another process writes it.
+        If `target` exists, is `source` or not written by this package, or another process writes it.
     OSError
         If the disk is full or `source` damaged; nothing new is left then, and an earlier `target` stays.
     """
     with (
         opened(source) as mdata,
-        new_zarr(target, overwrite=overwrite) as path,
+        new_zarr(target, overwrite=overwrite, sources=[Path(source)]) as path,
         progress(desc="convert", unit="cell", disable=not show_progress) as bar,
     ):
         matrices = {

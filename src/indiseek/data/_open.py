@@ -16,6 +16,7 @@ from anndata.io import read_elem, sparse_dataset
 from mudata import MuData
 
 from indiseek.data._disk import READ_ERRORS
+from indiseek.data._workspace import settle
 
 # Mark of a zarr that convert() has written: every chunk of values and names was, so one that is missing is lost.
 COMPLETE = "indiseek-complete"
@@ -89,6 +90,9 @@ def _read(root: Any, path: Path) -> MuData:
 
 
 def _root(path: Path) -> Any:
+    if not path.exists():
+        # A process may have been killed just when a new zarr took an earlier one's place.
+        settle(path.parent)
     if not path.exists():
         raise FileNotFoundError(f"expected an h5mu file or a zarr directory at {path}, got nothing; check the path.")
     try:

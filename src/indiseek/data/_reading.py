@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from indiseek.data._disk import DiskMatrix, Values, mostly_zero, row_chunks
+from indiseek.data._known_transforms import TRANSFORMS
 from indiseek.data._setup import PROTEIN_NAMES, RNA_NAMES
 from indiseek.data._summary import Facts, Summary, empty_cells
-from indiseek.data._transforms import CLR, TRANSFORMS, LogNormalizePCA, Scale, Transform
+from indiseek.data._transforms import CLR, LogNormalizePCA, Scale, Transform
 from indiseek.data._values import (
     as_counts,
     canonical_values,

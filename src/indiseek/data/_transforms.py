@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -180,19 +180,13 @@ class CLR(Transform):
 
     def fit(self, values: Values, rows: NDArray[np.intp]) -> None:
         """Mean and standard deviation of the log-ratios; a constant feature is left unscaled."""
-        ratios = (self._log_ratio(torch.from_numpy(_dense(chunk))).numpy() for chunk in row_chunks(values, rows))
+        ratios = (log_ratio(torch.from_numpy(_dense(chunk))).numpy() for chunk in row_chunks(values, rows))
         mean, variance = _moments(ratios)
         self._set_buffers(center=mean, spread=np.sqrt(np.where(variance > 0, variance, 1.0)))
 
     def forward(self, values: Tensor) -> Tensor:
         """Scaled log-ratios ``(n_cells, n_features)``."""
-        dense = values.to_dense() if values.layout == torch.sparse_csr else values
-        return (self._log_ratio(dense) - self.center) / self.spread
-
-    @staticmethod
-    def _log_ratio(values: Tensor) -> Tensor:
-        logs = torch.log1p(values)
-        return logs - logs.mean(dim=1, keepdim=True)
+        return (log_ratio(values) - self.center) / self.spread
 
 
 @final
@@ -308,35 +302,10 @@ class LogNormalizePCA(Transform):
         return (sparse.diags(self.target_sum / library) @ counts).astype(np.float32).tocsr()
 
 
-TRANSFORMS: dict[str, type[Transform]] = {cls.name: cls for cls in (Scale, CLR, LogNormalizePCA)}
-
-
-def check_transforms(transforms: Mapping[str, Transform], modalities: Sequence[str]) -> None:
-    """Raise if a user's transforms by modality cannot be used.
-
-    Raises
-    ------
-    KeyError
-        If a modality is unknown.
-    TypeError
-        If one is no transform.
-    ValueError
-        If one of the user's own has the name of one of these.
-    """
-    unknown = sorted(set(transforms) - set(modalities))
-    if unknown:
-        raise KeyError(f"expected transforms for the modalities {list(modalities)}, got {unknown}; use their names.")
-    for name, transform in transforms.items():
-        if not isinstance(transform, Transform):
-            raise TypeError(
-                f"expected a transform for {name!r}, got {type(transform).__name__}; take one of "
-                f"{sorted(c.__name__ for c in TRANSFORMS.values())} or derive your own from indiseek.data.Transform."
-            )
-        if TRANSFORMS.get(transform.name, type(transform)) is not type(transform):
-            raise ValueError(
-                f"expected a transform with a name of its own for {name!r}, got {type(transform).__qualname__} with "
-                f"name={transform.name!r}, which is taken; give the class another name."
-            )
+def log_ratio(values: Tensor) -> Tensor:
+    """Centred log-ratio of each cell, dense, of ``(n_cells, n_features)`` dense or sparse CSR counts."""
+    logs = torch.log1p(values.to_dense() if values.layout == torch.sparse_csr else values)
+    return logs - logs.mean(dim=1, keepdim=True)
 
 
 def _dense(chunk: Matrix) -> NDArray[np.float32]:

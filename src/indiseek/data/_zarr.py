@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,51 +13,52 @@ from typing import Any
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from indiseek.data._files import is_full_disk, replaced_folder
+from indiseek.data._locks import only_writer
+from indiseek.data._ours import check_replaceable, mark
+from indiseek.data._workspace import settle
+
 
 @contextmanager
-def new_zarr(target: str | Path, *, overwrite: bool) -> Iterator[Path]:
+def new_zarr(target: str | Path, *, overwrite: bool, sources: Iterable[Path] = ()) -> Iterator[Path]:
     """Give a path to write a zarr at; it takes the place of `target` only when all has gone well.
 
     What was at `target` stays until then, and stays if anything fails. A lock file beside `target` keeps other
-    processes from writing the same.
+    processes from writing the same. Where `target` is a link, what it points to is written.
 
     Parameters
     ----------
     target
         Directory wanted, ``.zarr``.
     overwrite
-        Whether a zarr that is there may be replaced.
+        Whether a zarr that is there may be replaced. Only one that this package has written is.
+    sources
+        Files and zarrs that are read meanwhile, which are never replaced.
 
     Raises
     ------
     FileExistsError
-        If `target` exists and may not be replaced, or another process writes it.
+        If `target` exists and may not be replaced, is read from, or another process writes it.
     OSError
         If the disk is too full.
     """
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary, earlier = (target.with_name(f".{target.name}.{word}") for word in ("new", "earlier"))
-    with _locked(target):
-        # What a process that was killed has left; the lock is ours.
-        if earlier.exists() and not target.exists():
-            earlier.replace(target)
-        shutil.rmtree(earlier, ignore_errors=True)
-        _check_target(target, overwrite)
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            yield temporary
-            _swap(temporary, target, earlier)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise OSError(
-                errno.ENOSPC,
-                f"expected room for {target}, got a full disk ({error.strerror}); nothing new is left there and what "
-                "was there is untouched: make room or choose another disk, and start again",
-            ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    target = Path(os.path.realpath(target))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with only_writer(target):
+            settle(target.parent)
+            _check_target(target, overwrite, sources)
+            with replaced_folder(target) as path:
+                yield path
+                zarr.open_group(path, mode="r+").attrs["indiseek"] = mark()
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"expected room for {target}, got a full disk ({error.strerror}); nothing new is left there and what "
+            "was there is untouched: make room or choose another disk, and start again",
+        ) from error
 
 
 def check_room(directory: Path, n_bytes: int) -> None:
@@ -69,42 +70,14 @@ def check_room(directory: Path, n_bytes: int) -> None:
         )
 
 
-@contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    lock = target.with_name(f"{target.name}.lock")
-    try:
-        with lock.open("x") as file:
-            file.write(str(os.getpid()))
-    except FileExistsError as error:
-        raise FileExistsError(
-            f"expected no other process to write {target}, got the lock {lock} of process {lock.read_text()}; wait for "
-            "it, or if it is gone delete the lock."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-
-
-def _check_target(target: Path, overwrite: bool) -> None:
+def _check_target(target: Path, overwrite: bool, sources: Iterable[Path]) -> None:
     if target.exists() and not overwrite:
         raise FileExistsError(f"expected a new path, got {target}, which exists; choose another, or overwrite it.")
     if target.exists() and not any((target / name).is_file() for name in ("zarr.json", ".zgroup")):
         raise FileExistsError(
             f"expected a zarr directory to overwrite, got {target}, which is something else; choose another path."
         )
-
-
-def _swap(new: Path, target: Path, earlier: Path) -> None:
-    if target.exists():
-        target.replace(earlier)
-    try:
-        new.replace(target)
-    except OSError:
-        if earlier.exists():
-            earlier.replace(target)
-        raise
-    shutil.rmtree(earlier, ignore_errors=True)
+    check_replaceable([target], sources)
 
 
 def checked_array(

@@ -6,11 +6,12 @@ from indiseek.models._disentangled_ssl import DisentangledSSLModel
 from indiseek.models._embed import embed
 from indiseek.models._indiseek import IndiSeekModel
 from indiseek.models._load import load_model
-from indiseek.models._options import PAPER, Flow, NCEClub, Options
+from indiseek.models._options import PAPER, ClosedForm, Flow, NCEClub, Options
 
 __all__ = [
     "MIN_HELD_OUT_CELLS",
     "PAPER",
+    "ClosedForm",
     "CoMMModel",
     "DisentangledSSLModel",
     "Flow",

@@ -34,22 +34,22 @@ from indiseek.data import (
     check_transforms,
     covariate_columns,
     digest_of_names,
+    files_of,
     how_to_build,
     isotype_controls,
     make_setup,
     note_setup,
     noted_setup,
     positions,
+    settle,
     setup_line,
 )
 from indiseek.metrics import Certificate, Thresholds
 from indiseek.models._certificate import certificate
 from indiseek.models._options import Options
-from indiseek.models._saved import read_beside, read_saved, reopened, write_saved
 from indiseek.objectives import rank
 from indiseek.train import (
     INFERENCE_BATCH,
-    PATIENCE,
     Fitted,
     MakeViews,
     Pipeline,
@@ -58,10 +58,15 @@ from indiseek.train import (
     amount_of,
     empty_transforms,
     fit_pipeline,
+    malformed_named,
     memory_explained,
     plain_torch,
+    read_beside,
+    read_saved,
+    reopened,
     resolve_device,
     settings_of,
+    write_saved,
 )
 
 logger = logging.getLogger(__name__)
@@ -396,7 +401,7 @@ class MultimodalModel(ABC):
         lr: float | Mapping[str, float] | None = None,
         weight_decay: float | Mapping[str, float] | None = None,
         early_stopping: bool | Mapping[str, bool] = True,
-        patience: int | Mapping[str, int] = PATIENCE,
+        patience: int | Mapping[str, int] | None = None,
         train_size: float = 0.8,
         validation_size: float = 0.1,
         external_indexing: Sequence[ArrayLike] | None = None,
@@ -405,6 +410,7 @@ class MultimodalModel(ABC):
         num_nodes: int = 1,
         seed: int = 0,
         checkpoint_dir: str | Path | None = None,
+        keep_checkpoint: bool = False,
         write_latents: bool = True,
         show_progress: bool = True,
         **trainer_kwargs: Any,
@@ -432,7 +438,7 @@ class MultimodalModel(ABC):
             contrastive learning memorises the training pairs. True is for all stages that stop early by default; a
             stage that ends when its learning rate does is made to stop early by name only.
         patience
-            See `early_stopping`.
+            See `early_stopping`; by default 10 epochs, and at least 200 steps of the flow on top of ``"closed-form"``.
         train_size, validation_size
             Fractions of the cells; the rest are test cells.
         external_indexing
@@ -449,6 +455,9 @@ class MultimodalModel(ABC):
         checkpoint_dir
             Where the state is kept after every epoch. The same call in a new process, after the first one was
             killed, goes on from there to the same result. The state is deleted when training is complete.
+        keep_checkpoint
+            Whether it stays: then the same call gives the trained model again, at once, until you delete
+            ``checkpoint.pt``. For what is killed between training and :meth:`save`.
         write_latents
             Whether :meth:`write_latents` is called at the end.
         show_progress
@@ -504,6 +513,7 @@ class MultimodalModel(ABC):
             restored=lambda saved: self._restored(saved, self._own_transforms()),
             make_views=make_views,
             checkpoint_dir=checkpoint_dir,
+            keep_checkpoint=keep_checkpoint,
             record=lambda: self._record() | {"split": split.digest()},
             show_progress=show_progress,
         )
@@ -848,7 +858,7 @@ class MultimodalModel(ABC):
         dir_path
             Directory; made if it does not exist.
         overwrite
-            Whether a model that is there is replaced.
+            Whether a model that is there is replaced. A file that this package has not written never is.
         save_mdata
             Whether the MuData is written beside it as ``mdata.h5mu``.
         save_anndata
@@ -861,7 +871,12 @@ class MultimodalModel(ABC):
         ValueError
             If the MuData is to be saved and is not what the model was made with any more.
         FileExistsError
-            If the directory exists and `overwrite` is False.
+            If the directory holds anything and `overwrite` is False, a file in the place of one of the two is not ours,
+            or another process saves there.
+        ValueError
+            If a weight is not finite.
+        OSError
+            If the disk is full.
         """
         fitted = self.fitted
         if rank() > 0:
@@ -872,12 +887,15 @@ class MultimodalModel(ABC):
         if save_mdata:
             self._unchanged_cells()
         directory = Path(dir_path)
-        if directory.exists() and not overwrite:
+        settle(directory)
+        # One that is empty may be what a process has left that was killed just then.
+        if directory.exists() and not overwrite and (not directory.is_dir() or any(directory.iterdir())):
             raise FileExistsError(f"expected a new directory, got {directory}, which exists; pass overwrite=True.")
         directory.mkdir(parents=True, exist_ok=True)
         own = {"model": type(self).__name__, "options": self._options.record(), "dropped": self._schema.dropped}
         payload = {**own, **fitted.payload()}
-        write_saved(payload, self._schema, directory, self._mdata if save_mdata else None)
+        read_from = set() if self._mdata is None else files_of(self._mdata)
+        write_saved(payload, self._schema, directory, self._mdata if save_mdata else None, read_from=read_from)
         if save_mdata and cast(MuData, self._mdata).isbacked:
             # What is open may be the file that has just been replaced; changes to it would be lost.
             if reopened(cast(MuData, self._mdata), directory, self._schema) is not None:
@@ -913,20 +931,22 @@ class MultimodalModel(ABC):
         FileNotFoundError
             If there is no saved model.
         ValueError
-            If the file is damaged or carries code, needs `own_code`, or the features are not the model's.
+            If a file is damaged or has changed since, carries code, has weights that are not finite, needs `own_code`,
+            or the features are not the model's.
         """
         directory = Path(dir_path)
         saved = read_saved(directory, cls.__name__)
-        mdata = read_beside(directory) if mdata is None else mdata
+        mdata = read_beside(directory, saved) if mdata is None else mdata
         own = list(own_code)
         model = cls.__new__(cls)
-        model._options = cls._options_class.from_record(saved["options"], own)
-        # Files of before features were left out have none.
-        model._schema = replace(saved["schema"], dropped=saved.get("dropped", {}))
-        transforms = [each for each in own if isinstance(each, type) and issubclass(each, Transform)]
-        own_transforms = {each.name: each for each in transforms}
-        model._transforms = empty_transforms(saved["transforms"], model._schema.features, own_transforms)
-        model._fitted = model._restored(saved, own_transforms)
+        with malformed_named(directory):
+            model._options = cls._options_class.from_record(saved["options"], own)
+            # Files of before features were left out have none.
+            model._schema = replace(saved["schema"], dropped=saved.get("dropped", {}))
+            transforms = [each for each in own if isinstance(each, type) and issubclass(each, Transform)]
+            own_transforms = {each.name: each for each in transforms}
+            model._transforms = empty_transforms(saved["transforms"], model._schema.features, own_transforms)
+            model._fitted = model._restored(saved, own_transforms)
         model._fitted.pipeline.to(resolve_device(accelerator))
         if mdata is not None:
             model._mdata, model._cells = mdata, model._read(mdata)

@@ -11,7 +11,7 @@ from anndata import AnnData
 from anndata.io import write_elem
 from mudata import MuData
 
-from indiseek.data import checked_array, new_zarr, progress
+from indiseek.data import checked_array, files_of, new_zarr, progress
 from indiseek.models._base import MultimodalModel
 from indiseek.objectives import gather_objects, rank
 from indiseek.train import INFERENCE_BATCH, plain_torch
@@ -44,9 +44,9 @@ def embed(
     mdata
         Cells, as :func:`indiseek.data.open_mudata` opens them or in memory; None for those of training.
     target
-        Directory to write, ``.zarr``.
+        Directory to write, ``.zarr``; of a link, what it points to.
     overwrite
-        Whether a zarr at `target` is replaced, once the new one is complete.
+        Whether a zarr at `target` is replaced, once the new one is complete; only one that this package has written is.
     show_progress
         Whether a progress bar is shown.
 
@@ -55,7 +55,7 @@ def embed(
     RuntimeError
         Before training; also in the processes that wait, if the first one fails.
     FileExistsError
-        If `target` exists, or another process writes it.
+        If `target` exists, holds the cells or is not written by this package, or another process writes it.
     OSError
         If the disk is full or the cells' file damaged; nothing new is left then, and an earlier `target` stays.
     """
@@ -86,13 +86,13 @@ def _write(
     pipeline = model.module
     cells = model._cells_of(mdata)
     n_cells = len(cells)
-    obs = cast(MuData, model.adata if mdata is None else mdata).obs
+    read = cast(MuData, model.adata if mdata is None else mdata)
     with (
-        new_zarr(target, overwrite=overwrite) as path,
+        new_zarr(target, overwrite=overwrite, sources=files_of(read)) as path,
         progress(total=n_cells, desc="embed", unit="cell", disable=not show_progress) as bar,
     ):
         root = zarr.open_group(path, mode="w", zarr_format=3)
-        write_elem(root, "/", AnnData(obs=obs), dataset_kwargs={"shards": None})
+        write_elem(root, "/", AnnData(obs=read.obs), dataset_kwargs={"shards": None})
         arrays: dict[str, zarr.Array] = {}
         for start in range(0, n_cells, _CHUNK_CELLS):
             rows = np.arange(start, min(start + _CHUNK_CELLS, n_cells))

@@ -19,11 +19,17 @@ from numpy.typing import ArrayLike, NDArray
 from indiseek._checks import by_name, check_choice, check_flag, check_number
 from indiseek.data import Split, SplitOptions, Transform
 from indiseek.models._base import FEWER_CELLS, MIN_HELD_OUT_CELLS, MultimodalModel
-from indiseek.models._options import Flow, NCEClub, Options, check_dimension
+from indiseek.models._options import ClosedForm, Flow, NCEClub, Options, check_dimension
 from indiseek.nn import Encoder
-from indiseek.objectives import CLIPObjective, ConditionalFlowObjective, NCEClubObjective, Objective
+from indiseek.objectives import (
+    CLIPObjective,
+    ClosedFormFlowObjective,
+    ComponentsObjective,
+    ConditionalFlowObjective,
+    NCEClubObjective,
+    Objective,
+)
 from indiseek.train import (
-    PATIENCE,
     Fitted,
     Pipeline,
     Schedule,
@@ -39,7 +45,11 @@ from indiseek.tuning import Grid, Record, Trials, Tuning, candidates, fingerprin
 
 logger = logging.getLogger(__name__)
 
-_WORDS: dict[str, type[Flow] | type[NCEClub]] = {"flow": Flow, "nce-club": NCEClub}
+_WORDS: dict[str, type[Flow] | type[ClosedForm] | type[NCEClub]] = {
+    "flow": Flow,
+    "closed-form": ClosedForm,
+    "nce-club": NCEClub,
+}
 _N_SPECIFIC_NCE_CLUB = 8
 
 # It usually stops earlier.
@@ -49,6 +59,8 @@ _SHARED = Schedule(n_steps=4000)
 _FLOW = Schedule(
     n_steps=600, stops_early=False, lr=2e-2, weight_decay=1.0, cosine=True, max_gradient_norm=5.0, critic_lr=2e-3
 )
+_COMPONENTS = Stage(name="components", objective=lambda shapes: ComponentsObjective(), schedule=None)
+_REFINED = Schedule(n_steps=2000, lr=2e-3, weight_decay=1.0, max_gradient_norm=5.0, patience_steps=200)
 # Held-out reconstruction gets better for as long as independence gets worse.
 _NCE_CLUB = Schedule(n_steps=2000, stops_early=False, cosine=True, warmup=Fraction(1, 40), ramp=Fraction(1, 20))
 
@@ -60,7 +72,7 @@ class IndiSeekOptions(Options):
     n_shared: int
     n_specific: int | Mapping[str, int] | None
     alignment: float
-    specific: Flow | NCEClub
+    specific: Flow | ClosedForm | NCEClub
     encoder: Encoder
 
     def __post_init__(self) -> None:
@@ -69,7 +81,7 @@ class IndiSeekOptions(Options):
         if self.n_specific is not None:
             check_dimension("n_specific", self.n_specific, low=1)
         check_number("alignment", self.alignment, low=0)
-        if not isinstance(self.specific, Flow | NCEClub):
+        if not isinstance(self.specific, Flow | ClosedForm | NCEClub):
             check_choice("specific", self.specific, tuple(_WORDS))
         if not isinstance(self.encoder, Encoder):
             raise TypeError(
@@ -111,7 +123,8 @@ class IndiSeekModel(MultimodalModel):
         Weight of ``1 - cos(c_1, c_2)`` in stage 1; removes from the shared codes what the other modality
         cannot know. 0 is the paper's stage 1. The wide codes of a flow are never penalised.
     specific
-        ``"flow"`` or ``"nce-club"``, or with options of its own :class:`indiseek.Flow` or :class:`indiseek.NCEClub`.
+        ``"flow"``, ``"closed-form"`` or ``"nce-club"``, or with options of their own :class:`indiseek.Flow`,
+        :class:`indiseek.ClosedForm` or :class:`indiseek.NCEClub`.
     encoder
         Form of the encoders, and of the decoders and critics of ``"nce-club"``; networks of your own.
     transforms
@@ -151,7 +164,7 @@ class IndiSeekModel(MultimodalModel):
         n_shared: int = 6,
         n_specific: int | Mapping[str, int] | None = None,
         alignment: float = 10.0,
-        specific: Literal["flow", "nce-club"] | Flow | NCEClub = "flow",
+        specific: Literal["flow", "closed-form", "nce-club"] | Flow | ClosedForm | NCEClub = "flow",
         encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
         transforms: Mapping[str, Transform] | None = None,
     ) -> None:
@@ -194,6 +207,8 @@ class IndiSeekModel(MultimodalModel):
         )
         if isinstance(method, NCEClub):
             return [shared, self._nce_club(specific, method)]
+        if isinstance(method, ClosedForm):
+            return [shared, _COMPONENTS, self._closed_form(specific, method)]
         if not method.n_context:
             return [shared, specific]
         return [
@@ -201,6 +216,28 @@ class IndiSeekModel(MultimodalModel):
             Stage(name="context", objective=context, schedule=_SHARED),
             replace(specific, given=("shared", "context")),
         ]
+
+    def _closed_form(self, specific: Stage, method: ClosedForm) -> Stage:
+        """The specific stage in closed form, given components and shared codes."""
+        n_shared = self._options.n_shared
+        wanted = None if self._options.n_specific is None else self._n_specific({})
+
+        def objective(shapes: Shapes) -> Objective:
+            return ClosedFormFlowObjective(
+                shapes.n_features,
+                shapes.ranks,
+                {name: n + n_shared for name, n in shapes.n_features.items()},
+                n_shared,
+                wanted or shapes.ranks,
+                n_categories=list(shapes.n_categories.values()),
+                n_landmarks=method.n_landmarks,
+                # Out of the stream from which all weights come.
+                seed=int(torch.randint(2**31 - 1, ())),
+            )
+
+        schedule = _REFINED if method.refine else None
+        given = ("components", "shared")
+        return replace(specific, objective=objective, schedule=schedule, given=given, uses_covariates=True)
 
     def _nce_club(self, specific: Stage, method: NCEClub) -> Stage:
         """The specific stage by the paper's method."""
@@ -225,7 +262,7 @@ class IndiSeekModel(MultimodalModel):
         wanted = self._options.n_specific
         if wanted is not None:
             return by_name("n_specific", wanted, self.modalities, what="modalities")
-        if isinstance(self._options.specific, Flow):
+        if not isinstance(self._options.specific, NCEClub):
             return dict(limits)
         return {name: min(_N_SPECIFIC_NCE_CLUB, limit) for name, limit in limits.items()}
 
@@ -331,7 +368,7 @@ class IndiSeekModel(MultimodalModel):
         options = SplitOptions(
             train_size=train_size, validation_size=validation_size, external_indexing=external_indexing
         )
-        is_flow = isinstance(self._options.specific, Flow)
+        is_flow = not isinstance(self._options.specific, NCEClub)
         grid = Grid(
             n_shared=candidates("n_shared", n_shared, low=2, whole=True),
             alignment=candidates("alignment", alignment, low=0),
@@ -346,7 +383,7 @@ class IndiSeekModel(MultimodalModel):
             lr=None,
             weight_decay=None,
             early_stopping=True,
-            patience=PATIENCE,
+            patience=None,
         )
         device = resolve_device(accelerator)
         fitted = Fitted.new(cells, self._transforms, self._stages(), options, seed)
@@ -436,7 +473,7 @@ class IndiSeekModel(MultimodalModel):
         """
         self._check_modality(modality)
         objective = self.module.objective("specific")
-        if not isinstance(objective, ConditionalFlowObjective):
+        if not isinstance(objective, ConditionalFlowObjective | ClosedFormFlowObjective):
             raise ValueError('expected a model with specific="flow", got "nce-club", whose codes have no inverse.')
         self._check_stage("specific")
         cells = self._cells_of(mdata)

@@ -12,7 +12,7 @@ from indiseek.models._base import MultimodalModel
 from indiseek.models._comm import CoMMModel
 from indiseek.models._disentangled_ssl import DisentangledSSLModel
 from indiseek.models._indiseek import IndiSeekModel
-from indiseek.models._saved import read_saved
+from indiseek.train import saved_class
 
 _MODELS: dict[str, type[MultimodalModel]] = {
     cls.__name__: cls for cls in (CoMMModel, DisentangledSSLModel, IndiSeekModel)
@@ -46,7 +46,7 @@ def load_model(
     ValueError
         If the file is damaged or carries code, holds a model of an unknown class, or the features are not the model's.
     """
-    name = read_saved(Path(dir_path))["model"]
+    name = saved_class(Path(dir_path))
     if name not in _MODELS:
         raise ValueError(
             f"expected a model of one of the classes {sorted(_MODELS)} in {dir_path}, got {name!r}; call load() of "

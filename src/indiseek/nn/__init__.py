@@ -1,16 +1,26 @@
-"""Networks: encoders, critics, flows and fusion by attention."""
+"""Networks: encoders, critics, flows and fusion by attention; maps given a condition, in closed form."""
 
+from indiseek.nn._conditional_gaussian import ConditionalGaussian
+from indiseek.nn._conditional_quantiles import ConditionalQuantiles
 from indiseek.nn._critic import GaussianCritic, SeparableCritic
 from indiseek.nn._flow import ConditionalFlow
 from indiseek.nn._fusion import FusionTransformer
+from indiseek.nn._mixture import NormalMixture
 from indiseek.nn._mlp import MLP, Activation, Encoder
+from indiseek.nn._nystrom_ridge import NystromRidge
+from indiseek.nn._refining_flow import RefiningFlow
 
 __all__ = [
     "MLP",
     "Activation",
     "ConditionalFlow",
+    "ConditionalGaussian",
+    "ConditionalQuantiles",
     "Encoder",
     "FusionTransformer",
     "GaussianCritic",
+    "NormalMixture",
+    "NystromRidge",
+    "RefiningFlow",
     "SeparableCritic",
 ]

@@ -2,7 +2,9 @@
 
 from indiseek.objectives._base import Objective, ObjectiveOutput, joint_code
 from indiseek.objectives._clip import CLIPObjective, clip_loss
+from indiseek.objectives._closed_form_flow import ClosedFormFlowObjective
 from indiseek.objectives._comm import CoMMObjective, Form, Negatives, nt_xent
+from indiseek.objectives._components import ComponentsObjective
 from indiseek.objectives._conditional_flow import ConditionalFlowObjective
 from indiseek.objectives._disentangled_shared import Bottleneck, DisentangledSharedObjective
 from indiseek.objectives._disentangled_specific import (
@@ -27,7 +29,9 @@ from indiseek.objectives._nce_club import Independence, IndependentOf, NCEClubOb
 __all__ = [
     "Bottleneck",
     "CLIPObjective",
+    "ClosedFormFlowObjective",
     "CoMMObjective",
+    "ComponentsObjective",
     "ConditionalFlowObjective",
     "DisentangledSharedObjective",
     "DisentangledSpecificObjective",

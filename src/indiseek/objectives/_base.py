@@ -60,11 +60,14 @@ class Objective(nn.Module, ABC):
     ramp
         Weight in [0, 1] of terms that are phased in. The training loop sets it before each step, and to 1 for held-out
         cells, so that a method need not count steps.
+    starts_fitted
+        Whether what :meth:`start` leaves is a result already: early stopping keeps it where no epoch is better.
     """
 
     monitor: str = "loss"
     sees_others: bool = False
     ramp: float = 1.0
+    starts_fitted: bool = False
 
     @abstractmethod
     def encode(self, modality: int, cells: CellTensors) -> Tensor:
@@ -112,6 +115,10 @@ class Objective(nn.Module, ABC):
     def start(self, cells: CellTensors) -> None:
         """Called before training with all training cells, without gradients; a stage in closed form is fitted here."""
         del cells
+
+    def prepared(self, cells: CellTensors) -> CellTensors:
+        """Cells as :meth:`loss` is given them, made once after :meth:`start`, with what each step needs of them."""
+        return cells
 
     def finish(self, cells: CellTensors) -> None:
         """Called after training with all training cells, in eval mode and without gradients."""

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
-from indiseek.train._archive import read_archive, to_plain, write_archive
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from indiseek.data import FileLock, settle
+from indiseek.train._archive import is_intact, read_archive, to_plain, write_archive
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_NAME = "checkpoint.pt"
 LOCK_NAME = "checkpoint.lock"
-# Far behind the text, because Windows lets nobody read what is locked.
-_LOCK_BYTE = 1 << 20
 
 
 class Checkpoint:
@@ -42,7 +33,7 @@ class Checkpoint:
         self.directory = None if directory is None else Path(directory)
         self.settings: dict[str, Any] = _flat(to_plain(settings))
         self.writes = writes
-        self._lock: BinaryIO | None = None
+        self._lock: FileLock | None = None
 
     def __enter__(self) -> Self:
         """Lock the directory.
@@ -54,23 +45,21 @@ class Checkpoint:
         """
         if self.directory is not None and self.writes:
             self.directory.mkdir(parents=True, exist_ok=True)
-            # The file stays when the fit is over: deleting it would let two processes lock two files of one name.
-            file = (self.directory / LOCK_NAME).open("a+b")
-            file.seek(0)
-            holder = file.read().decode().strip()
-            if not _try_lock(file):
-                file.close()
+            # The file stays when the fit is over, for all to see that this directory is one of checkpoints.
+            lock = FileLock(self.directory / LOCK_NAME, keep=True)
+            try:
+                holder = lock.acquire()
+            except BlockingIOError as error:
                 raise ValueError(
-                    f"expected a checkpoint_dir that no other fit uses, got {self.directory}, in use by {holder}; wait "
+                    f"expected a checkpoint_dir that no other fit uses, got {self.directory}, in use by {error}; wait "
                     "for it, end it, or give another directory."
-                )
+                ) from error
+            if not lock.sure:
+                logger.warning(f"{lock.path} cannot be locked: see to it that no other fit uses this directory.")
             if holder:
                 logger.warning(f"{holder} did not finish its fit in {self.directory}; this one takes over.")
-            _write_holder(file, f"process {os.getpid()} on {socket.gethostname()}")
-            self._lock = file
-            # What a process left that was killed while it wrote.
-            for half in self.directory.glob(f"{CHECKPOINT_NAME}.*.tmp"):
-                half.unlink()
+            self._lock = lock
+            settle(self.directory)
         return self
 
     def __exit__(
@@ -78,9 +67,7 @@ class Checkpoint:
     ) -> None:
         """Unlock it."""
         if self._lock is not None:
-            _write_holder(self._lock, "")
-            # Closing gives the lock back, as the end of the process does.
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
     def read(self) -> dict[str, Any] | None:
@@ -123,7 +110,7 @@ def _load(path: Path) -> dict[str, Any]:
         "start."
     )
     payload = read_archive(path, damaged=damage, code=damage)
-    if not isinstance(payload, dict) or "settings" not in payload:
+    if not isinstance(payload, dict) or "settings" not in payload or not is_intact(payload):
         raise ValueError(damage)
     return payload
 
@@ -138,23 +125,3 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _try_lock(file: BinaryIO) -> bool:
-    try:
-        if sys.platform == "win32":
-            file.seek(_LOCK_BYTE)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError as error:
-        logger.warning(f"{file.name} cannot be locked ({error}): see to it that no other fit uses this directory.")
-    return True
-
-
-def _write_holder(file: BinaryIO, holder: str) -> None:
-    file.truncate(0)
-    file.write(holder.encode())
-    file.flush()

@@ -204,8 +204,12 @@ def fit_stage(
         objective.to(device)
         if resume is None:
             objective.start(train)
+        else:
+            objective.load_state_dict(resume["objective"])
+        train, validation = objective.prepared(train), objective.prepared(validation)
+        if keep_best is not None and resume is None and objective.starts_fitted:
+            keep_best.begin(objective, validation, settings.batch_size)
     if resume is not None:
-        objective.load_state_dict(resume["objective"])
         if keep_best is not None and resume["best"] is not None:
             keep_best.restore(resume["best"])
         start -= resume["seconds"]

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
-from indiseek.data import CellTensors, RowBatches, progress
+from indiseek.data import CellTensors, OrderedBatches, RowBatches, progress
 from indiseek.objectives import Objective, across_processes, gather_objects
 from indiseek.train._guards import random_states, set_random_states
 from indiseek.train._stage import StageSettings
@@ -286,6 +286,16 @@ class KeepBest(lightning.Callback):
         self.best = float("inf")
         self.best_epoch = first_epoch
         self.state: dict[str, Tensor] | None = None
+
+    def begin(self, objective: Objective, cells: CellTensors, batch_size: int) -> None:
+        """Take what an objective is before training for the first value to beat, epoch -1."""
+        objective.eval()
+        parts = [
+            len(rows) * objective.validate(cells.take(rows))[objective.monitor]
+            for rows in OrderedBatches(cells.n_cells, batch_size=batch_size, device=cells.device)
+        ]
+        self.best, self.best_epoch = float(torch.stack(parts).sum() / cells.n_cells), -1
+        self.state = copy.deepcopy(objective.state_dict())
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Compare the monitored value with the best so far."""

@@ -97,17 +97,15 @@ class Pipeline(nn.Module):
             joined = zip(*(code.values() for code in codes), strict=True)
             return cells._replace(condition=tuple(torch.cat(parts, dim=-1) for parts in joined))
         only = self._only(cells)
-        own = {name: self.codes(name, cells)[only] for name in self.conditions}
-        predicted = self.bridge(self.names.index(only), torch.cat(list(own.values()), dim=-1))
-        widths = [code.shape[1] for code in own.values()]
-        by_stage = [dict(zip(own, code.split(widths, dim=-1), strict=True)) for code in predicted]
+        own = torch.cat([self.codes(name, cells)[only] for name in self.conditions], dim=-1)
+        predicted = self.bridge(self.names.index(only), own)
+        by_stage = [dict(zip(self.conditions, parts, strict=True)) for parts in predicted]
         return cells._replace(condition=tuple(torch.cat([parts[name] for name in given], dim=-1) for parts in by_stage))
 
     def fit_bridge(self, cells: CellTensors) -> None:
         """Learn from training cells to predict the frozen codes of absent modalities."""
         codes = [self.codes(name, cells) for name in self.conditions]
-        joined = zip(*(code.values() for code in codes), strict=True)
-        self.bridge.fit([torch.cat(parts, dim=-1) for parts in joined])
+        self.bridge.fit([list(parts) for parts in zip(*(code.values() for code in codes), strict=True)])
 
     @torch.no_grad()
     def codes(self, stage: str, cells: CellTensors, batch_size: int = INFERENCE_BATCH) -> dict[str, Tensor]:
@@ -150,7 +148,7 @@ class Pipeline(nn.Module):
         for name in self.stages:
             if any(key.startswith(f"objectives.{name}.") for key in state):
                 self.begin(name)
-        self.bridge.allocate(state["bridge.maps"].shape)
+        self.bridge.allocate(state, "bridge.")
         self.load_state_dict(state)
         self.eval()
 
@@ -167,37 +165,50 @@ class _Bridge(nn.Module):
     """
 
     maps: Tensor
+    widths: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("maps", torch.zeros(0, 0, 1, 0))
+        self.register_buffer("widths", torch.zeros(0, 0, dtype=torch.long))
 
-    def allocate(self, shape: Sequence[int]) -> None:
-        """Make room for maps of this shape, ``(n_modalities, n_modalities, n_condition + 1, n_condition)``."""
-        self.maps = torch.zeros(tuple(shape), device=self.maps.device)
+    def allocate(self, state: Mapping[str, Tensor], prefix: str) -> None:
+        """Make room for the saved maps and widths."""
+        for key in ("maps", "widths"):
+            self.register_buffer(key, torch.zeros_like(state[prefix + key], device=self.maps.device))
 
     @torch.no_grad()
-    def fit(self, codes: Sequence[Tensor], ridge: float = 1e-3) -> None:
-        """Least squares from each modality's code to each other's.
+    def fit(self, codes: Sequence[Sequence[Tensor]], ridge: float = 1e-3) -> None:
+        """Least squares from each modality's codes to each other's.
 
         Parameters
         ----------
         codes
-            ``(n_cells, n_condition)`` for each modality, training cells.
+            For each modality its codes of each stage, ``(n_cells, n_latent)``, training cells.
         ridge
             Penalty relative to the number of cells.
         """
-        self.maps = self.maps.new_zeros(len(codes), len(codes), codes[0].shape[1] + 1, codes[0].shape[1])
-        for i, source in enumerate(codes):
+        joined = [torch.cat(list(parts), dim=-1) for parts in codes]
+        widest = max(code.shape[1] for code in joined)
+        self.widths = torch.tensor([[part.shape[1] for part in parts] for parts in codes], device=self.maps.device)
+        # Modalities of fewer dimensions leave the rest at 0.
+        self.maps = self.maps.new_zeros(len(codes), len(codes), widest + 1, widest)
+        for i, source in enumerate(joined):
             inputs = _with_constant(source)
             gram = inputs.T @ inputs + ridge * len(inputs) * torch.eye(inputs.shape[1], device=inputs.device)
-            for j, target in enumerate(codes):
-                self.maps[i, j] = torch.linalg.solve(gram, inputs.T @ target)
+            for j, target in enumerate(joined):
+                found = torch.linalg.solve(gram, inputs.T @ target)
+                self.maps[i, j, : source.shape[1], : target.shape[1]] = found[:-1]
+                self.maps[i, j, -1, : target.shape[1]] = found[-1]
 
-    def forward(self, modality: int, code: Tensor) -> tuple[Tensor, ...]:
-        """Codes of all modalities, ``(n_cells, n_condition)`` each: the given one, and predictions."""
-        inputs = _with_constant(code)
-        return tuple(code if j == modality else inputs @ self.maps[modality, j] for j in range(self.maps.shape[1]))
+    def forward(self, modality: int, code: Tensor) -> list[tuple[Tensor, ...]]:
+        """Codes of each stage for all modalities: the given ones of one, and predictions."""
+        maps = self.maps[modality]
+        found = [
+            code if j == modality else (code @ maps[j, : code.shape[1]] + maps[j, -1])[:, : int(widths.sum())]
+            for j, widths in enumerate(self.widths)
+        ]
+        return [x.split(widths.tolist(), dim=-1) for x, widths in zip(found, self.widths, strict=True)]
 
 
 def _with_constant(code: Tensor) -> Tensor:
@@ -240,6 +251,8 @@ class Fitted:
         Wall time by stage.
     history
         ``(n_epochs, 1)`` table by ``"stage/term"``.
+    interrupted
+        Whether the user stopped the last training.
     """
 
     pipeline: Pipeline
@@ -249,6 +262,7 @@ class Fitted:
     trained_stages: list[str] = field(default_factory=list)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     history: dict[str, pd.DataFrame] = field(default_factory=dict)
+    interrupted: bool = False
 
     @property
     def transforms(self) -> dict[str, Transform]:

@@ -180,6 +180,7 @@ def fit_pipeline(
     checkpoint_dir: str | Path | None,
     record: Callable[[], dict[str, Any]],
     show_progress: bool,
+    keep_checkpoint: bool = False,
 ) -> Fitted:
     """Train all stages on a state of their own, and give it back.
 
@@ -203,6 +204,8 @@ def fit_pipeline(
         Gives plain values that tell model and cells from others: a checkpoint of anything else is refused.
     show_progress
         Whether progress bars are shown.
+    keep_checkpoint
+        Whether the state stays in `checkpoint_dir` when all stages are trained.
 
     Raises
     ------
@@ -217,12 +220,15 @@ def fit_pipeline(
     if checkpoint_dir is None:
         with one_at_a_time:
             fitted = before()
-            _fit_from(fitted, cells, plan, process, make_views, None, None, show_progress=show_progress)
+            complete = _fit_from(fitted, cells, plan, process, make_views, None, None, show_progress=show_progress)
+        fitted.interrupted = not complete
         return fitted
     with one_at_a_time, Checkpoint(checkpoint_dir, record() | plan.record(), writes=process.rank == 0) as checkpoint:
         saved = checkpoint.read()
         fitted = before() if saved is None else restored(saved["fitted"])
-        if _fit_from(fitted, cells, plan, process, make_views, saved, checkpoint, show_progress=show_progress):
+        complete = _fit_from(fitted, cells, plan, process, make_views, saved, checkpoint, show_progress=show_progress)
+        fitted.interrupted = not complete
+        if complete and not keep_checkpoint:
             checkpoint.remove()
             if process.world_size > 1:
                 # A next call must not find in one process what another is about to delete.

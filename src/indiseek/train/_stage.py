@@ -72,6 +72,8 @@ class Schedule:
         Whether it ends when its held-out value does not fall any more.
     warmup, ramp
         Parts of the epochs, as in :class:`StageSettings`.
+    patience_steps
+        Steps that patience lasts at the least: epochs of few cells take few.
     batch_size, lr, critic_lr, weight_decay, n_critic_steps, cosine, max_gradient_norm
         As in :class:`StageSettings`.
     """
@@ -85,6 +87,7 @@ class Schedule:
     n_critic_steps: int = 0
     warmup: Fraction = Fraction(0)
     ramp: Fraction = Fraction(0)
+    patience_steps: int = 0
     cosine: bool = False
     max_gradient_norm: float | None = None
 
@@ -167,7 +170,7 @@ def settings_of(
     lr: float | Mapping[str, float] | None,
     weight_decay: float | Mapping[str, float] | None,
     early_stopping: bool | Mapping[str, bool],
-    patience: int | Mapping[str, int],
+    patience: int | Mapping[str, int] | None,
 ) -> dict[str, StageSettings | None]:
     """Settings of each stage: what the user says of all stages or of some by name, and the stages' own defaults.
 
@@ -204,12 +207,14 @@ def settings_of(
         said = checked[name]
         size = said.get("batch_size", schedule.batch_size)
         epochs = said.get("max_epochs", max(1, round(schedule.n_steps * size / n_train)))
+        n_batches = max(1, n_train // size)
+        patience_of = said.get("patience", max(PATIENCE, -(-schedule.patience_steps // n_batches)))
         # Said of all stages, it is said of those that can.
         stops = schedule.stops_early if early_stopping is True else said.get("early_stopping", schedule.stops_early)
         settings[name] = StageSettings(
             max_epochs=epochs,
             batch_size=size,
-            patience=said.get("patience", PATIENCE) if stops else None,
+            patience=patience_of if stops else None,
             lr=said.get("lr", schedule.lr),
             critic_lr=schedule.critic_lr,
             weight_decay=said.get("weight_decay", schedule.weight_decay),

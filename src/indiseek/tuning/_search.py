@@ -18,7 +18,7 @@ from tqdm import tqdm
 from indiseek._checks import check_number
 from indiseek.data import CellTensors, progress
 from indiseek.objectives import CLIPObjective
-from indiseek.train import Pipeline, StageSettings, fit_stage
+from indiseek.train import Pipeline, StageSettings, fit_in_closed_form, fit_stage
 from indiseek.tuning._measures import HeldOut
 from indiseek.tuning._record import Record
 from indiseek.tuning._result import Tuning
@@ -101,10 +101,14 @@ class Trials:
         KeyboardInterrupt
             If the user stopped it.
         """
+        settings = self.settings[stage]
+        if settings is None:
+            fit_in_closed_form(pipeline.begin(stage), pipeline.inputs(stage, self.train))
+            return
         result = fit_stage(
             pipeline.begin(stage),
             (pipeline.inputs(stage, self.train), pipeline.inputs(stage, self.validation)),
-            cast(StageSettings, self.settings[stage]),
+            settings,
             name=stage,
             accelerator=self.accelerator,
             seed=self.seed + list(pipeline.stages).index(stage),

@@ -1,0 +1,25 @@
+"""Modules whose tensors are computed from cells, in sizes that only the cells decide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class FittedModule(nn.Module):
+    """Module that takes up a saved state whatever the sizes of its own buffers and parameters are."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for own in (self._buffers, self._parameters):
+            for key, tensor in own.items():
+                saved = state_dict.get(prefix + key)
+                if tensor is not None and saved is not None and saved.shape != tensor.shape:
+                    tensor.data = tensor.new_zeros(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def set_buffers(self, **tensors: Tensor) -> None:
+        """Set buffers in the type and on the device of those that are there, whatever their sizes were."""
+        for key, tensor in tensors.items():
+            own = self.get_buffer(key)
+            own.data = tensor.to(device=own.device, dtype=own.dtype, copy=True)

@@ -1,0 +1,163 @@
+"""Ridge regression on Nystrom features, with residuals of cells that a fit has not seen."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from indiseek.nn._fitted import FittedModule
+
+_PIECE_CELLS = 4096
+N_FOLDS = 5
+# Widths relative to the median squared distance of the landmarks, and ridge penalties.
+_WIDTHS = (0.5, 1.0, 2.0, 4.0)
+_PENALTIES = tuple(10.0**exponent for exponent in (-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5))
+# One penalty for all features: the kernel's are cheap, a linear trend less so, an offset of a covariate hardly costs.
+_KERNEL, _LINEAR, _COVARIATE = 5.5, 0.3, 3.0
+
+
+class _Moments(NamedTuple):
+    """Of the cells of each fold: products of features, and of features and targets."""
+
+    gram: Tensor
+    cross: Tensor
+    squares: Tensor
+
+
+@final
+class NystromRidge(FittedModule):
+    r"""Conditional mean :math:`m(c) = \bar x + W^\top \phi(c)` of x given c, by ridge regression.
+
+    .. math::
+        \phi(c) = [K_{LL}^{-1/2} k_L(c), c, \text{covariate}], \qquad
+        k_L(c)_l = \exp(-\lVert c - c_l \rVert^2 / (g\, s^2)),
+
+    with landmarks :math:`c_l`, cells drawn at random, and :math:`s^2` their median squared distance. Width g and
+    penalty are those with the least error, on a log scale, in folds of cells that were left out. All that is needed
+    of the cells are sums of products, so that they are read in pieces, once for each width and once for the residuals.
+
+    Parameters
+    ----------
+    n_condition
+        Dimension of c.
+    n_covariate
+        Number of categories of a covariate; 0 without one.
+    n_outputs
+        Dimension of x.
+
+    References
+    ----------
+    Williams and Seeger (2001), Using the Nystrom method to speed up kernel machines, NeurIPS 13.
+    """
+
+    landmarks: Tensor
+    root: Tensor
+    rate: Tensor
+    weight: Tensor
+    offset: Tensor
+
+    def __init__(self, n_condition: int, n_covariate: int, n_outputs: int) -> None:
+        super().__init__()
+        self.register_buffer("landmarks", torch.zeros(1, n_condition))
+        self.register_buffer("root", torch.zeros(1, 1))
+        self.register_buffer("rate", torch.ones(()))
+        self.register_buffer("weight", torch.zeros(1 + n_condition + n_covariate, n_outputs))
+        self.register_buffer("offset", torch.zeros(n_outputs))
+
+    def features(self, c: Tensor, covariate: Tensor) -> Tensor:
+        """Features ``(n_cells, n_landmarks + n_condition + n_covariate)``."""
+        kernel = torch.exp(-self.rate * _square_distance(c, self.landmarks))
+        return torch.cat([kernel @ self.root, _LINEAR * c, _COVARIATE * covariate], dim=1)
+
+    def forward(self, c: Tensor, covariate: Tensor) -> Tensor:
+        """Mean ``(n_cells, n_outputs)`` given c ``(n_cells, n_condition)``, covariate ``(n_cells, n_covariate)``."""
+        return self.features(c, covariate) @ self.weight + self.offset
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, c: Tensor, covariate: Tensor, folds: Tensor, *, n_landmarks: int, seed: int) -> Tensor:
+        """Choose width and penalty, fit, and return the residuals of each cell from a fit without its fold.
+
+        Parameters
+        ----------
+        x, c, covariate
+            Of the training cells, as in :meth:`forward`.
+        folds
+            Fold of each cell, ``(n_cells,)``.
+        n_landmarks
+            Number of landmarks, at most half of the cells.
+        seed
+            Seed of the landmarks.
+
+        Returns
+        -------
+        ``(n_cells, n_outputs)``.
+        """
+        n = len(x)
+        rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: max(1, min(n_landmarks, n // 2))]
+        self.set_buffers(landmarks=c[rows.to(c.device)], offset=x.double().mean(dim=0))
+        distance = _square_distance(self.landmarks, self.landmarks).double()
+        scale = max(float(distance.median()), 1e-12)
+        best = float("inf")
+        for width in _WIDTHS:
+            kernel = torch.exp(-distance / (scale * width))
+            values, vectors = torch.linalg.eigh(kernel)
+            root = _KERNEL * (vectors / values.clamp_min(1e-6).sqrt()) @ vectors.T
+            self.set_buffers(root=root, rate=torch.tensor(1.0 / (scale * width)))
+            moments = self._moments(x, c, covariate, folds)
+            # Two of five folds tell the widths apart.
+            error, penalty = min(_errors(moments, fold_range=2))
+            if error < best:
+                best, chosen = error, (self.root.clone(), self.rate.clone(), penalty, moments)
+        root, rate, penalty, moments = chosen
+        weight = _solve(moments.gram.sum(dim=0), moments.cross.sum(dim=0), penalty)
+        self.set_buffers(root=root, rate=rate, weight=weight)
+        gram, cross = moments.gram.sum(dim=0), moments.cross.sum(dim=0)
+        left_out = torch.stack([_solve(gram - g, cross - b, penalty) for g, b in zip(*moments[:2], strict=True)])
+        residual = torch.empty_like(x)
+        for rows in torch.arange(n, device=x.device).split(_PIECE_CELLS):
+            predicted = torch.einsum("nf,kfd->nkd", self.features(c[rows], covariate[rows]), left_out.to(x.dtype))
+            own = predicted.gather(1, folds[rows, None, None].expand(-1, 1, x.shape[1]))[:, 0]
+            residual[rows] = x[rows] - self.offset - own
+        return residual
+
+    def _moments(self, x: Tensor, c: Tensor, covariate: Tensor, folds: Tensor) -> _Moments:
+        n_features, n_outputs = len(self.landmarks) + c.shape[1] + covariate.shape[1], x.shape[1]
+        gram = torch.zeros(N_FOLDS, n_features, n_features, dtype=torch.float64, device=x.device)
+        cross = torch.zeros(N_FOLDS, n_features, n_outputs, dtype=torch.float64, device=x.device)
+        squares = torch.zeros(N_FOLDS, n_outputs, dtype=torch.float64, device=x.device)
+        for rows in torch.arange(len(x), device=x.device).split(_PIECE_CELLS):
+            features, target, fold = self.features(c[rows], covariate[rows]), x[rows] - self.offset, folds[rows]
+            for k in range(N_FOLDS):
+                phi, own = features[fold == k], target[fold == k]
+                gram[k] += phi.T @ phi
+                cross[k] += phi.T @ own
+                squares[k] += own.double().square().sum(dim=0)
+        return _Moments(gram, cross, squares)
+
+
+def _errors(moments: _Moments, *, fold_range: int) -> list[tuple[float, float]]:
+    """Sum over outputs of the log of the error left out, for each penalty, and the penalty."""
+    gram, cross = moments.gram.sum(dim=0), moments.cross.sum(dim=0)
+    error = torch.zeros(len(_PENALTIES), cross.shape[1], dtype=torch.float64, device=cross.device)
+    for k in range(fold_range):
+        values, vectors = torch.linalg.eigh(gram - moments.gram[k])
+        known = vectors.T @ (cross - moments.cross[k])
+        own_gram = vectors.T @ moments.gram[k] @ vectors
+        own_cross = vectors.T @ moments.cross[k]
+        for a, penalty in enumerate(_PENALTIES):
+            weight = known / (values.clamp_min(0.0) + penalty)[:, None]
+            explained = 2.0 * (weight * own_cross).sum(dim=0) - (weight * (own_gram @ weight)).sum(dim=0)
+            error[a] += moments.squares[k] - explained
+    scores = error.clamp_min(1e-12).log().sum(dim=1)
+    return list(zip(scores.tolist(), _PENALTIES, strict=True))
+
+
+def _solve(gram: Tensor, cross: Tensor, penalty: float) -> Tensor:
+    return torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), cross)
+
+
+def _square_distance(a: Tensor, b: Tensor) -> Tensor:
+    squares = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1) - 2.0 * a @ b.T
+    return squares.clamp_min(0.0)

@@ -1,0 +1,269 @@
+"""Modality-specific codes in closed form, and a short flow on top for what mean and covariance leave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import cast, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from indiseek.data import CellTensors
+from indiseek.nn import ConditionalGaussian, ConditionalQuantiles, RefiningFlow
+from indiseek.objectives._base import Objective, ObjectiveOutput
+
+# Every cell has a matrix of its own.
+_PIECE_CELLS = 2048
+
+
+@final
+class ClosedFormFlowObjective(Objective):
+    r"""Specific codes :math:`Z_i = T_i(X_i; C_j)` that start as what can be computed, and are trained from there.
+
+    A map of a modality that is also given what the other modalities say of a cell can be independent of it and lose
+    nothing (functional representation lemma). Three steps, each invertible:
+
+    1. mean and covariance of :math:`X_i` given the condition, :class:`indiseek.nn.ConditionalGaussian`;
+    2. the distribution of each dimension given the condition, :class:`indiseek.nn.ConditionalQuantiles`;
+    3. a conditional flow, the identity at first, :class:`indiseek.nn.RefiningFlow`, by maximum likelihood
+
+    .. math:: \min_{T_i} \; -\tfrac{1}{d_i} E \log p(X_i \mid C_j)
+
+    of which 1 and 2 are computed in :meth:`start` and stay. How far 3 goes is a matter of the likelihood of cells held
+    out: an untrained objective is the closed form, and the first value to beat.
+
+    ``CellTensors.condition`` holds for each modality all that the others are conditioned on: first its components, then
+    its shared code. Categorical covariates are one more index of mean and covariance: each of their combinations is a
+    category, and the codes are independent of it by the same construction.
+
+    Parameters
+    ----------
+    n_features
+        Number of features by modality name; their order is that of ``CellTensors.features``.
+    n_axes
+        Rank of the features by modality name, the dimension of the full code.
+    n_condition
+        Dimension of ``CellTensors.condition`` by modality name.
+    n_shared
+        How many of its last entries are the shared code; they make the states that have a covariance each.
+    n_specific
+        How many dimensions of the code to give out, by modality name: those that carry most of the modality.
+    n_categories
+        Number of categories of each covariate, in the order of ``CellTensors.covariates``; 0 for one of numbers, which
+        is not used.
+    n_landmarks
+        Landmarks of the conditional mean.
+    feature_noise
+        Standard deviation of the noise on the codes in training.
+    n_layers, n_hidden, condition_noise
+        As in :class:`indiseek.nn.RefiningFlow`.
+    seed
+        Seed of all that the closed form draws.
+
+    References
+    ----------
+    El Gamal and Kim (2011), Network Information Theory, appendix B (functional representation lemma).
+    """
+
+    monitor = "nll"
+    sees_others = True
+    starts_fitted = True
+
+    def __init__(
+        self,
+        n_features: Mapping[str, int],
+        n_axes: Mapping[str, int],
+        n_condition: Mapping[str, int],
+        n_shared: int,
+        n_specific: Mapping[str, int],
+        *,
+        n_categories: Sequence[int] = (),
+        n_landmarks: int = 600,
+        feature_noise: float = 0.05,
+        n_layers: int = 2,
+        n_hidden: int = 128,
+        condition_noise: float = 0.15,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.names = tuple(n_features)
+        self.n_specific = dict(n_specific)
+        self.n_components = tuple(n_condition[name] - n_shared for name in self.names)
+        self.n_shared = n_shared
+        self.n_categories = tuple(n_categories)
+        n_covariate = math.prod(n for n in n_categories if n) if any(n_categories) else 0
+        self.n_covariate = n_covariate
+        self.n_landmarks = n_landmarks
+        self.feature_noise = feature_noise
+        self.seed = seed
+        n_others = {name: sum(n_condition.values()) - n_condition[name] for name in self.names}
+        self.flows = nn.ModuleList(
+            RefiningFlow(
+                n_axes[name],
+                n_others[name] + n_covariate,
+                n_layers=n_layers,
+                n_hidden=n_hidden,
+                condition_noise=condition_noise,
+            )
+            for name in self.names
+        )
+        self.gaussians = nn.ModuleList(
+            ConditionalGaussian(
+                n_features[name],
+                n_axes[name],
+                n_others[name],
+                n_state=n_shared * (len(self.names) - 1),
+                n_covariate=n_covariate,
+            )
+            for name in self.names
+        )
+        self.quantiles = nn.ModuleList(ConditionalQuantiles(n_axes[name]) for name in self.names)
+        for i, name in enumerate(self.names):
+            self.register_buffer(f"order_{i}", torch.arange(n_axes[name]))
+
+    def encode(self, modality: int, cells: CellTensors) -> Tensor:
+        """Specific code ``(n_cells, n_specific)``, the most informative dimensions first."""
+        code = self.full_code(modality, cells)
+        return code[:, self._order(modality)[: self.n_specific[self.names[modality]]]]
+
+    def full_code(self, modality: int, cells: CellTensors) -> Tensor:
+        """All dimensions of the code, ``(n_cells, n_axes)``, one for each principal axis of the features."""
+        condition, covariate = self._given(modality, cells)
+        z = self._closed(modality, cells.features[modality], condition, covariate)[0]
+        code: Tensor = self._flow(modality)(z, self._all(condition, covariate))
+        return code
+
+    def closed_code(self, modality: int, cells: CellTensors) -> Tensor:
+        """What the flow is given, ``(n_cells, n_axes)``: the code in closed form."""
+        return self._closed(modality, cells.features[modality], *self._given(modality, cells))[0]
+
+    def inverse(self, modality: int, code: Tensor, cells: CellTensors) -> Tensor:
+        """Features ``(n_cells, n_features)`` of one modality from its full code and what the others say of `cells`."""
+        condition, covariate = self._given(modality, cells)
+        z = self._flow(modality).inverse(code, self._all(condition, covariate))
+        gaussian = self._gaussian(modality)
+        z = self._quantile(modality).inverse(z, gaussian.state_weights(condition, covariate))
+        return gaussian.inverse(z, condition, covariate)
+
+    def reconstruct(self, modality: int, cells: CellTensors) -> Tensor:
+        """Features from the dimensions that are given out, by the exact inverse; the others are set to their mean."""
+        code = self.full_code(modality, cells)
+        kept = torch.zeros_like(code, dtype=torch.bool)
+        kept[:, self._order(modality)[: self.n_specific[self.names[modality]]]] = True
+        return self.inverse(modality, torch.where(kept, code, torch.zeros_like(code)), cells)
+
+    @torch.no_grad()
+    def start(self, cells: CellTensors) -> None:
+        """Compute the closed form from all training cells, choosing on folds of them, and the base of the flow."""
+        for i, x in enumerate(cells.features):
+            condition, covariate = self._given(i, cells)
+            gaussian = self._gaussian(i)
+            z = gaussian.fit(x, condition, covariate, n_landmarks=self.n_landmarks, seed=self.seed)
+            weights = gaussian.state_weights(condition, covariate)
+            self._quantile(i).fit(z, weights)
+            pieces = zip(z.split(_PIECE_CELLS), weights.split(_PIECE_CELLS), strict=True)
+            matched = torch.cat([self._quantile(i)(*piece) for piece in pieces])
+            self._flow(i).start(matched, self._all(condition, covariate), seed=self.seed)
+
+    @torch.no_grad()
+    def prepared(self, cells: CellTensors) -> CellTensors:
+        """The cells with their codes in closed form and log-determinants as views, once: what a step needs of them.
+
+        Without them :meth:`loss` computes both anew in each step, which takes longer than the step.
+        """
+        views = []
+        for i in range(len(self.names)):
+            parts = []
+            for rows in torch.arange(cells.n_cells, device=cells.device).split(_PIECE_CELLS):
+                piece = cells.take(rows)
+                z, log_det, _ = self._closed(i, piece.features[i], *self._given(i, piece))
+                parts.append(torch.cat([z, log_det[:, None]], dim=1)[:, None])
+            views.append(torch.cat(parts))
+        return cells._replace(views=tuple(views))
+
+    @torch.no_grad()
+    def finish(self, cells: CellTensors) -> None:
+        """Order the dimensions by how much of the modality's residual variance each carries."""
+        for i in range(len(self.names)):
+            self._order(i).copy_(self._carried(i, cells).argsort(descending=True))
+
+    def loss(self, cells: CellTensors) -> ObjectiveOutput:
+        """Sum over modalities of the negative log-likelihood per axis."""
+        terms: dict[str, Tensor] = {}
+        total = torch.zeros((), device=cells.device)
+        for i, name in enumerate(self.names):
+            condition, covariate = self._given(i, cells)
+            if cells.views:
+                z, log_det = cells.views[i][:, 0, :-1], cells.views[i][:, 0, -1]
+            else:
+                with torch.no_grad():
+                    z, log_det, _ = self._closed(i, cells.features[i], condition, covariate)
+            if self.training:
+                z = z + self.feature_noise * torch.randn_like(z)
+            log_prob = self._flow(i).log_prob(z, self._all(condition, covariate)) + log_det
+            nll = -log_prob.mean() / z.shape[1]
+            total = total + nll
+            terms[f"nll_{name}"] = nll.detach()
+        return ObjectiveOutput(total, terms)
+
+    def validate(self, cells: CellTensors) -> dict[str, Tensor]:
+        """Held-out negative log-likelihood per axis (nats) by modality, and their sum as ``nll``."""
+        terms = self.loss(cells).terms
+        return {"nll": torch.stack(list(terms.values())).sum(), **terms}
+
+    def _closed(
+        self, modality: int, features: Tensor, condition: Tensor, covariate: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Code, log-determinant and residual of the closed form."""
+        gaussian = self._gaussian(modality)
+        z, log_det, residual = gaussian.transform(features, condition, covariate)
+        z, change = self._quantile(modality).transform(z, gaussian.state_weights(condition, covariate))
+        return z, log_det + change, residual
+
+    def _given(self, modality: int, cells: CellTensors) -> tuple[Tensor, Tensor | None]:
+        """Components of the other modalities, then their shared codes; and the covariates' combinations, one-hot."""
+        others = [j for j in range(len(self.names)) if j != modality]
+        parts = [cells.condition[j][:, : self.n_components[j]] for j in others]
+        parts += [cells.condition[j][:, self.n_components[j] :] for j in others]
+        return torch.cat(parts, dim=1), self._combination(cells) if self.n_covariate else None
+
+    def _combination(self, cells: CellTensors) -> Tensor:
+        """Which combination of categories a cell has, ``(n_cells, n_covariate)``, one-hot."""
+        number = torch.zeros(cells.n_cells, dtype=torch.long, device=cells.device)
+        for codes, n in zip(cells.covariates, self.n_categories, strict=True):
+            if n:
+                number = number * n + codes
+        return F.one_hot(number, self.n_covariate)
+
+    @staticmethod
+    def _all(condition: Tensor, covariate: Tensor | None) -> Tensor:
+        return condition if covariate is None else torch.cat([condition, covariate.to(condition.dtype)], dim=1)
+
+    def _carried(self, modality: int, cells: CellTensors) -> Tensor:
+        """Residual variance that each dimension carries, ``(n_axes,)``."""
+        n_axes = len(self._order(modality))
+        moments = torch.zeros(2 * n_axes + 1, 2 * n_axes + 1, dtype=torch.float64, device=cells.device)
+        for rows in torch.arange(cells.n_cells, device=moments.device).split(_PIECE_CELLS):
+            piece = cells.take(rows)
+            condition, covariate = self._given(modality, piece)
+            z, _, residual = self._closed(modality, piece.features[modality], condition, covariate)
+            z = self._flow(modality)(z, self._all(condition, covariate))
+            joined = torch.cat([z, residual, torch.ones_like(z[:, :1])], dim=1).double()
+            moments += joined.T @ joined
+        covariance = moments - torch.outer(moments[:, -1], moments[-1]) / cells.n_cells
+        variance = covariance.diagonal()[:n_axes].clamp_min(1e-12)
+        return (covariance[:n_axes, n_axes:-1].square() / variance[:, None]).sum(dim=1)
+
+    def _flow(self, modality: int) -> RefiningFlow:
+        return cast(RefiningFlow, self.flows[modality])
+
+    def _gaussian(self, modality: int) -> ConditionalGaussian:
+        return cast(ConditionalGaussian, self.gaussians[modality])
+
+    def _quantile(self, modality: int) -> ConditionalQuantiles:
+        return cast(ConditionalQuantiles, self.quantiles[modality])
+
+    def _order(self, modality: int) -> Tensor:
+        return self.get_buffer(f"order_{modality}")

@@ -1,0 +1,129 @@
+"""Specific codes in closed form, alone and with a flow on top."""
+
+from __future__ import annotations
+
+import lightning.pytorch as lightning
+import numpy as np
+import pytest
+from model_contract import pair
+
+from indiseek.data import LogNormalizePCA
+from indiseek.metrics import explained
+from indiseek.models import ClosedForm, IndiSeekModel
+from indiseek.nn import Encoder
+
+SMALL = {"n_shared": 4, "encoder": Encoder(hidden=(32,)), "specific": ClosedForm(n_landmarks=60)}
+FAST = {"accelerator": "cpu", "show_progress": False, "max_epochs": {"shared": 5}, "batch_size": {"shared": 64}}
+
+
+def _model(mdata, **more):
+    transforms = {"rna": LogNormalizePCA(n_components=6, n_top_features=200)}
+    return IndiSeekModel(mdata, **SMALL | more, transforms=transforms)
+
+
+@pytest.fixture(scope="module")
+def closed(make_mdata):
+    """A model of 600 cells. Not to be changed."""
+    mdata = make_mdata()
+    model = _model(mdata)
+    model.train(**FAST)
+    return model, mdata
+
+
+def test_codes_are_computed_saved_and_inverted(closed, tmp_path):
+    model, mdata = closed
+    assert list(model.stage_seconds) == ["shared", "components", "specific"]
+    assert {key.split("/")[0] for key in model.history} == {"shared"}
+    assert mdata.obsm["X_indiseek_rna"].shape == (600, 6) and mdata.obsm["X_indiseek_prot"].shape == (600, 13)
+    assert all(np.isfinite(mdata.obsm[f"X_indiseek_{name}"]).all() for name in ("rna", "prot"))
+    model.save(tmp_path / "model")
+    loaded = IndiSeekModel.load(tmp_path / "model", mdata, accelerator="cpu")
+    for name in ("rna", "prot"):
+        codes = loaded.get_latent_representation(modality=name, kind="specific")
+        np.testing.assert_array_equal(codes, mdata.obsm[f"X_indiseek_{name}"])
+    cells = np.arange(20)
+    features = model.get_features(modality="prot", indices=cells)
+    back = model.counterfactual(modality="prot", indices=cells, donors=cells)
+    np.testing.assert_allclose(back, features, atol=1e-3)
+
+
+def test_codes_are_of_the_scale_of_new_cells_and_tell_less_of_the_other_modality(closed):
+    model, mdata = closed
+    test = np.concatenate([model.validation_indices, model.test_indices])
+    z = mdata.obsm["X_indiseek_rna"][test]
+    assert 0.7 < z.std(axis=0).mean() < 1.4
+    known = model.get_latent_representation(modality="prot", indices=test)
+    raw = model.get_features(modality="rna", indices=test)
+    assert explained(z, known).total < 0.5 * explained(raw, known).total
+
+
+def test_one_seed_gives_one_result_and_another_another(make_mdata, closed):
+    again, other = _model(make_mdata()), _model(make_mdata())
+    again.train(**FAST)
+    np.testing.assert_array_equal(again.adata.obsm["X_indiseek_prot"], closed[1].obsm["X_indiseek_prot"])
+    other.train(**FAST, seed=1)
+    assert not np.allclose(other.adata.obsm["X_indiseek_prot"], closed[1].obsm["X_indiseek_prot"])
+
+
+def test_a_batch_leaves_the_codes(make_mdata):
+    """Proteins of one lane are higher by half; the codes of cells held out do not tell the lane where it is set up."""
+    told = []
+    for batch_key in (None, "lane"):
+        mdata = make_mdata()
+        lane = np.random.default_rng(0).integers(2, size=600)
+        mdata.obs["lane"] = np.where(lane, "a", "b")
+        x = mdata["prot"].X
+        x = x.toarray() if hasattr(x, "toarray") else np.array(x)
+        x[lane == 1, :5] = np.rint(1.6 * x[lane == 1, :5])
+        mdata["prot"].X = x.astype(np.float32)
+        IndiSeekModel.setup_mudata(mdata, batch_key=batch_key)
+        model = _model(mdata)
+        model.train(**FAST)
+        rows = np.concatenate([model.validation_indices, model.test_indices])
+        label = np.eye(2)[lane[rows]]
+        told.append(explained(mdata.obsm["X_indiseek_prot"][rows], label).map)
+    assert told[0] > 0.3 and told[1] < 0.3 * told[0]
+
+
+def test_a_flow_on_top_is_kept_only_where_validation_cells_like_it(mdata, closed):
+    model = _model(mdata, specific=ClosedForm(n_landmarks=60, refine=True))
+    epochs = {"shared": 5, "specific": 3}
+    model.train(**FAST | {"max_epochs": epochs}, lr={"specific": 0.5})
+    # With such a rate no epoch is better than the closed form, which is kept.
+    plain = _model(mdata)
+    plain.train(**FAST)
+    for name in ("rna", "prot"):
+        codes = [m.get_latent_representation(modality=name, kind="specific") for m in (model, plain)]
+        np.testing.assert_allclose(codes[0], codes[1], atol=0.05)
+    assert len(model.history["specific/validation_nll"]) == 3
+
+
+class Killed(BaseException):
+    """As the end of a process."""
+
+
+class KillSecond(lightning.Callback):
+    """Kill in the second epoch of the specific stage."""
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if pl_module.objective.starts_fitted and trainer.current_epoch == 1:
+            raise Killed
+
+
+def test_a_killed_refinement_goes_on_to_the_same_result(make_mdata, tmp_path):
+    train = FAST | {"max_epochs": {"shared": 3, "specific": 3}}
+    refined = ClosedForm(n_landmarks=60, refine=True)
+    whole = _model(make_mdata(200), specific=refined)
+    whole.train(**train)
+    with pytest.raises(Killed):
+        _model(make_mdata(200), specific=refined).train(**train, checkpoint_dir=tmp_path, callbacks=[KillSecond()])
+    model = _model(make_mdata(200), specific=refined)
+    model.train(**train, checkpoint_dir=tmp_path)
+    np.testing.assert_array_equal(model.adata.obsm["X_indiseek_rna"], whole.adata.obsm["X_indiseek_rna"])
+
+
+def test_cells_with_one_modality_are_told_of_what_is_predicted(closed, log):
+    model, mdata = closed
+    only = pair(rna=mdata["rna"].copy())
+    code = model.get_latent_representation(only, modality="rna", kind="specific")
+    assert np.isfinite(code).all() and "predicted from 'rna' itself" in log.messages[-1]

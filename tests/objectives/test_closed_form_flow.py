@@ -1,0 +1,94 @@
+"""The closed form as the start of a flow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from indiseek.data import CellTensors
+from indiseek.objectives import ClosedFormFlowObjective, _closed_form_flow
+
+N_CELLS = 300
+
+
+@pytest.fixture
+def cells() -> CellTensors:
+    generator = torch.Generator().manual_seed(0)
+    code = torch.randn(N_CELLS, 3, generator=generator)
+    batch = torch.randint(2, (N_CELLS,), generator=generator)
+    features = tuple(
+        5
+        + code @ torch.randn(3, n, generator=generator)
+        + torch.randn(N_CELLS, n, generator=generator)
+        + (batch == 0)[:, None]
+        for n in (6, 4)
+    )
+    shared = tuple(torch.cat([x, code], dim=1) for x in features)
+    return CellTensors(features, shared, covariates=(batch,))
+
+
+def _objective() -> ClosedFormFlowObjective:
+    torch.manual_seed(1)
+    features, condition = {"rna": 6, "prot": 4}, {"rna": 9, "prot": 7}
+    return ClosedFormFlowObjective(
+        features, features, condition, 3, {"rna": 4, "prot": 2}, n_categories=[2], n_hidden=16
+    ).eval()
+
+
+@pytest.fixture
+def started(cells) -> ClosedFormFlowObjective:
+    objective = _objective()
+    objective.start(cells)
+    return objective
+
+
+@torch.no_grad()
+def test_an_untrained_objective_is_the_closed_form(started, cells):
+    for i in range(2):
+        closed = started.closed_code(i, cells)
+        code = started.full_code(i, cells)
+        torch.testing.assert_close(code, closed, rtol=0, atol=1e-2)
+
+
+@torch.no_grad()
+def test_inverse_with_a_covariate(started, cells):
+    for i, x in enumerate(cells.features):
+        code = started.full_code(i, cells)
+        torch.testing.assert_close(started.inverse(i, code, cells), x, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_prepared_cells_have_the_same_loss(started, cells, monkeypatch):
+    monkeypatch.setattr(_closed_form_flow, "_PIECE_CELLS", 64)
+    rows = torch.tensor([3, 1, 50, 299])
+    prepared = started.prepared(cells)
+    torch.testing.assert_close(started.loss(prepared.take(rows)).loss, started.loss(cells.take(rows)).loss)
+    assert started.validate(prepared).keys() == {"nll", "nll_rna", "nll_prot"}
+
+
+def test_training_moves_the_flow_and_leaves_the_closed_form(started, cells):
+    prepared = started.prepared(cells)
+    before = {key: value.clone() for key, value in started.state_dict().items()}
+    optimizer = torch.optim.AdamW(started.encoder_parameters(), lr=5e-3)
+    start = started.loss(prepared).loss.item()
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = started.loss(prepared).loss
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < start - 0.01
+    for key, value in started.state_dict().items():
+        if key.startswith(("gaussians", "quantiles")):
+            torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_state_of_another_size_is_taken_up_and_the_covariate_matters(started, cells):
+    started.finish(cells)
+    other = _objective()
+    other.load_state_dict(started.state_dict())
+    swapped = cells._replace(covariates=(1 - cells.covariates[0],))
+    for i in range(2):
+        code = started.encode(i, cells)
+        torch.testing.assert_close(other.encode(i, cells), code, rtol=0, atol=0)
+        assert (other.encode(i, swapped) - code).abs().max() > 0.1
