@@ -280,10 +280,12 @@ class MultimodalModel(ABC):
         except ValueError:
             cells = None
         if cells is None or not before.same_values(cells):
+            layer = self._schema.setup.layers[changed]
+            where = f"mdata[{changed!r}].{'X' if layer is None else f'layers[{layer!r}]'}"
             raise ValueError(
                 f"expected in modality {changed!r} the values with which the model was made, got others: they were "
                 "changed in place, as scanpy.pp.log1p and scanpy.pp.scale do it, in memory that the model shares; put "
-                f"the counts back (mdata[{changed!r}].X = counts), and transform a copy of them, or a layer."
+                f"the counts back ({where} = counts), and transform a copy of them, or another layer."
             )
         return cells
 
