@@ -160,9 +160,9 @@ class MultimodalModel(ABC):
         layers
             Layer by modality; ``X`` where none is named.
         batch_key
-            Column of ``.obs`` with the batch, of the MuData or else of a modality. No model corrects for batches yet,
-            and the constructor says so: batch and covariates are registered, checked in new cells, and handed to the
-            objectives.
+            Column of ``.obs`` with the batch, of the MuData or else of a modality. The specific codes of
+            ``specific="closed-form"`` are independent of it and of the categorical covariates; every other latent
+            space registers them and checks them in new cells without correcting for them, and the constructor says so.
         categorical_covariate_keys, continuous_covariate_keys
             Further columns of ``.obs``: categories, and numbers.
         **others

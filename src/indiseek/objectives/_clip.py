@@ -61,7 +61,7 @@ class CLIPObjective(Objective):
     Parameters
     ----------
     n_features
-        Number of features by modality name; their order is that of ```CellTensors.features```.
+        Number of features by modality name; their order is that of ``CellTensors.features``.
     n_shared
         Dimension of the codes. A code on the sphere has ``n_shared - 1`` degrees of freedom.
     alignment
