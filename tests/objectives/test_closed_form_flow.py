@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from indiseek.data import CellTensors
-from indiseek.objectives import ClosedFormFlowObjective, _closed_form_flow
+from indiseek.objectives import ClosedFormFlowObjective
 
 N_CELLS = 300
 
@@ -59,7 +59,7 @@ def test_inverse_with_a_covariate(started, cells):
 
 @torch.no_grad()
 def test_prepared_cells_have_the_same_loss(started, cells, monkeypatch):
-    monkeypatch.setattr(_closed_form_flow, "_PIECE_CELLS", 64)
+    monkeypatch.setattr(ClosedFormFlowObjective, "_piece_cells", 64)
     rows = torch.tensor([3, 1, 50, 299])
     prepared = started.prepared(cells)
     torch.testing.assert_close(started.loss(prepared.take(rows)).loss, started.loss(cells.take(rows)).loss)

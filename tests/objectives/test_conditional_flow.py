@@ -7,7 +7,7 @@ import torch
 
 from indiseek.data import CellTensors
 from indiseek.nn import _flow
-from indiseek.objectives import ConditionalFlowObjective, _conditional_flow
+from indiseek.objectives import ConditionalFlowObjective
 
 N_CELLS = 130
 
@@ -38,8 +38,8 @@ def test_pieces_give_the_axes_and_the_order_of_all_cells(cells, monkeypatch):
     whole, pieces = _objective(), _objective()
     whole.start(cells)
     whole.finish(cells)
-    for module in (_flow, _conditional_flow):
-        monkeypatch.setattr(module, "_PIECE_CELLS", 32)
+    monkeypatch.setattr(_flow, "_PIECE_CELLS", 32)
+    monkeypatch.setattr(ConditionalFlowObjective, "_piece_cells", 32)
     pieces.start(cells)
     pieces.finish(cells)
     assert whole.state_dict().keys() == pieces.state_dict().keys()

@@ -185,7 +185,7 @@ FAULTS = (
     Fault(
         "dimensions-backwards",
         "the least informative dimensions come first",
-        "objectives/_conditional_flow.py",
+        "objectives/_invertible.py",
         "argsort(descending=True)",
         "argsort(descending=False)",
         ("objectives/test_conditional_flow.py", "models/test_indiseek_flow.py"),

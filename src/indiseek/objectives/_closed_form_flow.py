@@ -12,14 +12,12 @@ from torch import Tensor, nn
 
 from indiseek.data import CellTensors
 from indiseek.nn import ConditionalGaussian, ConditionalQuantiles, RefiningFlow
-from indiseek.objectives._base import Objective, ObjectiveOutput
-
-# Every cell has a matrix of its own.
-_PIECE_CELLS = 2048
+from indiseek.objectives._base import ObjectiveOutput
+from indiseek.objectives._invertible import InvertibleObjective
 
 
 @final
-class ClosedFormFlowObjective(Objective):
+class ClosedFormFlowObjective(InvertibleObjective):
     r"""Specific codes :math:`Z_i = T_i(X_i; C_j)` that start as what can be computed, and are trained from there.
 
     A map of a modality that is also given what the other modalities say of a cell can be independent of it and lose
@@ -67,8 +65,6 @@ class ClosedFormFlowObjective(Objective):
     El Gamal and Kim (2011), Network Information Theory, appendix B (functional representation lemma).
     """
 
-    monitor = "nll"
-    sees_others = True
     starts_fitted = True
 
     def __init__(
@@ -87,9 +83,7 @@ class ClosedFormFlowObjective(Objective):
         condition_noise: float = 0.15,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.names = tuple(n_features)
-        self.n_specific = dict(n_specific)
+        super().__init__({name: n_axes[name] for name in n_features}, n_specific)
         self.n_components = tuple(n_condition[name] - n_shared for name in self.names)
         self.n_shared = n_shared
         self.n_categories = tuple(n_categories)
@@ -120,20 +114,6 @@ class ClosedFormFlowObjective(Objective):
             for name in self.names
         )
         self.quantiles = nn.ModuleList(ConditionalQuantiles(n_axes[name]) for name in self.names)
-        for i, name in enumerate(self.names):
-            self.register_buffer(f"order_{i}", torch.arange(n_axes[name]))
-
-    def encode(self, modality: int, cells: CellTensors) -> Tensor:
-        """Specific code ``(n_cells, n_specific)``, the most informative dimensions first."""
-        code = self.full_code(modality, cells)
-        return code[:, self._order(modality)[: self.n_specific[self.names[modality]]]]
-
-    def full_code(self, modality: int, cells: CellTensors) -> Tensor:
-        """All dimensions of the code, ``(n_cells, n_axes)``, one for each principal axis of the features."""
-        condition, covariate = self._given(modality, cells)
-        z = self._closed(modality, cells.features[modality], condition, covariate)[0]
-        code: Tensor = self._flow(modality)(z, self._all(condition, covariate))
-        return code
 
     def closed_code(self, modality: int, cells: CellTensors) -> Tensor:
         """What the flow is given, ``(n_cells, n_axes)``: the code in closed form."""
@@ -147,13 +127,6 @@ class ClosedFormFlowObjective(Objective):
         z = self._quantile(modality).inverse(z, gaussian.state_weights(condition, covariate))
         return gaussian.inverse(z, condition, covariate)
 
-    def reconstruct(self, modality: int, cells: CellTensors) -> Tensor:
-        """Features from the dimensions that are given out, by the exact inverse; the others are set to their mean."""
-        code = self.full_code(modality, cells)
-        kept = torch.zeros_like(code, dtype=torch.bool)
-        kept[:, self._order(modality)[: self.n_specific[self.names[modality]]]] = True
-        return self.inverse(modality, torch.where(kept, code, torch.zeros_like(code)), cells)
-
     @torch.no_grad()
     def start(self, cells: CellTensors) -> None:
         """Compute the closed form from all training cells, choosing on folds of them, and the base of the flow."""
@@ -163,7 +136,7 @@ class ClosedFormFlowObjective(Objective):
             z = gaussian.fit(x, condition, covariate, n_landmarks=self.n_landmarks, seed=self.seed)
             weights = gaussian.state_weights(condition, covariate)
             self._quantile(i).fit(z, weights)
-            pieces = zip(z.split(_PIECE_CELLS), weights.split(_PIECE_CELLS), strict=True)
+            pieces = zip(z.split(self._piece_cells), weights.split(self._piece_cells), strict=True)
             matched = torch.cat([self._quantile(i)(*piece) for piece in pieces])
             self._flow(i).start(matched, self._all(condition, covariate), seed=self.seed)
 
@@ -176,18 +149,11 @@ class ClosedFormFlowObjective(Objective):
         views = []
         for i in range(len(self.names)):
             parts = []
-            for rows in torch.arange(cells.n_cells, device=cells.device).split(_PIECE_CELLS):
-                piece = cells.take(rows)
+            for piece in self._pieces(cells):
                 z, log_det, _ = self._closed(i, piece.features[i], *self._given(i, piece))
                 parts.append(torch.cat([z, log_det[:, None]], dim=1)[:, None])
             views.append(torch.cat(parts))
         return cells._replace(views=tuple(views))
-
-    @torch.no_grad()
-    def finish(self, cells: CellTensors) -> None:
-        """Order the dimensions by how much of the modality's residual variance each carries."""
-        for i in range(len(self.names)):
-            self._order(i).copy_(self._carried(i, cells).argsort(descending=True))
 
     def loss(self, cells: CellTensors) -> ObjectiveOutput:
         """Sum over modalities of the negative log-likelihood per axis."""
@@ -208,11 +174,6 @@ class ClosedFormFlowObjective(Objective):
             terms[f"nll_{name}"] = nll.detach()
         return ObjectiveOutput(total, terms)
 
-    def validate(self, cells: CellTensors) -> dict[str, Tensor]:
-        """Held-out negative log-likelihood per axis (nats) by modality, and their sum as ``nll``."""
-        terms = self.loss(cells).terms
-        return {"nll": torch.stack(list(terms.values())).sum(), **terms}
-
     def _closed(
         self, modality: int, features: Tensor, condition: Tensor, covariate: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,6 +182,11 @@ class ClosedFormFlowObjective(Objective):
         z, log_det, residual = gaussian.transform(features, condition, covariate)
         z, change = self._quantile(modality).transform(z, gaussian.state_weights(condition, covariate))
         return z, log_det + change, residual
+
+    def _code_and_residual(self, modality: int, cells: CellTensors) -> tuple[Tensor, Tensor]:
+        condition, covariate = self._given(modality, cells)
+        z, _, residual = self._closed(modality, cells.features[modality], condition, covariate)
+        return self._flow(modality)(z, self._all(condition, covariate)), residual
 
     def _given(self, modality: int, cells: CellTensors) -> tuple[Tensor, Tensor | None]:
         """Components of the other modalities, then their shared codes; and the covariates' combinations, one-hot."""
@@ -241,21 +207,6 @@ class ClosedFormFlowObjective(Objective):
     def _all(condition: Tensor, covariate: Tensor | None) -> Tensor:
         return condition if covariate is None else torch.cat([condition, covariate.to(condition.dtype)], dim=1)
 
-    def _carried(self, modality: int, cells: CellTensors) -> Tensor:
-        """Residual variance that each dimension carries, ``(n_axes,)``."""
-        n_axes = len(self._order(modality))
-        moments = torch.zeros(2 * n_axes + 1, 2 * n_axes + 1, dtype=torch.float64, device=cells.device)
-        for rows in torch.arange(cells.n_cells, device=moments.device).split(_PIECE_CELLS):
-            piece = cells.take(rows)
-            condition, covariate = self._given(modality, piece)
-            z, _, residual = self._closed(modality, piece.features[modality], condition, covariate)
-            z = self._flow(modality)(z, self._all(condition, covariate))
-            joined = torch.cat([z, residual, torch.ones_like(z[:, :1])], dim=1).double()
-            moments += joined.T @ joined
-        covariance = moments - torch.outer(moments[:, -1], moments[-1]) / cells.n_cells
-        variance = covariance.diagonal()[:n_axes].clamp_min(1e-12)
-        return (covariance[:n_axes, n_axes:-1].square() / variance[:, None]).sum(dim=1)
-
     def _flow(self, modality: int) -> RefiningFlow:
         return cast(RefiningFlow, self.flows[modality])
 
@@ -264,6 +215,3 @@ class ClosedFormFlowObjective(Objective):
 
     def _quantile(self, modality: int) -> ConditionalQuantiles:
         return cast(ConditionalQuantiles, self.quantiles[modality])
-
-    def _order(self, modality: int) -> Tensor:
-        return self.get_buffer(f"order_{modality}")

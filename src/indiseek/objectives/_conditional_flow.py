@@ -10,14 +10,12 @@ from torch import Tensor, nn
 
 from indiseek.data import CellTensors
 from indiseek.nn import ConditionalFlow
-from indiseek.objectives._base import Objective, ObjectiveOutput
-
-# As in inference, whose memory it is to stay below: the map is wide.
-_PIECE_CELLS = 2048
+from indiseek.objectives._base import ObjectiveOutput
+from indiseek.objectives._invertible import InvertibleObjective
 
 
 @final
-class ConditionalFlowObjective(Objective):
+class ConditionalFlowObjective(InvertibleObjective):
     r"""Specific codes :math:`Z_i = T_i(X_i; C_j)`, a map of a modality that is also given the others' codes.
 
     A code that is a function of its own modality alone can in general not be both independent of
@@ -60,9 +58,6 @@ class ConditionalFlowObjective(Objective):
     El Gamal and Kim (2011), Network Information Theory, appendix B (functional representation lemma).
     """
 
-    monitor = "nll"
-    sees_others = True
-
     def __init__(
         self,
         n_features: Mapping[str, int],
@@ -77,8 +72,7 @@ class ConditionalFlowObjective(Objective):
         condition_noise: float = 0.15,
         feature_noise: float = 0.05,
     ) -> None:
-        super().__init__()
-        self.names = tuple(n_features)
+        super().__init__({name: n_axes[name] for name in n_features}, n_specific)
         self.transport = transport
         self.regression = regression
         self.feature_noise = feature_noise
@@ -90,61 +84,14 @@ class ConditionalFlowObjective(Objective):
             for name, n in n_features.items()
         )
 
-        self.n_specific = dict(n_specific)
-        for i, name in enumerate(self.names):
-            self.register_buffer(f"order_{i}", torch.arange(n_axes[name]))
-
-    def encode(self, modality: int, cells: CellTensors) -> Tensor:
-        """Specific code ``(n_cells, n_specific)``, the most informative dimensions first."""
-        code = self.full_code(modality, cells)
-        return code[:, self._order(modality)[: self.n_specific[self.names[modality]]]]
-
-    def full_code(self, modality: int, cells: CellTensors) -> Tensor:
-        """All dimensions of the code, ``(n_cells, n_axes)``, one for each principal axis of the features."""
-        code: Tensor = self._flow(modality)(cells.features[modality], cells.condition_of_others(modality))
-        return code
-
     def inverse(self, modality: int, code: Tensor, cells: CellTensors) -> Tensor:
         """Features ``(n_cells, n_features)`` of one modality from its full code and the others' codes of `cells`."""
         return self._flow(modality).inverse(code, cells.condition_of_others(modality))
-
-    def reconstruct(self, modality: int, cells: CellTensors) -> Tensor:
-        """Features from the dimensions that are given out, by the exact inverse; the others are set to their mean."""
-        code = self.full_code(modality, cells)
-        kept = torch.zeros_like(code, dtype=torch.bool)
-        kept[:, self._order(modality)[: self.n_specific[self.names[modality]]]] = True
-        # What is left out has mean 0 and variance 1 whatever the condition.
-        return self.inverse(modality, torch.where(kept, code, torch.zeros_like(code)), cells)
 
     def start(self, cells: CellTensors) -> None:
         """Find the principal axes of the features and the scale of the conditions."""
         for i, x in enumerate(cells.features):
             self._flow(i).fit_scales(x, cells.condition_of_others(i))
-
-    def finish(self, cells: CellTensors) -> None:
-        """Order the dimensions by how much of the modality's residual variance each carries."""
-        for i in range(len(self.names)):
-            self._order(i).copy_(self._carried(i, cells).argsort(descending=True))
-
-    def _carried(self, modality: int, cells: CellTensors) -> Tensor:
-        """Residual variance that each dimension carries, ``(n_axes,)``; in pieces, as the map is wide."""
-        n_axes = len(self._order(modality))
-        moments = torch.zeros(2 * n_axes + 1, 2 * n_axes + 1, dtype=torch.float64, device=cells.features[0].device)
-        for rows in torch.arange(cells.n_cells, device=moments.device).split(_PIECE_CELLS):
-            piece = cells.take(rows)
-            given = piece.condition_of_others(modality)
-            z, _, residual = self._flow(modality).transform(piece.features[modality], given)
-            joined = torch.cat([z, residual, torch.ones_like(z[:, :1])], dim=1).double()
-            moments += joined.T @ joined
-        covariance = moments - torch.outer(moments[:, -1], moments[-1]) / cells.n_cells
-        variance = covariance.diagonal()[:n_axes]
-        return (covariance[:n_axes, n_axes:-1].square() / variance[:, None]).sum(dim=1)
-
-    def _flow(self, modality: int) -> ConditionalFlow:
-        return cast(ConditionalFlow, self.flows[modality])
-
-    def _order(self, modality: int) -> Tensor:
-        return self.get_buffer(f"order_{modality}")
 
     def loss(self, cells: CellTensors) -> ObjectiveOutput:
         """Sum over modalities of likelihood, transport and regression, each per axis."""
@@ -161,7 +108,9 @@ class ConditionalFlowObjective(Objective):
             terms |= {f"nll_{name}": nll.detach(), f"transport_{name}": transport.detach()}
         return ObjectiveOutput(total, terms)
 
-    def validate(self, cells: CellTensors) -> dict[str, Tensor]:
-        """Held-out negative log-likelihood per axis (nats) by modality, and their sum as ``nll``."""
-        terms = {name: value for name, value in self.loss(cells).terms.items() if name.startswith("nll_")}
-        return {"nll": torch.stack(list(terms.values())).sum(), **terms}
+    def _code_and_residual(self, modality: int, cells: CellTensors) -> tuple[Tensor, Tensor]:
+        z, _, residual = self._flow(modality).transform(cells.features[modality], cells.condition_of_others(modality))
+        return z, residual
+
+    def _flow(self, modality: int) -> ConditionalFlow:
+        return cast(ConditionalFlow, self.flows[modality])
