@@ -95,6 +95,49 @@ def interval(low: float, high: float) -> str:
     return f"95 % interval {figure(low)} to {figure(high)}"
 
 
+def by_verdict(
+    check: str,
+    row: Any,
+    target: str,
+    sentences: tuple[str, str, str],
+    *,
+    value: float,
+    limit: float,
+    if_failed: str,
+) -> Finding:
+    """Finding of a row that has a verdict, an interval and the cells that would do.
+
+    Parameters
+    ----------
+    check, target, value, limit
+        As in :class:`Finding`.
+    row
+        Row of the check's table.
+    sentences
+        What is said of a pass, of a FAIL, and of too few cells.
+    if_failed
+        Advice after a FAIL.
+    """
+    passed, failed, unclear = sentences
+    words, advice, needed = {"pass": (passed, "", 0), "FAIL": (failed, if_failed, 0)}.get(
+        row.verdict, (unclear, more_cells(row.cells_needed, row.n_cells), row.cells_needed)
+    )
+    return Finding(
+        check,
+        row.modality,
+        target,
+        row.verdict,
+        words,
+        value=value,
+        low=row.low,
+        high=row.high,
+        limit=limit,
+        n_cells=row.n_cells,
+        cells_needed=needed,
+        advice=advice,
+    )
+
+
 def more_cells(needed: int, n_cells: int) -> str:
     """What to do where the cells are too few."""
     if needed > n_cells:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from indiseek.metrics._explained import explained
 
-from ._check import Finding, figure, interval, more_cells
+from ._check import Finding, by_verdict, figure, interval
 from ._independence import reading_columns
 
 if TYPE_CHECKING:
@@ -54,29 +54,19 @@ class Excess:
             f"{interval(row.low, row.high)}, limit {figure(limits.excess)}; map {figure(row.map)}, products "
             f"{figure(row.products)}"
         )
-        words = {
-            "pass": f"{name}: holds next to nothing of {what} ({figures})",
-            "FAIL": f"{name}: NOT only shared, it also holds {what} ({figures})",
-        }.get(row.verdict, f"{name}: too few cells to tell whether it holds {what} ({figures})")
-        advice = ""
-        if row.verdict == "FAIL":
-            advice = (
+        return by_verdict(
+            self.name,
+            row,
+            what,
+            (
+                f"{name}: holds next to nothing of {what} ({figures})",
+                f"{name}: NOT only shared, it also holds {what} ({figures})",
+                f"{name}: too few cells to tell whether it holds {what} ({figures})",
+            ),
+            value=row.total,
+            limit=limits.excess,
+            if_failed=(
                 f"train with fewer shared dimensions than {row.n_inputs} or a stronger alignment: what only "
                 f"{row.modality} knows then stays out"
-            )
-        elif row.verdict != "pass":
-            advice = more_cells(row.cells_needed, row.n_cells)
-        return Finding(
-            self.name,
-            row.modality,
-            what,
-            row.verdict,
-            words,
-            value=row.total,
-            low=row.low,
-            high=row.high,
-            limit=limits.excess,
-            n_cells=row.n_cells,
-            cells_needed=row.cells_needed,
-            advice=advice,
+            ),
         )

@@ -10,7 +10,7 @@ import pandas as pd
 from indiseek.metrics._explained import Explained, explained
 from indiseek.metrics._verdict import cells_to_tell, judge_explained
 
-from ._check import Finding, figure, interval, more_cells
+from ._check import Finding, by_verdict, figure, interval
 
 if TYPE_CHECKING:
     from indiseek.metrics._cells import Cells
@@ -48,28 +48,18 @@ class Independence:
             f"{figure(limits.independence)}; map {figure(row.map)}, products {figure(row.products)}"
         )
         begin = f"{row.modality}-specific space: "
-        words = {
-            "pass": f"{begin}independent of {what} ({figures})",
-            "FAIL": f"{begin}NOT independent of {what} ({figures})",
-        }.get(row.verdict, f"{begin}too few cells to tell whether it is independent of {what} ({figures})")
-        advice = ""
-        if row.verdict == "FAIL":
-            advice = fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence)
-        elif row.verdict != "pass":
-            advice = more_cells(row.cells_needed, row.n_cells)
-        return Finding(
+        return by_verdict(
             self.name,
-            row.modality,
+            row,
             what,
-            row.verdict,
-            words,
+            (
+                f"{begin}independent of {what} ({figures})",
+                f"{begin}NOT independent of {what} ({figures})",
+                f"{begin}too few cells to tell whether it is independent of {what} ({figures})",
+            ),
             value=row.total,
-            low=row.low,
-            high=row.high,
             limit=limits.independence,
-            n_cells=row.n_cells,
-            cells_needed=row.cells_needed,
-            advice=advice,
+            if_failed=fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence),
         )
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from indiseek.metrics._nonlinear import nonlinear_probes
 from indiseek.metrics._verdict import at_most, two_digits
 
-from ._check import Finding, figure, more_cells
+from ._check import Finding, by_verdict, figure
 from ._independence import fewer_dimensions, target_words
 
 if TYPE_CHECKING:
@@ -60,26 +60,16 @@ class Probes:
             f"at least so much with {row.n_cells:,} cells"
         )
         begin = f"{row.modality}-specific space: "
-        words = {
-            "pass": f"{begin}neither a network nor boosted trees predict {what} ({figures})",
-            "FAIL": f"{begin}{name} predict{'s' if row.best == 'mlp' else ''} {what} ({figures})",
-        }.get(row.verdict, f"{begin}too few cells for a network and boosted trees on {what} ({figures})")
-        advice = ""
-        if row.verdict == "FAIL":
-            advice = fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence)
-        elif row.verdict != "pass":
-            advice = more_cells(row.cells_needed, row.n_cells)
-        return Finding(
+        return by_verdict(
             self.name,
-            row.modality,
+            row,
             what,
-            row.verdict,
-            words,
+            (
+                f"{begin}neither a network nor boosted trees predict {what} ({figures})",
+                f"{begin}{name} predict{'s' if row.best == 'mlp' else ''} {what} ({figures})",
+                f"{begin}too few cells for a network and boosted trees on {what} ({figures})",
+            ),
             value=row.r2,
-            low=row.low,
-            high=row.high,
             limit=limits.independence,
-            n_cells=row.n_cells,
-            cells_needed=row.cells_needed if row.verdict == "too few cells" else 0,
-            advice=advice,
+            if_failed=fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence),
         )
