@@ -52,14 +52,19 @@ def finished(task: str, given: Path, out: Path) -> tuple[int, float]:
     return process.exitcode, time.perf_counter() - begun
 
 
+def state_of(task: str, given: Path, out: Path) -> str:
+    """What a task has left: "old", "new", or whatever else it is."""
+    try:
+        return TASKS[task].left(given, out)
+    except Exception as error:  # noqa: BLE001 (whatever it is, it is written down)
+        return f"{type(error).__name__}: {error}"
+
+
 def problems_after(task: str, given: Path, out: Path) -> list[str]:
     """What is wrong once the same call has been made again."""
     status, _ = finished(task, given, out)
     found = [] if status == 0 else [f"second try: exit status {status}"]
-    try:
-        state = TASKS[task].left(given, out)
-    except Exception as error:  # noqa: BLE001 (whatever it is, it is written down)
-        return [*found, f"second try: {type(error).__name__}: {error}"]
+    state = state_of(task, given, out)
     found += [] if state == "new" else [f"second try: {state}"]
     found += [] if names(out) == TASKS[task].names else [f"second try: {names(out)}"]
     return found + [f"second try: {name}" for name in leftovers(out)]
@@ -88,10 +93,7 @@ def kill(task: str, given: Path, work: Path, n_kills: int, rng: np.random.Genera
             continue
         states["killed"] += 1
         states["half a copy was there"] += bool([name for name in leftovers(out) if name.endswith(".tmp")])
-        try:
-            state = TASKS[task].left(given, out)
-        except Exception as error:  # noqa: BLE001 (likewise)
-            state = f"{type(error).__name__}: {error}"
+        state = state_of(task, given, out)
         states[state] += 1
         # The zarr of an earlier run may be aside for a moment; the next command puts it or the new one there.
         problems += [] if state in ("old", "new") else [f"after {moment:.3f} s: {state}"]
@@ -134,10 +136,7 @@ def fill(task: str, given: Path, work: Path, n_sizes: int) -> dict[str, Any] | N
             states["done" if not status else "said: disk full" if status == errno.ENOSPC else "other error"] += 1
             if status and not (status == errno.ENOSPC and "disk" in error):
                 problems.append(f"{where}: {error}")
-            try:
-                state = TASKS[task].left(given, out)
-            except Exception as caught:  # noqa: BLE001 (likewise)
-                state = f"{type(caught).__name__}: {caught}"
+            state = state_of(task, given, out)
             states[state] += 1
             problems += [] if state in ("old", "new") else [f"{where}: {state}"]
             problems += [f"{where}: left {name}" for name in leftovers(out) if status]

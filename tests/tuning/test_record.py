@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -13,14 +12,6 @@ from indiseek.data import Split
 from indiseek.tuning import FILE_NAME, Record, checksum, fingerprint_of_data
 
 FINGERPRINT = {"seed": 0, "split": (1, 2)}
-
-
-@pytest.fixture
-def log(caplog):
-    logger = logging.getLogger("indiseek")
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 def filled(directory) -> Record:

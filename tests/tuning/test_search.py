@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 
 import numpy as np
 import pandas as pd
@@ -28,14 +27,6 @@ FLOW = {"specific": Flow(n_context=5), "encoder": Encoder(hidden=(16,))}
 
 
 @pytest.fixture
-def log(caplog):
-    logger = logging.getLogger("indiseek")
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
-
-
-@pytest.fixture
 def short(monkeypatch):
     """What the modalities know of each other by a ridge, which is quick: for tests of the search, not its measures."""
 
@@ -52,6 +43,16 @@ def tuned(make_mdata):
     """A tuned NCE-CLUB model. Not to be changed."""
     model = IndiSeekModel(make_mdata(N_CELLS), **NCE)
     return model, model.tune(**SMALL_GRID, lam=(1.0, 10.0), **QUICK)
+
+
+@pytest.fixture(scope="module")
+def trained_as_chosen(tuned, make_mdata):
+    """A model trained with what was chosen. Not to be changed."""
+    chosen = dict(tuned[1].chosen)
+    club = dataclasses.replace(NCE["specific"], lam=chosen.pop("lam"))
+    model = IndiSeekModel(make_mdata(N_CELLS), **NCE | chosen | {"specific": club})
+    model.train(write_latents=False, **QUICK)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +99,8 @@ def test_the_model_takes_the_choice_and_nothing_else_changes(tuned, make_mdata):
     assert not model.is_trained
 
 
-def test_training_gives_the_shared_codes_that_were_measured(tuned, make_mdata):
-    _, tuning = tuned
-    chosen = dict(tuning.chosen)
-    club = dataclasses.replace(NCE["specific"], lam=chosen.pop("lam"))
-    model = IndiSeekModel(make_mdata(N_CELLS), **NCE | chosen | {"specific": club})
-    model.train(write_latents=False, **QUICK)
+def test_training_gives_the_shared_codes_that_were_measured(tuned, trained_as_chosen):
+    (_, tuning), model = tuned, trained_as_chosen
     rows = model.validation_indices
     codes = [model.get_latent_representation(modality=name, indices=rows) for name in model.modalities]
     row = tuning.table[(tuning.table["stage"] == "shared") & tuning.table["chosen"]].iloc[0]
@@ -133,12 +130,8 @@ def test_a_split_given_as_arrays_is_recognised_in_training(make_mdata):
     assert np.array_equal(model.train_indices, parts[0])
 
 
-def test_content_and_excess_are_what_the_metrics_say_of_the_joint_code(tuned, make_mdata):
-    _, tuning = tuned
-    chosen = dict(tuning.chosen)
-    club = dataclasses.replace(NCE["specific"], lam=chosen.pop("lam"))
-    model = IndiSeekModel(make_mdata(N_CELLS), **NCE | chosen | {"specific": club})
-    model.train(write_latents=False, **QUICK)
+def test_content_and_excess_are_what_the_metrics_say_of_the_joint_code(tuned, trained_as_chosen):
+    (_, tuning), model = tuned, trained_as_chosen
     row = tuning.table[(tuning.table["stage"] == "shared") & tuning.table["chosen"]].iloc[0]
     x = {name: model.get_features(modality=name, indices=model.validation_indices) for name in model.modalities}
     seen = {name: model.get_features(modality=name, indices=model.train_indices) for name in model.modalities}
