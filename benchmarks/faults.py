@@ -283,7 +283,9 @@ def main() -> None:
             "A problem is a state that is neither the earlier nor the new one, a second try that fails or gives "
             "another result, a half file or lock that it leaves, codes that differ without an error, or one that does "
             "not name the file. Full disks are a file system in memory that is filled but for 5 % to 95 % of the room "
-            "needed. 400 real cells, 200 genes, 14 proteins; one thread."
+            "needed. A kill that came after the end is not counted. Of the command line, several results follow one "
+            'another, each whole: "earlier" there is where not all are new yet. '
+            "400 real cells, 200 genes, 14 proteins; one thread."
         )
         write_text("faults", "Kills, full disks, flipped bits", page(results), {"results": results}, notes)
     else:
