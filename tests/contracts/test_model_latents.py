@@ -22,7 +22,7 @@ def test_latents_have_their_shapes_and_lie_where_they_should(case, fitted):
     codes = latents(model)
     for key, code in codes.items():
         stage = case.first if key == "joint" else key.rsplit("_", 1)[0]
-        assert code.shape == (mdata.n_obs, case.widths[stage])
+        assert code.shape == (mdata.n_obs, case.width(stage, key.rsplit("_", 1)[-1]))
         assert code.dtype == np.float32 and np.isfinite(code).all()
         on_sphere = np.allclose(np.linalg.norm(code, axis=1), 1, rtol=1e-5)
         assert on_sphere is (stage in case.on_sphere)
@@ -60,8 +60,9 @@ def test_latents_are_written_for_scanpy_and_nothing_else_changes(case, make_mdat
     latents(model)
     assert_content(content(mdata), before)
     model.write_latents()
-    added = {f"/obsm/{key}" for key in (case.joint_key, case.key("rna"), case.key("prot"))}
-    added |= {f"{name}/obsm/{key}" for name in ("rna", "prot") for key in (case.joint_key, case.own_key)}
+    more = case.more_keys.values()
+    added = {f"/obsm/{key}" for key in (case.joint_key, case.key("rna"), case.key("prot"), *more)}
+    added |= {f"{name}/obsm/{key}" for name in ("rna", "prot") for key in (case.joint_key, case.own_key, *more)}
     assert_content(content(mdata), before, added)
     codes = latents(model)
     for name in ("rna", "prot"):
@@ -69,6 +70,9 @@ def test_latents_are_written_for_scanpy_and_nothing_else_changes(case, make_mdat
         np.testing.assert_array_equal(mdata[name].obsm[case.own_key], codes[f"{case.last}_{name}"])
         np.testing.assert_array_equal(mdata[name].obsm[case.joint_key], codes["joint"])
     np.testing.assert_array_equal(mdata.obsm[case.joint_key], codes["joint"])
+    for stage, key in case.more_keys.items():
+        np.testing.assert_array_equal(mdata.obsm[key], model.get_latent_representation(kind=stage))
+        np.testing.assert_array_equal(mdata.obsm[key], mdata["rna"].obsm[key])
 
 
 def test_train_writes_latents_unless_told_not_to(case, mdata):
@@ -171,7 +175,7 @@ def test_cells_with_one_modality_get_its_codes(case, fitted, make_mdata):
         np.testing.assert_allclose(code, whole[f"{case.first}_{name}"], atol=1e-5)
         np.testing.assert_allclose(model.get_latent_representation(alone), code, atol=0)
         own = model.get_latent_representation(alone, modality=name, kind=case.last, indices=[4, 2])
-        assert own.shape == (2, case.widths[case.last]) and np.isfinite(own).all()
+        assert own.shape == (2, case.width(case.last, name)) and np.isfinite(own).all()
         (other,) = {"rna", "prot"} - {name}
         with pytest.raises(KeyError, match=f"expected modality '{name}'.*got '{other}'"):
             model.get_latent_representation(alone, modality=other)
@@ -204,12 +208,19 @@ def test_wrong_requests_say_what_was_expected(fitted, options, error, message):
         fitted[0].get_latent_representation(**options)
 
 
-def test_only_the_first_stage_has_a_joint_code(case, fitted):
+def test_only_stages_that_write_a_joint_code_give_one(case, fitted, make_mdata):
     model, _ = fitted
     assert list(model.module.objectives) == list(case.widths)
     joint = model.get_latent_representation(kind=case.first)
     np.testing.assert_array_equal(joint, model.get_latent_representation())
+    alone = pair(rna=make_mdata(200)["rna"].copy())
     for stage in list(case.widths)[1:]:
+        if stage in case.more_keys:
+            with pytest.raises(
+                ValueError, match=rf"cells with all of \['rna', 'prot'\] for kind='{stage}', got cells wi"
+            ):
+                model.get_latent_representation(alone, kind=stage)
+            continue
         with pytest.raises(
             ValueError, match=rf"expected a modality for kind='{stage}', got None; choose one of \['rna'"
         ):

@@ -39,7 +39,7 @@ def test_every_public_name_works_on_a_trained_model(case, make_mdata, tmp_path):
     for name in names:
         static = inspect.getattr_static(type(model), name)
         assert (static.__doc__ or "").strip(), f"{name} has no docstring"
-        refuses = name in REFUSALS and not (name == "counterfactual" and case.widths.get("context"))
+        refuses = name in REFUSALS and not (name == "counterfactual" and case.widths.get("components"))
         if refuses:
             call = CALLS.get(
                 name, lambda model, mdata, path, name=name: getattr(model, name)(*_first(model, name, mdata))

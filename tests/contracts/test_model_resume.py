@@ -48,7 +48,7 @@ def _kill(case, mdata, directory: Path, stage: int) -> None:
 
 
 def test_killed_in_any_stage_a_new_process_goes_on_to_the_same_result(case, make_mdata, uninterrupted, tmp_path, log):
-    for number, stage in enumerate(case.widths):
+    for number, stage in enumerate(case.trained):
         directory = tmp_path / stage
         _kill(case, make_mdata(150), directory, number)
         assert sorted(path.name for path in directory.iterdir()) == ["checkpoint.lock", "checkpoint.pt"]
@@ -163,7 +163,7 @@ def test_two_fits_cannot_write_the_same_directory(case, make_mdata, uninterrupte
 def test_memory_that_is_too_small_leaves_model_data_and_checkpoint(case, mdata, tmp_path):
     model = case.new(mdata)
     before = content(mdata)
-    for number, stage in enumerate(case.widths):
+    for number, stage in enumerate(case.trained):
         message = rf"expected batches of 50 cells of stage '{stage}' .*batch_size=\{{'{stage}': 25\}}.*is as it was"
         with pytest.raises(MemoryError, match=message):
             model.train(**TRAIN, checkpoint_dir=tmp_path, callbacks=[At(number, out_of_memory, epoch=1)])
@@ -191,14 +191,15 @@ def test_cells_that_do_not_fit_into_memory_leave_model_and_data(case, mdata, mon
     stages = list(case.widths)
     views = "n_views times the training and validation cells"
     failures = [
-        (Pipeline, "tensors", "the features of the training and validation cells", 135, FEWER_FEATURES),
-        (Pipeline, "inputs", f"what stage '{stages[0]}' needs of all its cells", 135, FEWER_FEATURES),
+        (Pipeline, "tensors", "the features of the training and validation cells", 113, FEWER_FEATURES),
+        (Pipeline, "inputs", f"what stage '{stages[0]}' needs of all its cells", 113, FEWER_FEATURES),
     ]
     if case.model is CoMMModel:
-        failures.append((CoMMModel, "_views", views, 135, "make the model with a smaller n_views"))
+        failures.append((CoMMModel, "_views", views, 113, "make the model with a smaller n_views"))
     if len(stages) > 1:
-        # The last of those whose codes the last stage sees.
-        failures.append((Pipeline, "codes", f"what stage '{stages[-2]}' needs of all its cells", 135, FEWER_FEATURES))
+        # The first whose codes another one sees, or that sees them.
+        first = stages["components" in stages]
+        failures.append((Pipeline, "codes", f"what stage '{first}' needs of all its cells", 113, FEWER_FEATURES))
     for owner, name, what, n_cells, advice in failures:
         message = NO_SMALLER_BATCH.format(what, n_cells, advice)
         with monkeypatch.context() as patch, pytest.raises(MemoryError, match=message):
@@ -258,7 +259,7 @@ def test_training_is_kept_where_only_its_codes_do_not_fit_into_memory(case, mdat
 
 
 def test_after_ctrl_c_in_any_stage_the_same_call_goes_on_to_the_same_result(case, make_mdata, uninterrupted, tmp_path):
-    for number, stage in enumerate(case.widths):
+    for number, stage in enumerate(case.trained):
         model = case.new(make_mdata(150))
         options = TRAIN | {"checkpoint_dir": tmp_path / stage}
         model.train(**options, callbacks=[At(number, interrupt, epoch=1)])

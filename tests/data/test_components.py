@@ -12,9 +12,10 @@ from indiseek.data import (
     TRANSFORMS,
     LogNormalizePCA,
     Scale,
+    ScalePCA,
+    Transform,
     count_components,
     reconstructed_components,
-    whitenable_components,
 )
 
 N_CELLS, RANK = 900, 4
@@ -82,10 +83,55 @@ def test_too_few_cells(find, counts):
         find(counts, np.arange(19))
 
 
-def test_cells_bound_the_components():
-    assert whitenable_components(20_000) == 22
-    assert whitenable_components(5_000, error=0.05) == 15
-    assert whitenable_components(50) == 2
+@pytest.mark.parametrize("transform", [LogNormalizePCA(), CLRPCA()])
+def test_counts_get_as_many_components_as_hold_signal(counts, transform):
+    rows = np.arange(50, 800)
+    transform.fit(counts, rows)
+    whole = type(transform)(n_components=transform.max_output(counts.shape[1]))
+    assert transform.n_output == count_components(counts, rows, whole).n_components
+    assert RANK <= transform.n_output <= RANK + 1
+    # What was found comes back from a file, and is not looked for again.
+    copy = _reloaded(transform, counts)
+    assert copy.n_components is None
+    np.testing.assert_array_equal(copy.apply_to(counts).numpy(), transform.apply_to(counts).numpy())
+
+
+def test_other_values_get_as_many_components_as_foretell_each_other():
+    rng = np.random.default_rng(2)
+    values = rng.standard_normal((N_CELLS, RANK)) @ rng.standard_normal((RANK, 80)) * 3.0
+    values = (5.0 + values + rng.standard_normal(values.shape)).astype(np.float32)
+    rows = np.arange(0, N_CELLS, 2)
+    transform = ScalePCA()
+    transform.fit(values, rows)
+    assert transform.n_output == RANK
+    scaled = (values - values[rows].mean(axis=0)) / values[rows].std(axis=0, ddof=1)
+    axes = np.linalg.svd(scaled[rows], full_matrices=False)[2][:RANK]
+    expected = scaled @ axes.T
+    expected /= np.sqrt(expected[rows].var(axis=0, ddof=1).mean())
+    np.testing.assert_allclose(np.abs(transform.apply_to(values).numpy()), np.abs(expected), atol=5e-3)
+    given = ScalePCA(n_components=7)
+    given.fit(sparse.csr_matrix(values), rows)
+    assert given.n_output == 7
+    np.testing.assert_array_equal(_reloaded(given, values).apply_to(values).numpy(), given.apply_to(values).numpy())
+
+
+def test_codes_that_want_more_components_get_them(counts):
+    transform = LogNormalizePCA(n_top_features=50).with_at_least(11)
+    transform.fit(counts, np.arange(N_CELLS))
+    assert transform.n_output == 11 and transform.config()["n_top_features"] == 50
+    # Of too few cells to look for signal, no more than are asked for.
+    few = CLRPCA()
+    few.fit(counts, np.arange(15))
+    assert few.n_output == 2
+    with pytest.raises(ValueError, match="expected at_least of at least 1, got 0"):
+        CLRPCA(at_least=0)
+
+
+def _reloaded(transform: Transform, values: np.ndarray) -> Transform:
+    copy = TRANSFORMS[transform.name](**transform.config())
+    copy.allocate(values.shape[1], transform.n_output)
+    copy.load_state_dict(transform.state_dict())
+    return copy
 
 
 def test_components_of_log_ratios_are_those_of_the_scaled_log_ratios(counts):
@@ -108,9 +154,7 @@ def test_components_of_log_ratios_are_at_most_one_fewer_than_the_features(counts
     few = CLRPCA(n_components=50)
     few.fit(counts[:, :5], np.arange(N_CELLS))
     assert few.n_output == few.rank == 4 == few.max_output(5)
-    copy = TRANSFORMS[few.name](**few.config())
-    copy.allocate(5, 4)
-    copy.load_state_dict(few.state_dict())
+    copy = _reloaded(few, counts[:, :5])
     np.testing.assert_array_equal(copy.apply_to(counts[:, :5]).numpy(), few.apply_to(counts[:, :5]).numpy())
     with pytest.raises(ValueError, match="at least 1"):
         CLRPCA(n_components=0)

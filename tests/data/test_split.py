@@ -92,7 +92,22 @@ def test_masks_are_positions_and_what_is_neither_is_refused():
             given_split(100, [wrong, range(80, 90)])
 
 
-@pytest.mark.parametrize("sizes", [("0.8", 0.1), (None, 0.1), (0.8, True)])
+@pytest.mark.parametrize(
+    ("n_cells", "sizes"),
+    [(400, (260, 40, 100)), (6855, (4670, 686, 1499)), (10_000, (7500, 1000, 1500)), (50_000, (40_000, 5000, 5000))],
+)
+def test_by_default_few_cells_are_tested_on_more_of_them(n_cells, sizes):
+    options = SplitOptions()
+    assert tuple(len(part) for part in options.split(n_cells, 3)) == sizes
+    assert options.n_train(n_cells) == sizes[0]
+
+
+def test_what_is_said_of_one_part_leaves_the_others_to_share():
+    assert [len(part) for part in SplitOptions(train_size=0.5).split(1000, 0)] == [500, 100, 400]
+    assert [len(part) for part in SplitOptions(validation_size=0.55).split(1000, 0)] == [325, 550, 125]
+
+
+@pytest.mark.parametrize("sizes", [("0.8", 0.1), (None, "0.1"), (0.8, True)])
 def test_fractions_are_numbers(sizes):
     options = SplitOptions(train_size=sizes[0], validation_size=sizes[1])
     for call in (lambda: options.split(1000, 0), lambda: options.n_train(1000)):

@@ -12,8 +12,8 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 
 from indiseek.data import CLR, TRANSFORMS, LogNormalizePCA, Scale, _transforms
+from indiseek.data._components import highly_variable
 from indiseek.data._disk import CHUNK_CELLS, row_chunks
-from indiseek.data._transforms import highly_variable
 
 ALL = [Scale, CLR, functools.partial(LogNormalizePCA, n_top_features=80, n_components=7)]
 EACH = pytest.mark.parametrize("make", ALL, ids=["scale", "clr", "log-normalize-pca"])

@@ -154,7 +154,7 @@ def test_the_networks_of_a_stage_do_not_depend_on_when_it_begins(mdata):
         transforms = {name: copy.deepcopy(t) for name, t in model._transforms.items()}
         for name, transform in transforms.items():
             transform.fit(model._cells.values[name], np.arange(100))
-        pipeline = Pipeline(transforms, stages, {}, seed=5)
+        pipeline = Pipeline(transforms, stages, {}, 100, seed=5)
         for stage in stages:
             if draw:
                 torch.rand(7)

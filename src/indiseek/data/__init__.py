@@ -2,8 +2,7 @@
 
 from indiseek.data._anndata import how_to_build, mudata_of
 from indiseek.data._cells import Cells, CellTensors, Schema, digest_of_names
-from indiseek.data._clr_pca import CLRPCA
-from indiseek.data._components import ComponentSignal, count_components, reconstructed_components, whitenable_components
+from indiseek.data._components import CLRPCA, ComponentTransform, LogNormalizePCA, ScalePCA
 from indiseek.data._convert import convert
 from indiseek.data._disk import DiskMatrix, Matrix, Values, is_sparse, row_chunks
 from indiseek.data._files import mudata_writer, replace_files, write_mudata
@@ -23,8 +22,9 @@ from indiseek.data._setup import (
     noted_setup,
     setup_line,
 )
+from indiseek.data._signal import ComponentSignal, count_components, reconstructed_components
 from indiseek.data._sources import files_of
-from indiseek.data._transforms import CLR, LogNormalizePCA, Scale, Transform
+from indiseek.data._transforms import CLR, Scale, Transform
 from indiseek.data._views import thinned_views
 from indiseek.data._workspace import settle
 from indiseek.data._zarr import checked_array, new_zarr
@@ -35,6 +35,7 @@ __all__ = [
     "CellTensors",
     "Cells",
     "ComponentSignal",
+    "ComponentTransform",
     "DiskMatrix",
     "FileLock",
     "LogNormalizePCA",
@@ -42,6 +43,7 @@ __all__ = [
     "OrderedBatches",
     "RowBatches",
     "Scale",
+    "ScalePCA",
     "Schema",
     "Setup",
     "Split",
@@ -81,6 +83,5 @@ __all__ = [
     "settle",
     "setup_line",
     "thinned_views",
-    "whitenable_components",
     "write_mudata",
 ]

@@ -1,217 +1,310 @@
-"""How many components of a modality hold signal: molecular cross-validation, or reconstruction of hidden features."""
+"""Transforms to principal components, as many as hold signal where the user does not say how many."""
 
 from __future__ import annotations
 
-import copy
-import math
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Self, final
 
 import numpy as np
+import pandas as pd
+import scipy.linalg
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from torch import Tensor
 
-from indiseek.data._disk import Matrix, Values
-from indiseek.data._transforms import Transform
+from indiseek.data._disk import Matrix, Values, row_chunks
+from indiseek.data._signal import LEAST_CELLS, count_components, reconstructed_components
+from indiseek.data._transforms import Transform, csr, dense, log_ratio, to_tensor
 
-# Below it no feature is foretold by the others: they are components already, or independent.
-_MIN_EXPLAINED = 0.05
-_N_FOLDS = 4
+_MOST_COMPONENTS = 50
+_TINY = 1e-30
 
 
-@dataclass(frozen=True, eq=False)
-class ComponentSignal:
-    """Signal in each component of a modality, on cells that did not make the components.
+class ComponentTransform(Transform):
+    """Base of the transforms whose features are principal components.
 
-    Attributes
+    The components keep their relative variances and are divided by one common factor, so that their mean variance in
+    the training cells is 1. The features are standardised before, and never held for all cells.
+
+    Parameters
     ----------
     n_components
-        How many components to take: where `explained` is highest.
-    explained
-        ``(n_max,)``: share of variance that the first j components explain, of counts that they have not seen, or of
-        features that were hidden. Higher is better; it falls where a component adds more noise than signal.
-    reliability
-        ``(n_max,)``: correlation between two equally deep measurements of a component, from 0 (noise) to 1. Without
-        counts, what part of a component is foretold by other features than those that are hidden.
-    n_cells
-        Number of cells that were looked at.
+        Number of principal components; fewer where the data have fewer cells or features. None takes as many as hold
+        signal in the training cells, at most 50: :func:`count_components` for counts, and for other values
+        :func:`reconstructed_components`.
+    at_least
+        Fewest components where their number is found.
     """
 
-    n_components: int
-    explained: NDArray[np.float64]
-    reliability: NDArray[np.float64]
-    n_cells: int
+    loadings: Tensor
+
+    def __init__(self, *, n_components: int | None = None, at_least: int = 2) -> None:
+        super().__init__()
+        for key, value in {"n_components": n_components, "at_least": at_least}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"expected {key} of at least 1, got {value}; give a positive integer.")
+        self.n_components = n_components
+        self.at_least = at_least
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"n_components": self.n_components, "at_least": self.at_least}
+
+    def max_output(self, n_input: int) -> int:
+        """The number of components, or the most that it can be found to be, or what the features allow."""
+        most = max(_MOST_COMPONENTS, self.at_least) if self.n_components is None else self.n_components
+        return max(1, min(most, self._most_axes(n_input)))
+
+    def output_names(self, names: Sequence[str]) -> list[str]:
+        """``PC1``, ``PC2``, ..."""
+        return [f"PC{i + 1}" for i in range(self.n_output)]
+
+    def allocate(self, n_input: int, n_output: int) -> None:
+        """Buffers ``loadings`` ``(n_input, n_output)`` and ``center`` ``(n_output,)``."""
+        self._set_buffers(loadings=np.zeros((n_input, n_output)), center=np.zeros(n_output))
+
+    def with_at_least(self, n: int) -> Self:
+        """An unfitted copy that takes at least `n` components where their number is found."""
+        return type(self)(**self.config() | {"at_least": max(n, self.at_least)})
+
+    def fit(self, values: Values, rows: NDArray[np.intp]) -> None:
+        """Find the number of components, then their axes in one pass over the training cells after `_picked`'s own."""
+        n_components = self._number(values, rows)
+        picked = self._picked(values, rows)
+        n = len(rows)
+        total = np.zeros(len(picked))
+        gram = np.zeros((len(picked), len(picked)))
+        for chunk in row_chunks(values, rows):
+            x = self._before(chunk, picked)
+            total += x.sum(axis=0, dtype=np.float64)
+            gram += x.T @ x
+            # The next chunk needs its room.
+            del x
+        mean = total / n
+        # In place, as each of these matrices can have the size of a chunk of cells.
+        outer = np.outer(mean, mean)
+        outer *= n
+        gram -= outer
+        gram /= n - 1
+        variance = np.maximum(np.diagonal(gram), 0.0)
+        # A feature that varies only outside the training cells has nothing to be scaled by.
+        varies = variance > 1e-10 * (1.0 + mean**2)
+        inverse = np.divide(1.0, np.sqrt(variance), out=np.zeros_like(variance), where=varies)
+        gram *= np.outer(inverse, inverse, out=outer)
+        n_components = min(n_components, len(picked))
+        # LAPACK takes columns one after the other; other matrices would be copied.
+        variances, axes = scipy.linalg.eigh(
+            gram.T, subset_by_index=[len(picked) - n_components, len(picked) - 1], overwrite_a=True
+        )
+        variances, axes = variances[::-1], axes[:, ::-1]
+        # The sign of an eigenvector is arbitrary; fixed, the components do not depend on the solver.
+        axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(n_components)])
+        # Where nothing varies, the axes are 0 already.
+        axes = axes * inverse[:, None] / np.sqrt(max(variances.mean(), _TINY))
+        loadings = np.zeros((values.shape[1], n_components))
+        loadings[picked] = axes
+        self._set_buffers(loadings=loadings, center=mean @ axes)
+
+    @abstractmethod
+    def _most_axes(self, n_input: int) -> int:
+        """Most components that so many features allow."""
+
+    @abstractmethod
+    def _before(self, chunk: Matrix, picked: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Dense values, ``(n_cells, n_picked)``, that are standardised and rotated next."""
+
+    def _picked(self, values: Values, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Positions of the features that are used: all of them."""
+        return np.arange(values.shape[1])
+
+    def _number(self, values: Values, rows: NDArray[np.intp]) -> int:
+        """How many components to take."""
+        most = min(self.max_output(values.shape[1]), max(1, len(rows) - 1))
+        if self.n_components is not None:
+            return most
+        if len(rows) < LEAST_CELLS or most <= self.at_least:
+            return min(most, self.at_least)
+        if self.needs_counts:
+            signal = count_components(values, rows, type(self)(**self.config() | {"n_components": most}))
+        else:
+            signal = reconstructed_components(values, rows, n_max=most)
+        return min(most, max(self.at_least, signal.n_components))
 
 
-def count_components(
-    values: Values,
-    rows: NDArray[np.intp],
-    transform: Transform,
-    *,
-    max_cells: int = 6000,
-    seed: int = 0,
-) -> ComponentSignal:
-    r"""Choose the number of components of count data by molecular cross-validation.
+@final
+class LogNormalizePCA(ComponentTransform):
+    """Library-size normalisation, logarithm, highly variable features, scaling and principal components.
 
-    The molecules of each cell are dealt at random into two halves A and B, which are independent given the cell's
-    expression where counts are Poisson. Components w_k are fitted on half A of three quarters of the cells; for
-    the other cells, the first j explain of half B
-
-    .. math::
-
-        E_j = \frac{\sum_{k \le j} \sum_i (2 a_{ik} b_{ik} - a_{ik}^2)}{\sum_{k \le n} \sum_i b_{ik}^2},
-        \qquad a_{ik} = w_k \cdot A_i, \; b_{ik} = w_k \cdot B_i,
-
-    averaged over both directions, and n_components is the j where it is highest: a component is taken if more than half
-    of its variance at half depth is signal. The reliability at full depth follows by Spearman and Brown,
-    :math:`2 r_k / (1 + r_k)`.
+    Sparse counts stay sparse: the transform is one sparse product, the fit needs two passes over the training cells and
+    never holds them dense.
 
     Parameters
     ----------
-    values
-        Counts of all cells, ``(n_cells, n_features)``.
-    rows
-        Positions of the training cells.
-    transform
-        Unfitted transform to components, with the most components to look at; it stays as it is.
-    max_cells
-        Training cells that are looked at, drawn at random: components that 6,000 cells do not show are of no use here.
-    seed
-        Seed of the draw of cells and of the halves.
+    n_top_features
+        Number of highly variable features.
+    n_components, at_least
+        As in :class:`ComponentTransform`.
+    target_sum
+        Library size to which each cell is normalised.
+    """
 
-    Raises
-    ------
-    ValueError
-        If the transform is not for counts, or there are fewer than 20 training cells.
+    name = "log-normalize-pca"
+    needs_counts = True
+
+    def __init__(
+        self,
+        *,
+        n_top_features: int = 2000,
+        n_components: int | None = None,
+        at_least: int = 2,
+        target_sum: float = 1e4,
+    ) -> None:
+        super().__init__(n_components=n_components, at_least=at_least)
+        if n_top_features < 1:
+            raise ValueError(f"expected n_top_features of at least 1, got {n_top_features}; give a positive integer.")
+        if target_sum <= 0:
+            raise ValueError(f"expected a positive target_sum, got {target_sum}; 1e4 is usual.")
+        self.n_top_features = n_top_features
+        self.target_sum = target_sum
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return super().config() | {"n_top_features": self.n_top_features, "target_sum": self.target_sum}
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Principal components ``(n_cells, n_components)``."""
+        if values.layout != torch.sparse_csr:
+            library = values.sum(dim=1, keepdim=True).clamp_min(1e-8)
+            return torch.log1p(values * (self.target_sum / library)) @ self.loadings - self.center
+        crow = values.crow_indices()
+        counts = values.values()
+        cell = torch.repeat_interleave(torch.arange(len(crow) - 1, device=crow.device), crow.diff())
+        library = (
+            torch.zeros(len(crow) - 1, dtype=counts.dtype, device=crow.device)
+            .index_add_(0, cell, counts)
+            .clamp_min(1e-8)
+        )
+        logs = torch.log1p(counts * (self.target_sum / library)[cell])
+        return csr(crow, values.col_indices(), logs, values.shape) @ self.loadings - self.center
+
+    def _most_axes(self, n_input: int) -> int:
+        return min(self.n_top_features, n_input)
+
+    def _picked(self, values: Values, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        normalised = (self._normalise(chunk) for chunk in row_chunks(values, rows))
+        return highly_variable(*_sparse_moments(normalised), self.n_top_features)
+
+    def _before(self, chunk: Matrix, picked: NDArray[np.intp]) -> NDArray[np.float32]:
+        x = dense(self._normalise(chunk)[:, picked])
+        np.log1p(x, out=x)
+        return x
+
+    def _normalise(self, chunk: Matrix) -> sparse.csr_matrix:
+        counts = sparse.csr_matrix(chunk)
+        library = np.maximum(np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel(), 1e-8)
+        return (sparse.diags(self.target_sum / library) @ counts).astype(np.float32).tocsr()
+
+
+@final
+class CLRPCA(ComponentTransform):
+    r"""Centred log-ratio within each cell, scaling of each feature, and principal components.
+
+    For many antibodies, of which some tell the same and some nothing: what :class:`CLR` gives, on its leading principal
+    axes. The log-ratios of a cell add up to 0, so that p features have at most p - 1 components.
+
+    Parameters
+    ----------
+    n_components, at_least
+        As in :class:`ComponentTransform`.
 
     References
     ----------
-    Batson, Royer and Webber (2019), bioRxiv 786269, equations 1 to 3; Spearman (1910), Brown (1910).
+    Stoeckius et al. (2017), Nature Methods 14, 865-868 (centred log-ratio of antibody counts).
     """
-    if not transform.needs_counts:
-        raise ValueError(
-            f"expected a transform of counts, got {transform.name!r}; use reconstructed_components for other values."
-        )
-    rng = np.random.default_rng(seed)
-    some = _draw(rows, max_cells, rng)
-    halves = _thin(values[some], rng)
-    order = rng.permutation(len(some))
-    held_out, fitted = np.split(order, [len(some) // _N_FOLDS])
-    half = copy.deepcopy(transform)
-    half.fit(halves[0], np.sort(fitted))
-    a, b = (half.apply_to(matrix, np.sort(held_out)).double().cpu().numpy() for matrix in halves)
-    both, single = 2.0 * (a * b).sum(axis=0), 0.5 * (a**2 + b**2).sum(axis=0)
-    explained = np.cumsum(both - single) / single.sum()
-    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    r = (a * b).sum(axis=0) / np.maximum(np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0)), 1e-12)
-    r = np.clip(r, 0.0, 1.0)
-    return ComponentSignal(int(explained.argmax()) + 1, explained, 2.0 * r / (1.0 + r), len(some))
+
+    name = "clr-pca"
+    needs_counts = True
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Principal components ``(n_cells, n_components)``."""
+        return log_ratio(values) @ self.loadings - self.center
+
+    def _most_axes(self, n_input: int) -> int:
+        return n_input - 1
+
+    def _before(self, chunk: Matrix, picked: NDArray[np.intp]) -> NDArray[np.float32]:
+        ratios: NDArray[np.float32] = log_ratio(to_tensor(chunk, torch.device("cpu"))).numpy()
+        return ratios[:, picked]
 
 
-def reconstructed_components(
-    values: Values, rows: NDArray[np.intp], *, n_max: int = 50, max_cells: int = 6000, seed: int = 0
-) -> ComponentSignal:
-    r"""Choose the number of components of values that are not counts by reconstruction of hidden features.
-
-    Features are standardised. Components W and variances :math:`\lambda` are fitted on three quarters of the cells;
-    in each of the other cells a quarter of the features H is hidden in turn, and its component scores
-    are the posterior mean of probabilistic components given the features V that are left, with noise variance
-    :math:`\sigma_j^2`, the mean of the variances beyond the first j,
-
-    .. math::
-
-        \hat x_H = W_H \bigl(W_V^\top W_V + \sigma_j^2 (\Lambda_j - \sigma_j^2)^{-1}\bigr)^{-1} W_V^\top x_V .
-
-    Where no number of components foretells at least a twentieth of the hidden variance, features are as good as
-    independent, for example because they are components already: all of them are taken.
+@final
+class ScalePCA(ComponentTransform):
+    """Scaling of each feature and principal components: for many features that are no counts.
 
     Parameters
     ----------
-    values
-        Values of all cells, ``(n_cells, n_features)``.
-    rows
-        Positions of the training cells.
-    n_max
-        Most components to look at.
-    max_cells, seed
-        As in :func:`count_components`.
+    n_components, at_least
+        As in :class:`ComponentTransform`.
+    """
 
-    Raises
-    ------
-    ValueError
-        If there are fewer than 20 training cells.
+    name = "scale-pca"
+    needs_counts = False
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Principal components ``(n_cells, n_components)``."""
+        return values @ self.loadings - self.center
+
+    def _most_axes(self, n_input: int) -> int:
+        return n_input
+
+    def _before(self, chunk: Matrix, picked: NDArray[np.intp]) -> NDArray[np.float32]:
+        return dense(chunk)[:, picked]
+
+
+def _sparse_moments(chunks: Iterator[sparse.csr_matrix]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    n = 0
+    total = squares = np.zeros(1)
+    for chunk in chunks:
+        n += chunk.shape[0]
+        total = total + np.asarray(chunk.sum(axis=0, dtype=np.float64)).ravel()
+        squares = squares + np.asarray(chunk.power(2).sum(axis=0, dtype=np.float64)).ravel()
+    mean = np.asarray(total / n)
+    return mean, (np.asarray(squares / n) - mean**2) * (n / (n - 1))
+
+
+def highly_variable(mean: NDArray[np.float64], variance: NDArray[np.float64], n_top: int) -> NDArray[np.intp]:
+    """Pick the features of highest normalised dispersion.
+
+    The dispersion (variance over mean) of each feature is compared with that of features of similar
+    mean expression. Needs only the two moments, so that one pass over the cells is enough; picks the
+    same features as :func:`scanpy.pp.highly_variable_genes` with ``flavor="seurat"``.
+
+    Parameters
+    ----------
+    mean, variance
+        ``(n_features,)`` each: of the library-size normalised counts on the scale before the logarithm.
+    n_top
+        How many features to pick.
+
+    Returns
+    -------
+    ``(min(n_top, n_features),)`` sorted positions.
 
     References
     ----------
-    Owen and Perry (2009), Annals of Applied Statistics 3, 564-594 (holding out features of cells); Tipping and
-    Bishop (1999), section 3.2 (posterior mean of the scores).
+    Satija et al. (2015), Nature Biotechnology 33, 495-502.
     """
-    rng = np.random.default_rng(seed)
-    some = _draw(rows, max_cells, rng)
-    taken = values[some]
-    x = np.asarray(taken if isinstance(taken, np.ndarray) else taken.toarray(), dtype=np.float64)
-    held_out, fitted = np.split(rng.permutation(len(some)), [len(some) // _N_FOLDS])
-    mean, spread = x[fitted].mean(axis=0), x[fitted].std(axis=0)
-    x = (x - mean) / np.where(spread > 1e-8, spread, np.inf)
-    n_features = x.shape[1]
-    variances, axes = np.linalg.eigh(x[fitted].T @ x[fitted] / len(fitted))
-    variances, axes = variances[::-1], axes[:, ::-1]
-    n_max = min(n_max, n_features - 1, len(fitted) - 1)
-    if n_max < 1:
-        return ComponentSignal(n_features, np.ones(n_features), np.ones(n_features), len(some))
-    test, total = x[held_out], np.square(x[held_out]).sum()
-    parts = np.array_split(rng.permutation(n_features), min(_N_FOLDS, n_features))
-    left, agreement = np.full(n_max, total), np.zeros(n_max)
-    for j in range(n_max):
-        w = axes[:, : j + 1]
-        noise = max(float(variances[j + 1 :].mean()), 1e-8)
-        ridge = np.diag(noise / np.maximum(variances[: j + 1] - noise, 1e-8))
-        error, shared = 0.0, 0.0
-        for hidden in parts:
-            seen = np.setdiff1d(np.arange(n_features), hidden)
-            scores = np.linalg.solve(w[seen].T @ w[seen] + ridge, w[seen].T @ test[:, seen].T).T
-            error += np.square(test[:, hidden] - scores @ w[hidden].T).sum()
-            shared += float(np.sum(scores[:, j] * (test[:, hidden] @ w[hidden, j])))
-        left[j] = error
-        agreement[j] = shared / max(float(np.square(test @ w[:, j]).sum()), 1e-12)
-    explained = 1.0 - left / total
-    n_components = int(explained.argmax()) + 1 if explained.max() >= _MIN_EXPLAINED else n_features
-    return ComponentSignal(n_components, explained, np.clip(agreement, 0.0, 1.0), len(some))
-
-
-def whitenable_components(n_cells: int, *, error: float = 0.025) -> int:
-    """Most components that so many training cells can make independent of a condition.
-
-    Whitening d dimensions in every state of the condition from n cells errs by about d^2 / n; that error leaks.
-
-    Parameters
-    ----------
-    n_cells
-        Number of training cells.
-    error
-        Value of d^2 / n that is allowed.
-    """
-    return max(2, math.floor(math.sqrt(error * n_cells)))
-
-
-def _draw(rows: NDArray[np.intp], max_cells: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    if len(rows) < 20:
-        raise ValueError(f"expected at least 20 training cells, got {len(rows)}; give the number of components.")
-    return np.sort(rows if len(rows) <= max_cells else rng.choice(rows, max_cells, replace=False))
-
-
-def _thin(counts: Matrix, rng: np.random.Generator) -> tuple[Matrix, Matrix]:
-    """Deal molecules into two halves; what is nearly a count is taken for one."""
-    if isinstance(counts, np.ndarray):
-        whole = np.rint(counts).astype(np.int64)
-        one = rng.binomial(whole, 0.5)
-        return one.astype(np.float32), (whole - one).astype(np.float32)
-    whole = np.rint(counts.data).astype(np.int64)
-    one = rng.binomial(whole, 0.5)
-    parts = []
-    for data in (one, whole - one):
-        part = sparse.csr_matrix(
-            (data.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape, copy=True
-        )
-        part.eliminate_zeros()
-        parts.append(part)
-    return parts[0], parts[1]
+    mean = np.where(mean == 0, 1e-12, mean)
+    dispersion = variance / mean
+    dispersion[dispersion == 0] = np.nan
+    table = pd.DataFrame({"mean": np.log1p(mean), "dispersion": np.log(dispersion)})
+    groups = table.groupby(pd.cut(table["mean"], bins=20), observed=True)["dispersion"]
+    center, spread = groups.transform("mean"), groups.transform("std")
+    alone = spread.isna()
+    # A feature alone in its bin has nothing to be compared with: normalised dispersion 1.
+    spread = spread.where(~alone, center)
+    center = center.where(~alone, 0.0)
+    score = ((table["dispersion"] - center) / spread).fillna(-np.inf).to_numpy()
+    return np.sort(np.argsort(-score, kind="stable")[:n_top])

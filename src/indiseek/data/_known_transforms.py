@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from indiseek.data._clr_pca import CLRPCA
-from indiseek.data._transforms import CLR, LogNormalizePCA, Scale, Transform
+from indiseek.data._components import CLRPCA, LogNormalizePCA, ScalePCA
+from indiseek.data._transforms import CLR, Scale, Transform
 
-TRANSFORMS: dict[str, type[Transform]] = {cls.name: cls for cls in (Scale, CLR, LogNormalizePCA, CLRPCA)}
+TRANSFORMS: dict[str, type[Transform]] = {cls.name: cls for cls in (Scale, ScalePCA, CLR, CLRPCA, LogNormalizePCA)}
 
 
 def check_transforms(transforms: Mapping[str, Transform], modalities: Sequence[str]) -> None:

@@ -14,11 +14,12 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
+from indiseek.data._components import CLRPCA, LogNormalizePCA, ScalePCA
 from indiseek.data._disk import DiskMatrix, Values, mostly_zero, row_chunks
 from indiseek.data._known_transforms import TRANSFORMS
 from indiseek.data._setup import PROTEIN_NAMES, RNA_NAMES
 from indiseek.data._summary import Facts, Summary, empty_cells
-from indiseek.data._transforms import CLR, LogNormalizePCA, Scale, Transform
+from indiseek.data._transforms import CLR, Scale, Transform
 from indiseek.data._values import (
     as_counts,
     canonical_values,
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 # Antibody panels have at most a few hundred features, transcriptomes and accessible regions thousands.
 _MANY_FEATURES = 500
+# More of them are better told by their components than by name.
+_FEW_NAMED = 50
 # Only counts stay on disk; their features are held.
 _MANY_BYTES = 2**30
 # Logarithms, log-ratios and z-scores of counts do not come so far.
@@ -198,14 +201,14 @@ def choose_transform(name: str, summary: Summary) -> Transform:
     summary
         What is known of its values.
     """
+    n_features = len(summary.low)
     if not summary.whole:
-        return Scale()
+        return Scale() if n_features <= _FEW_NAMED else ScalePCA()
     check_counts(summary, name)
-    if name.lower() in PROTEIN_NAMES:
-        return CLR()
-    if name.lower() in RNA_NAMES or len(summary.low) > _MANY_FEATURES:
+    are_proteins = name.lower() in PROTEIN_NAMES or (name.lower() not in RNA_NAMES and n_features <= _MANY_FEATURES)
+    if not are_proteins:
         return LogNormalizePCA()
-    return CLR()
+    return CLR() if n_features <= _FEW_NAMED else CLRPCA()
 
 
 def _that_vary(

@@ -14,6 +14,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+# Fractions of the cells where nothing is said. Verdicts on codes of ten dimensions need some 1,500 cells.
+_VALIDATION_SIZE, _TEST_SIZE, _MOST_TEST, _TEST_CELLS = 0.1, 0.1, 0.25, 1500
+
 
 class Split(NamedTuple):
     """Sorted positions of the cells of each part."""
@@ -30,27 +33,40 @@ class SplitOptions:
     Attributes
     ----------
     train_size, validation_size
-        Fractions of the cells; the rest are test cells.
+        Fractions of the cells; the rest are test cells. None takes a tenth for validation, for testing a tenth or as
+        many as a verdict needs, 1,500, where these are no more than a quarter, and the rest for training.
     external_indexing
         Positions of training, validation and (optionally) test cells, instead of a random split.
     """
 
-    train_size: float = 0.8
-    validation_size: float = 0.1
+    train_size: float | None = None
+    validation_size: float | None = None
     external_indexing: Sequence[ArrayLike] | None = None
 
     def n_train(self, n_cells: int) -> int:
         """Number of training cells that these options give; ValueError and TypeError as in :meth:`split`."""
         if self.external_indexing is not None:
             return len(given_split(n_cells, self.external_indexing).train)
-        _check_sizes(self.train_size, self.validation_size)
-        return max(1, round(self.train_size * n_cells))
+        train_size, validation_size = self._sizes(n_cells)
+        _check_sizes(train_size, validation_size)
+        return max(1, round(train_size * n_cells))
 
     def split(self, n_cells: int, seed: int) -> Split:
         """Split so many cells; ValueError as in :func:`random_split` and :func:`given_split`."""
         if self.external_indexing is not None:
             return given_split(n_cells, self.external_indexing)
-        return random_split(n_cells, train_size=self.train_size, validation_size=self.validation_size, seed=seed)
+        train_size, validation_size = self._sizes(n_cells)
+        return random_split(n_cells, train_size=train_size, validation_size=validation_size, seed=seed)
+
+    def _sizes(self, n_cells: int) -> tuple[float, float]:
+        """Fractions of training and validation cells."""
+        validation_size = _VALIDATION_SIZE if self.validation_size is None else self.validation_size
+        if self.train_size is not None:
+            return self.train_size, validation_size
+        _check_sizes(None, validation_size)
+        test_size = max(_TEST_SIZE, min(_TEST_CELLS / n_cells, _MOST_TEST))
+        # Of what validation leaves.
+        return (1.0 - validation_size) * (1.0 - test_size / (1.0 - _VALIDATION_SIZE)), validation_size
 
     def digest(self) -> dict[str, Any]:
         """:meth:`record`, with digests in place of positions."""
@@ -93,13 +109,14 @@ def random_split(n_cells: int, *, train_size: float, validation_size: float, see
     return _check(Split(*(np.sort(part) for part in parts)))
 
 
-def _check_sizes(train_size: float, validation_size: float) -> None:
-    are_numbers = all(isinstance(x, Real) and not isinstance(x, bool) for x in (train_size, validation_size))
+def _check_sizes(train_size: float | None, validation_size: float) -> None:
+    given = [size for size in (train_size, validation_size) if size is not None]
+    are_numbers = all(isinstance(size, Real) and not isinstance(size, bool) for size in given)
     if (
         not are_numbers
-        or not 0 < train_size <= 1
         or not 0 < validation_size < 1
-        or train_size + validation_size > 1 + 1e-9
+        or not all(0 < size <= 1 for size in given)
+        or sum(given) > 1 + 1e-9
     ):
         raise (ValueError if are_numbers else TypeError)(
             f"expected train_size and validation_size above 0 with a sum of at most 1, got {train_size!r} and "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -401,8 +402,8 @@ class MultimodalModel(ABC):
         weight_decay: float | Mapping[str, float] | None = None,
         early_stopping: bool | Mapping[str, bool] = True,
         patience: int | Mapping[str, int] | None = None,
-        train_size: float = 0.8,
-        validation_size: float = 0.1,
+        train_size: float | None = None,
+        validation_size: float | None = None,
         external_indexing: Sequence[ArrayLike] | None = None,
         accelerator: str = "auto",
         devices: int | Sequence[int] = 1,
@@ -439,7 +440,8 @@ class MultimodalModel(ABC):
         patience
             See `early_stopping`; by default 10 epochs, and at least 200 steps of the flow on top of ``"closed-form"``.
         train_size, validation_size
-            Fractions of the cells; the rest are test cells.
+            Fractions of the cells; the rest are test cells. By default a tenth for validation, and for testing a tenth,
+            or 1,500 where these are at most a quarter of the cells: fewer seldom allow a verdict.
         external_indexing
             Positions of training, validation and (optionally) test cells, instead of a random split.
         accelerator
@@ -546,7 +548,10 @@ class MultimodalModel(ABC):
     def _restored(self, saved: dict[str, Any], own: Mapping[str, type[Transform]]) -> Fitted:
         """State that :meth:`Fitted.payload` has written down; nothing is fitted."""
         transforms = empty_transforms(saved["transforms"], self._schema.features, own)
-        return Fitted.from_payload(saved, Pipeline(transforms, self._stages(), self._schema.n_categories, seed=0))
+        # Files of before it mattered have as many axes as the features.
+        n_train = saved.get("n_train", sys.maxsize)
+        pipeline = Pipeline(transforms, self._stages(), self._schema.n_categories, n_train, seed=0)
+        return Fitted.from_payload(saved, pipeline)
 
     def _own_transforms(self) -> dict[str, type[Transform]]:
         return {transform.name: type(transform) for transform in self._transforms.values()}
@@ -616,7 +621,7 @@ class MultimodalModel(ABC):
         if kind not in kinds:
             raise ValueError(f"expected kind to be one of {kinds}, got {kind!r}; choose one of them.")
         self._check_stage(kind)
-        if modality is None and kind != kinds[0]:
+        if modality is None and self.module.stages[kind].space.joint is None:
             raise ValueError(f"expected a modality for kind={kind!r}, got None; choose one of {list(self.modalities)}.")
         if modality is not None:
             self._check_modality(modality)
@@ -625,6 +630,11 @@ class MultimodalModel(ABC):
         cells = self._cells_of(mdata, one_is_enough=True)
         if cells.only is not None and modality not in (None, cells.only):
             raise KeyError(f"expected modality {cells.only!r}, the only one that these cells have, got {modality!r}.")
+        if cells.only is not None and modality is None and kind != kinds[0]:
+            raise ValueError(
+                f"expected cells with all of {list(self.modalities)} for kind={kind!r}, got cells with only "
+                f"{cells.only!r}; name the modality, or ask for kind={kinds[0]!r}."
+            )
         if cells.only is not None and self.module.objective(kind).sees_others:
             logger.warning(
                 f"the cells have no modality but {cells.only!r}: what their specific code should be independent of is "

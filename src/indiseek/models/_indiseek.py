@@ -17,15 +17,16 @@ from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
 from indiseek._checks import by_name, check_choice, check_flag, check_number
-from indiseek.data import Split, SplitOptions, Transform
+from indiseek.data import ComponentTransform, Split, SplitOptions, Transform
 from indiseek.models._base import FEWER_CELLS, MIN_HELD_OUT_CELLS, MultimodalModel
 from indiseek.models._options import ClosedForm, Flow, NCEClub, Options, check_dimension
-from indiseek.nn import Encoder
+from indiseek.nn import Encoder, whitenable_axes
 from indiseek.objectives import (
     CLIPObjective,
     ClosedFormFlowObjective,
     ComponentsObjective,
     ConditionalFlowObjective,
+    EverythingObjective,
     InvertibleObjective,
     NCEClubObjective,
     Objective,
@@ -61,7 +62,7 @@ _FLOW = Schedule(
     n_steps=600, stops_early=False, lr=2e-2, weight_decay=1.0, cosine=True, max_gradient_norm=5.0, critic_lr=2e-3
 )
 _COMPONENTS = Stage(name="components", objective=lambda shapes: ComponentsObjective(), schedule=None)
-_REFINED = Schedule(n_steps=2000, lr=2e-3, weight_decay=1.0, max_gradient_norm=5.0, patience_steps=200)
+_REFINED = Schedule(n_steps=2000, lr=2e-3, weight_decay=1.0, max_gradient_norm=5.0, patience_steps=100)
 # Held-out reconstruction gets better for as long as independence gets worse.
 _NCE_CLUB = Schedule(n_steps=2000, stops_early=False, cosine=True, warmup=Fraction(1, 40), ramp=Fraction(1, 20))
 
@@ -165,7 +166,7 @@ class IndiSeekModel(MultimodalModel):
         n_shared: int = 6,
         n_specific: int | Mapping[str, int] | None = None,
         alignment: float = 10.0,
-        specific: Literal["flow", "closed-form", "nce-club"] | Flow | ClosedForm | NCEClub = "flow",
+        specific: Literal["closed-form", "flow", "nce-club"] | ClosedForm | Flow | NCEClub = "closed-form",
         encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
         transforms: Mapping[str, Transform] | None = None,
     ) -> None:
@@ -177,6 +178,18 @@ class IndiSeekModel(MultimodalModel):
             encoder=encoder,
         )
         super().__init__(mdata, options, transforms)
+        self._transforms = {name: self._wide_enough(name, each) for name, each in self._transforms.items()}
+
+    def _wide_enough(self, modality: str, transform: Transform) -> Transform:
+        """Transform whose components, where their number is found, are as many as the codes wanted of them."""
+        options: IndiSeekOptions = self._options
+        if options.n_specific is None or isinstance(options.specific, NCEClub):
+            return transform
+        return (
+            transform.with_at_least(self._n_specific({})[modality])
+            if isinstance(transform, ComponentTransform)
+            else transform
+        )
 
     def _stages(self) -> list[Stage]:
         # What makes the networks holds no model, so that a trained state holds no cells.
@@ -206,14 +219,22 @@ class IndiSeekModel(MultimodalModel):
             given=("shared",),
             space=Space(each="X_indiseek_{modality}", own="X_indiseek_specific"),
         )
+        everything = Stage(
+            name="everything",
+            objective=lambda shapes: EverythingObjective(shapes.n_features, options.n_shared),
+            schedule=None,
+            given=("shared",),
+            space=Space(joint="X_indiseek"),
+        )
         if isinstance(method, NCEClub):
-            return [shared, self._nce_club(specific, method)]
+            return [shared, everything, self._nce_club(specific, method)]
         if isinstance(method, ClosedForm):
-            return [shared, _COMPONENTS, self._closed_form(specific, method)]
+            return [shared, everything, _COMPONENTS, self._closed_form(specific, method)]
         if not method.n_context:
-            return [shared, specific]
+            return [shared, everything, specific]
         return [
             shared,
+            everything,
             Stage(name="context", objective=context, schedule=_SHARED),
             replace(specific, given=("shared", "context")),
         ]
@@ -221,16 +242,18 @@ class IndiSeekModel(MultimodalModel):
     def _closed_form(self, specific: Stage, method: ClosedForm) -> Stage:
         """The specific stage in closed form, given components and shared codes."""
         n_shared = self._options.n_shared
-        # Nothing where the user says nothing: then as many as the features have axes.
+        # Nothing where the user says nothing.
         wanted = self._n_specific({})
 
         def objective(shapes: Shapes) -> Objective:
+            most = whitenable_axes(shapes.n_train)
+            axes = {name: min(n, max(most, wanted.get(name, 0))) for name, n in shapes.ranks.items()}
             return ClosedFormFlowObjective(
                 shapes.n_features,
-                shapes.ranks,
+                axes,
                 {name: n + n_shared for name, n in shapes.n_features.items()},
                 n_shared,
-                wanted or shapes.ranks,
+                wanted or axes,
                 n_categories=list(shapes.n_categories.values()),
                 n_landmarks=method.n_landmarks,
                 # Out of the stream from which all weights come.
@@ -303,8 +326,8 @@ class IndiSeekModel(MultimodalModel):
         choose_n_specific: bool = False,
         directory: str | Path | None = None,
         max_epochs: int | Mapping[str, int] | None = None,
-        train_size: float = 0.8,
-        validation_size: float = 0.1,
+        train_size: float | None = None,
+        validation_size: float | None = None,
         external_indexing: Sequence[ArrayLike] | None = None,
         accelerator: str = "auto",
         seed: int = 0,
@@ -411,7 +434,11 @@ class IndiSeekModel(MultimodalModel):
             tuning = search(
                 Trials(
                     new_pipeline=lambda changes: Pipeline(
-                        fitted.transforms, self._with(changes)._stages(), cells.schema.n_categories, seed
+                        fitted.transforms,
+                        self._with(changes)._stages(),
+                        cells.schema.n_categories,
+                        len(split.train),
+                        seed,
                     ).to(device),
                     names=self.modalities,
                     train=pipeline.tensors(cells, split.train),

@@ -1,6 +1,6 @@
 """Networks: encoders, critics, flows and fusion by attention; maps given a condition, in closed form."""
 
-from indiseek.nn._conditional_gaussian import ConditionalGaussian
+from indiseek.nn._conditional_gaussian import ConditionalGaussian, whitenable_axes
 from indiseek.nn._conditional_quantiles import ConditionalQuantiles
 from indiseek.nn._critic import GaussianCritic, SeparableCritic
 from indiseek.nn._flow import ConditionalFlow
@@ -23,4 +23,5 @@ __all__ = [
     "NystromRidge",
     "RefiningFlow",
     "SeparableCritic",
+    "whitenable_axes",
 ]

@@ -26,6 +26,23 @@ _MAX_HELD_OUT = 2000
 _TWO_FOLDS_FROM = 3000
 
 
+# Value of d^2 / n at which the leak of d whitened dimensions stays below the certificate's limit.
+_WHITENING_ERROR = 0.025
+
+
+def whitenable_axes(n_cells: int) -> int:
+    """Most axes that so many training cells can make independent of a condition.
+
+    Whitening d dimensions in every state of the condition from n cells errs by about d^2 / n; that error leaks.
+
+    Parameters
+    ----------
+    n_cells
+        Number of training cells.
+    """
+    return max(2, math.floor(math.sqrt(_WHITENING_ERROR * n_cells)))
+
+
 @final
 class ConditionalGaussian(FittedModule):
     r"""Invertible map :math:`z = A(c)\,(x - m(c))` with :math:`z \sim N(0, I)` given c, in closed form.

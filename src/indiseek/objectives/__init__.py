@@ -15,6 +15,7 @@ from indiseek.objectives._disentangled_specific import (
     orthogonality_loss,
 )
 from indiseek.objectives._distance_info_nce import DistanceInfoNCEObjective, distance_info_nce_loss
+from indiseek.objectives._everything import EverythingObjective
 from indiseek.objectives._gather import (
     across_processes,
     gather,
@@ -37,6 +38,7 @@ __all__ = [
     "DisentangledSharedObjective",
     "DisentangledSpecificObjective",
     "DistanceInfoNCEObjective",
+    "EverythingObjective",
     "Form",
     "Independence",
     "IndependentOf",

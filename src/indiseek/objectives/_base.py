@@ -62,12 +62,15 @@ class Objective(nn.Module, ABC):
         cells, so that a method need not count steps.
     starts_fitted
         Whether what :meth:`start` leaves is a result already: early stopping keeps it where no epoch is better.
+    least_gain
+        By how much the monitored value of an epoch must then be lower.
     """
 
     monitor: str = "loss"
     sees_others: bool = False
     ramp: float = 1.0
     starts_fitted: bool = False
+    least_gain: float = 0.0
 
     @abstractmethod
     def encode(self, modality: int, cells: CellTensors) -> Tensor:

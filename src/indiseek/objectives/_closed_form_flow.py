@@ -30,7 +30,7 @@ class ClosedFormFlowObjective(InvertibleObjective):
     .. math:: \min_{T_i} \; -\tfrac{1}{d_i} E \log p(X_i \mid C_j)
 
     of which 1 and 2 are computed in :meth:`start` and stay. How far 3 goes is a matter of the likelihood of cells held
-    out: an untrained objective is the closed form, and the first value to beat.
+    out: an untrained objective is the closed form, and the value that training has to beat by `least_gain`.
 
     ``CellTensors.condition`` holds for each modality all that the others are conditioned on: first its components, then
     its shared code. Categorical covariates are one more index of mean and covariance: each of their combinations is a
@@ -66,6 +66,8 @@ class ClosedFormFlowObjective(InvertibleObjective):
     """
 
     starts_fitted = True
+    # Nats per axis, added up over modalities: blood cells gain at most .014 and leak no less, strong mixing gains .09.
+    least_gain = 0.02
 
     def __init__(
         self,

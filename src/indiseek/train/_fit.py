@@ -175,7 +175,9 @@ def fit_stage(
     callbacks: list[lightning.Callback] = list((trainer_kwargs or {}).get("callbacks", ()))
     keep_best = None
     if settings.patience is not None:
-        keep_best = KeepBest(patience=settings.patience, first_epoch=settings.settled_epoch)
+        keep_best = KeepBest(
+            patience=settings.patience, first_epoch=settings.settled_epoch, least_gain=objective.least_gain
+        )
         callbacks.append(keep_best)
     if show_progress:
         callbacks.append(Progress(name))
@@ -241,6 +243,7 @@ def fit_stage(
                 # The others may be anywhere by now.
                 raise KeyboardInterrupt from error
     if keep_best is not None and keep_best.state is not None:
+        keep_best.settle()
         objective.load_state_dict(keep_best.state)
     with all_explained(process.device), torch.no_grad():
         objective.to(process.device).eval()

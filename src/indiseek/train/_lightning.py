@@ -278,14 +278,18 @@ class KeepBest(lightning.Callback):
     first_epoch
         First epoch that can be the best: before it the objective's terms do not have their full
         weight, so that its epochs answer another question.
+    least_gain
+        By how much the best epoch must be better than what there was before training to be kept.
     """
 
-    def __init__(self, *, patience: int, first_epoch: int = 0) -> None:
+    def __init__(self, *, patience: int, first_epoch: int = 0, least_gain: float = 0.0) -> None:
         self.patience = patience
         self.first_epoch = first_epoch
+        self.least_gain = least_gain
         self.best = float("inf")
         self.best_epoch = first_epoch
         self.state: dict[str, Tensor] | None = None
+        self.start: dict[str, Any] | None = None
 
     def begin(self, objective: Objective, cells: CellTensors, batch_size: int) -> None:
         """Take what an objective is before training for the first value to beat, epoch -1."""
@@ -296,6 +300,7 @@ class KeepBest(lightning.Callback):
         ]
         self.best, self.best_epoch = float(torch.stack(parts).sum() / cells.n_cells), -1
         self.state = copy.deepcopy(objective.state_dict())
+        self.start = {"best": self.best, "state": self.state}
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Compare the monitored value with the best so far."""
@@ -309,11 +314,17 @@ class KeepBest(lightning.Callback):
 
     def found(self) -> dict[str, Any]:
         """What :meth:`restore` takes."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "state": self.state}
+        return {"best": self.best, "best_epoch": self.best_epoch, "state": self.state, "start": self.start}
 
     def restore(self, found: dict[str, Any]) -> None:
         """Go on from an earlier state."""
         self.best, self.best_epoch, self.state = found["best"], found["best_epoch"], found["state"]
+        self.start = found["start"]
+
+    def settle(self) -> None:
+        """Go back to what there was before training if that has gained too little."""
+        if self.start is not None and self.start["best"] - self.best < self.least_gain:
+            self.best, self.best_epoch, self.state = self.start["best"], -1, self.start["state"]
 
 
 class EveryEpoch(lightning.Callback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
@@ -13,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from indiseek.data import TRANSFORMS, Cells, CellTensors, Split, SplitOptions, Transform
+from indiseek.data import TRANSFORMS, Cells, CellTensors, ComponentTransform, Split, SplitOptions, Transform
 from indiseek.objectives import Objective
 from indiseek.train._guards import drawn_from
 from indiseek.train._stage import Shapes, Stage
+
+logger = logging.getLogger(__name__)
 
 # Small enough that what a flow of 100 proteins needs for a batch, some 30 kB a cell, stays below the data.
 INFERENCE_BATCH = 2048
@@ -34,20 +37,25 @@ class Pipeline(nn.Module):
         Fitted transform by modality, in the model's order.
     stages
         The stages, in the order of training.
-    n_categories
-        Number of categories by covariate, as in :class:`Shapes`.
+    n_categories, n_train
+        As in :class:`Shapes`.
     seed
         Seed of the weights.
     """
 
     def __init__(
-        self, transforms: Mapping[str, Transform], stages: Sequence[Stage], n_categories: Mapping[str, int], seed: int
+        self,
+        transforms: Mapping[str, Transform],
+        stages: Sequence[Stage],
+        n_categories: Mapping[str, int],
+        n_train: int,
+        seed: int,
     ) -> None:
         super().__init__()
         self.names = tuple(transforms)
         self.stages = {stage.name: stage for stage in stages}
         self.transforms = nn.ModuleList(transforms.values())
-        self._shapes = Shapes({}, {}, dict(n_categories))
+        self._shapes = Shapes({}, {}, dict(n_categories), n_train)
         self.objectives = nn.ModuleDict()
         # From which the next stage's weights are drawn.
         self.random_state = torch.Generator().manual_seed(seed).get_state()
@@ -55,6 +63,11 @@ class Pipeline(nn.Module):
         for name, transform in transforms.items():
             self._shapes.n_features[name], self._shapes.ranks[name] = transform.n_output, transform.rank
         self.n_features = sum(self._shapes.n_features.values())
+
+    @property
+    def n_train(self) -> int:
+        """Number of cells that the networks are made for."""
+        return self._shapes.n_train
 
     @property
     def device(self) -> torch.device:
@@ -70,9 +83,12 @@ class Pipeline(nn.Module):
         """Objective of a stage, made now if it is not there yet; those of earlier stages are made before it."""
         for name in list(self.stages)[: list(self.stages).index(stage) + 1]:
             if name not in self.objectives:
-                with drawn_from(self.random_state):
-                    self.objectives[name] = self.stages[name].objective(self._shapes).to(self.device)
+                self._make(name)
         return self.objective(stage)
+
+    def _make(self, stage: str) -> None:
+        with drawn_from(self.random_state):
+            self.objectives[stage] = self.stages[stage].objective(self._shapes).to(self.device)
 
     def objective(self, stage: str) -> Objective:
         """Objective of a stage that has begun."""
@@ -145,9 +161,15 @@ class Pipeline(nn.Module):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up a saved state, with the networks of the stages that it has."""
-        for name in self.stages:
-            if any(key.startswith(f"objectives.{name}.") for key in state):
-                self.begin(name)
+        begun = [any(key.startswith(f"objectives.{name}.") for key in state) for name in self.stages]
+        for number, name in enumerate(self.stages):
+            if not any(begun[number:]):
+                break
+            if name not in self.objectives:
+                self._make(name)
+            if not begun[number] and self.objectives[name].state_dict():
+                # A stage that files of before it existed do not have.
+                del self.objectives[name]
         self.bridge.allocate(state, "bridge.")
         self.load_state_dict(state)
         self.eval()
@@ -285,7 +307,15 @@ class Fitted:
         for name, transform in transforms.items():
             fitted[name] = copy.deepcopy(transform)
             fitted[name].fit(cells.values[name], parts.train)
-        return cls(Pipeline(fitted, stages, cells.schema.n_categories, seed), parts, record, cells.digest)
+        found = [
+            f"{t.n_output} of {name!r}"
+            for name, t in fitted.items()
+            if isinstance(t, ComponentTransform) and t.n_components is None
+        ]
+        if found:
+            logger.info(f"components that hold signal in {len(parts.train)} training cells: {', '.join(found)}")
+        n_categories, n_train = cells.schema.n_categories, len(parts.train)
+        return cls(Pipeline(fitted, stages, n_categories, n_train, seed), parts, record, cells.digest)
 
     def record(self, stage: str, history: pd.DataFrame, seconds: float) -> None:
         """Add what one fit of a stage gave; epochs of a later fit go on counting."""
@@ -309,6 +339,7 @@ class Fitted:
             },
             "state": {key: value.cpu() for key, value in self.pipeline.state_dict().items()},
             "random_state": self.pipeline.random_state,
+            "n_train": self.pipeline.n_train,
             "split": None if self.split is None else [torch.as_tensor(part) for part in self.split],
             "split_options": self.split_options,
             "cells": self.cells,

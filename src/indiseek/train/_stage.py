@@ -121,11 +121,14 @@ class Shapes(NamedTuple):
         Dimension of the space in which they lie, by modality.
     n_categories
         Number of categories by covariate, in the order of ``CellTensors.covariates``; 0 for one of numbers.
+    n_train
+        Number of training cells.
     """
 
     n_features: dict[str, int]
     ranks: dict[str, int]
     n_categories: dict[str, int]
+    n_train: int
 
 
 @dataclass(frozen=True, kw_only=True)
