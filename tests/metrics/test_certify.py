@@ -92,8 +92,22 @@ def test_within_batches_a_shift_does_not_hide_a_leak(simulated):
     assert (inside["left_out"] == 1).all()
     assert "Within batches, rna-specific space: NOT independent" in str(found)
     assert "mean of 2 batches, 1 with under 100 cells left out)" in str(found)
+    assert (inside["constant"] == 0).all()
     alone = certify(**cells, n_permutations=0, checks=checks)
     assert "independence within batches" not in alone.tables
+
+
+def test_batches_are_left_out_for_two_reasons_and_counted_by_each(simulated):
+    cells, _ = simulated(n=720)
+    batch = np.repeat(["a", "b", "c", "tiny", "tinier"], [300, 250, 120, 30, 20])
+    cells["shared"]["rna"][batch == "c"] = 0.0
+    found = certify(**cells, batch=batch, checks=[BY_NAME["independence within batches"]])
+    table = found.table("independence within batches").set_index(["modality", "target"])
+    assert (table["left_out"] == 2).all()
+    assert table["constant"].to_dict() == {key: int(key == ("prot", "shared")) for key in table.index}
+    assert (table["n_batches"] == 3 - table["constant"]).all()
+    assert "mean of 3 batches, 2 with under 100 cells left out)" in str(found)
+    assert "mean of 2 batches, 2 with under 100 cells and 1 where nothing varies left out)" in str(found)
 
 
 def test_completeness_is_of_the_inverse_where_there_is_one(clean, simulated):

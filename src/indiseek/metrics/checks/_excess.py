@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from indiseek.metrics._explained import explained
+from indiseek.metrics._explained import explained_each
 
 from ._check import Finding, by_verdict, figure, interval
 from ._independence import reading_columns
@@ -26,21 +26,24 @@ class Excess:
 
     def measure(self, cells: Cells, limits: Thresholds) -> pd.DataFrame:
         """One row for each shared code and modality."""
-        rows = []
-        for modality in cells.features:
-            codes = {"shared": cells.shared[modality]}
-            if cells.joint is not None:
-                codes["joint"] = cells.joint
-            private = cells.features[modality] - cells.predictable(modality)
-            if not cells.varies(private):
-                continue
-            for code, array in codes.items():
-                reading = explained(array, private, seed=cells.seed)
-                rows.append(
-                    {"modality": modality, "code": code, "others": " and ".join(cells.others(modality))}
-                    | reading_columns(reading, limits.excess)
-                    | {"judged": code == list(codes)[-1]}
-                )
+        targets = {name: x - cells.predictable(name) for name, x in cells.features.items()}
+        targets = {name: private for name, private in targets.items() if cells.varies(private)}
+        codes = {
+            (name, "shared"): explained_each(cells.shared[name], {name: private}, seed=cells.seed)
+            for name, private in targets.items()
+        }
+        if cells.joint is not None:
+            of_joint = explained_each(cells.joint, targets, seed=cells.seed)
+            codes |= {(name, "joint"): of_joint for name in targets}
+        judged = "shared" if cells.joint is None else "joint"
+        rows = [
+            {"modality": name, "code": code, "others": " and ".join(cells.others(name))}
+            | reading_columns(codes[name, code][name], limits.excess)
+            | {"judged": code == judged}
+            for name in targets
+            for code in ("shared", "joint")
+            if (name, code) in codes
+        ]
         return pd.DataFrame(rows)
 
     def judge(self, row: Any, limits: Thresholds) -> Finding | None:

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from indiseek.metrics._explained import Explained, explained
+from indiseek.metrics._explained import Explained, explained_each
 from indiseek.metrics._verdict import cells_to_tell, judge_explained
 
 from ._check import Finding, by_verdict, figure, interval
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from indiseek.metrics._cells import Cells
     from indiseek.metrics._thresholds import Thresholds
+
+    Array = NDArray[np.float64]
 
 
 class Independence:
@@ -30,9 +35,8 @@ class Independence:
     def measure(self, cells: Cells, limits: Thresholds) -> pd.DataFrame:
         """One row for each specific code, other modality and target."""
         rows = []
-        for modality, other in cells.pairs() if cells.specific else ():
-            for target, array in cells.forbidden(modality, other).items():
-                reading = explained(cells.specific[modality], array, seed=cells.seed)
+        for modality, code in cells.specific.items():
+            for (target, other), reading in explained_each(code, forbidden(cells, modality), seed=cells.seed).items():
                 rows.append(
                     {"modality": modality, "target": target, "other": other}
                     | reading_columns(reading, limits.independence)
@@ -61,6 +65,15 @@ class Independence:
             limit=limits.independence,
             if_failed=fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence),
         )
+
+
+def forbidden(cells: Cells, modality: str) -> dict[tuple[str, str], Array]:
+    """What the specific code of a modality should not hold, by name of the target and other modality."""
+    return {
+        (target, other): array
+        for other in cells.others(modality)
+        for target, array in cells.forbidden(modality, other).items()
+    }
 
 
 def reading_columns(reading: Explained, limit: float) -> dict[str, object]:
