@@ -166,6 +166,8 @@ def explained_each(
     """
     z = as_cells(code, "code", min_cells=20)
     check_count(max_cells, "max_cells", low=20)
+    if not targets:
+        return {}
     z = winsorised(z)
     ys = {name: _prepared(z, target) for name, target in targets.items()}
     z = z[:, z.std(axis=0) > 1e-9 * np.maximum(1e-300, np.abs(z).max(axis=0))]

@@ -46,25 +46,30 @@ class Independence:
 
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """Pass, FAIL or too few cells, with the number of cells that would do."""
-        what = target_words(row)
-        figures = (
-            f"explains {figure(row.total)} of its variance, {interval(row.low, row.high)}, limit "
-            f"{figure(limits.independence)}; map {figure(row.map)}, products {figure(row.products)}"
-        )
-        begin = f"{row.modality}-specific space: "
-        return by_verdict(
-            self.name,
-            row,
-            what,
-            (
-                f"{begin}independent of {what} ({figures})",
-                f"{begin}NOT independent of {what} ({figures})",
-                f"{begin}too few cells to tell whether it is independent of {what} ({figures})",
-            ),
-            value=row.total,
-            limit=limits.independence,
-            if_failed=fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence),
-        )
+        return told(self.name, row, limits)
+
+
+def told(check: str, row: Any, limits: Thresholds, *, begin: str = "", ending: str = "") -> Finding:
+    """Finding of a row of readings, over all cells or, with words before and after that say so, within batches."""
+    what = target_words(row)
+    figures = (
+        f"explains {figure(row.total)} of its variance, {interval(row.low, row.high)}, limit "
+        f"{figure(limits.independence)}; map {figure(row.map)}, products {figure(row.products)}{ending}"
+    )
+    begin = f"{begin}{row.modality}-specific space: "
+    return by_verdict(
+        check,
+        row,
+        what,
+        (
+            f"{begin}independent of {what} ({figures})",
+            f"{begin}NOT independent of {what} ({figures})",
+            f"{begin}too few cells to tell whether it is independent of {what} ({figures})",
+        ),
+        value=row.total,
+        limit=limits.independence,
+        if_failed=fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence),
+    )
 
 
 def forbidden(cells: Cells, modality: str) -> dict[tuple[str, str], Array]:

@@ -11,7 +11,7 @@ import pandas as pd
 from indiseek.metrics._explained import Explained, explained_each
 
 from ._check import Finding
-from ._independence import Independence, forbidden, reading_columns
+from ._independence import forbidden, reading_columns, told
 
 if TYPE_CHECKING:
     from indiseek.metrics._cells import Cells
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _MIN_CELLS = 100
 
 
-class WithinBatches(Independence):
-    """The reading of :class:`Independence` inside every batch, averaged with the batches' cells as weights."""
+class WithinBatches:
+    """The reading of ``independence`` inside every batch, averaged with the batches' cells as weights."""
 
     name = "independence within batches"
 
@@ -56,15 +56,11 @@ class WithinBatches(Independence):
 
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """As over all cells."""
-        finding = super().judge(row, limits)
         reasons = {f"with under {_MIN_CELLS} cells": row.left_out, "where nothing varies": row.constant}
         left_out = " and ".join(f"{n} {reason}" for reason, n in reasons.items() if n)
-        ending = f"; mean of {row.n_batches} batches{f', {left_out} left out' if left_out else ''})"
-        return replace(
-            finding,
-            target=f"{finding.target}, within batches",
-            words=f"Within batches, {finding.words.removesuffix(')')}{ending}",
-        )
+        ending = f"; mean of {row.n_batches} batches{f', {left_out} left out' if left_out else ''}"
+        finding = told(self.name, row, limits, begin="Within batches, ", ending=ending)
+        return replace(finding, target=f"{finding.target}, within batches")
 
 
 def pooled(readings: list[Explained]) -> Explained:
