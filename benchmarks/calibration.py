@@ -28,7 +28,6 @@ from _table import RESULTS, markdown, write_text
 
 from indiseek import IndiSeekModel, datasets
 from indiseek.metrics import Thresholds, certify, explained
-from indiseek.metrics._verdict import judge_explained
 from indiseek.metrics.checks import CHECKS
 
 LIMIT = Thresholds().independence
@@ -99,7 +98,7 @@ def grid(runs: int, quick: bool) -> tuple[str, dict[str, Any]]:
     rows = []
     for p, n, shape, level in product(DIMENSIONS, CELLS[: 3 if quick else 4], SHAPES, LEVELS):
         readings = [explained(*simulate(shape, level, p, n, seed)) for seed in range(runs)]
-        verdicts = [judge_explained(reading, LIMIT) for reading in readings]
+        verdicts = [reading.verdict(LIMIT) for reading in readings]
         rows.append(
             {
                 "dims": p,
@@ -298,13 +297,13 @@ def subsets(runs: int, quick: bool) -> tuple[str, dict[str, Any]]:
         z = model.get_latent_representation(modality=modality, kind="specific", indices=split.test)
         c = model.get_latent_representation(modality=other, kind="shared", indices=split.test)
         whole = explained(z, c)
-        verdict = judge_explained(whole, LIMIT)
+        verdict = whole.verdict(LIMIT)
         wrong = {"pass": "FAIL", "FAIL": "pass"}.get(verdict)
         for n in (137, 392, 685, 1200):
             found = []
             for seed in range(draws):
                 rows_ = np.random.default_rng([seed, n]).permutation(len(z))[:n]
-                found.append(judge_explained(explained(z[rows_], c[rows_]), LIMIT))
+                found.append(explained(z[rows_], c[rows_]).verdict(LIMIT))
             rows.append(
                 {
                     "code": f"Z_{modality}, {z.shape[1]} dims",
@@ -362,7 +361,7 @@ def robustness(runs: int, quick: bool) -> tuple[str, dict[str, Any]]:
     for make in (clusters, tailed, skewed, strays, repeated):
         for n, p in ((392, 10), (685, 10), (685, 50)):
             readings = [explained(*make(np.random.default_rng([seed, n, p]), n, p)) for seed in range(runs)]
-            verdicts = [judge_explained(reading, LIMIT) for reading in readings]
+            verdicts = [reading.verdict(LIMIT) for reading in readings]
             rows.append(
                 {
                     "cells are": (make.__doc__ or "").strip().rstrip("."),

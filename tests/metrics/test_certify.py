@@ -436,9 +436,9 @@ def test_errors(simulated):
         certify(**cells, feature_names={"prot": ["a", "b"]})
     with pytest.raises(ValueError, match=r"expected features\['prot'\] that vary over cells, got constants"):
         certify(x | {"prot": np.full((120, 3), 0.1)}, cells["shared"], cells["specific"])
-    with pytest.raises(ValueError, match=r"expected 1 <= k <= 120, got 121"):
+    with pytest.raises(ValueError, match=r"expected k to be a whole number of at least 1 and of at most 120, got 121"):
         certify(**cells, k=121)
-    with pytest.raises(ValueError, match=r"expected n_permutations >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"expected n_permutations to be a whole number of at least 0, got -1"):
         certify(**cells, n_permutations=-1)
 
 

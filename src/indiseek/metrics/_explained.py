@@ -10,7 +10,11 @@ from scipy.linalg import svd
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-from ._checks import as_cells, check_count, check_paired
+from indiseek._checks import check_number
+
+from ._checks import as_cells, check_paired
+from ._probes import COLLAPSED, varying
+from ._verdict import NORMAL_95, Verdict, at_most
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -34,7 +38,6 @@ _CLIP_PRODUCTS = 3.0
 # What a shrunk prediction gains beyond the variance it explains, as measured for codes of 5 to 50 dimensions.
 _GAIN = 1.3
 _MAD_TO_SD = 1.4826
-_NORMAL_95 = 1.96
 # How much of a leak is read depends on its shape; over six shapes the mean reading differs from the truth by so much.
 _SHAPE = 0.08
 
@@ -81,7 +84,27 @@ class Explained:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % interval of ``total``; no share exceeds 1."""
-        return self.total - _NORMAL_95 * self.se, min(1.0, self.total + _NORMAL_95 * self.se)
+        reach = NORMAL_95 * self.se
+        return min(1.0, self.total - reach), min(1.0, self.total + reach)
+
+    def verdict(self, limit: float) -> Verdict:
+        """``"pass"`` if the total is below the limit, ``"FAIL"`` if the total or the map alone is above it.
+
+        Else ``"too few cells"``. A leak makes the estimate vary more than none does, so that the draws which read too
+        little of it also show too small an error. What passes therefore has to pass with the error that it would have
+        at the limit.
+
+        Parameters
+        ----------
+        limit
+            Largest share that is accepted.
+        """
+        by_map = at_most(self.map, self.se_map, limit, n_cells=self.n_cells, above=(self.map, self.guard_map))
+        if by_map == "FAIL":
+            return by_map
+        at_limit = float(np.sqrt(self.null_se**2 + 4 * limit * self.concentration / self.n_cells))
+        above = self.total, self.guard
+        return at_most(self.total, max(self.se, at_limit), limit, n_cells=self.n_cells, above=above)
 
 
 def explained(
@@ -165,12 +188,12 @@ def explained_each(
         As in :func:`explained`.
     """
     z = as_cells(code, "code", min_cells=20)
-    check_count(max_cells, "max_cells", low=20)
+    check_number("max_cells", max_cells, low=20, whole=True)
     if not targets:
         return {}
     z = winsorised(z)
     ys = {name: _prepared(z, target) for name, target in targets.items()}
-    z = z[:, z.std(axis=0) > 1e-9 * np.maximum(1e-300, np.abs(z).max(axis=0))]
+    z = z[:, varying(z, least=COLLAPSED)]
     n_cells, n_inputs = z.shape
     if n_inputs == 0:
         # A collapsed code explains nothing, for certain.

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from indiseek.metrics._left_out import left_out
-from indiseek.metrics._verdict import at_least
+from indiseek.metrics._probes import r2_of_cells
+from indiseek.metrics._verdict import NORMAL_95, at_least
 
 from ._check import Finding, figure, interval
 from ._features import feature_table
@@ -57,8 +58,8 @@ class Completeness:
                 "in_codes": in_codes,
                 "se": se,
                 # A lower bound is all that a probe gives.
-                "low": in_codes - 1.96 * se if exact else in_codes,
-                "high": min(1.0, in_codes + 1.96 * se) if exact else 1.0,
+                "low": in_codes - NORMAL_95 * se if exact else in_codes,
+                "high": min(1.0, in_codes + NORMAL_95 * se) if exact else 1.0,
                 "shared": mean("shared"),
                 "reproducible": mean("reproducible"),
                 "reproducible_left_out": mean("reproducible_left_out"),
@@ -122,6 +123,4 @@ def _verdict(in_codes: float, se: float, limit: float, n_cells: int, *, exact: b
 def _error(x: NDArray[np.float64], back: NDArray[np.float64]) -> float:
     """Standard error of the R2 of a reconstruction over cells."""
     total = np.square(x - x.mean(axis=0)).sum(axis=1)
-    gained = total - np.square(x - back).sum(axis=1)
-    r2 = gained.sum() / total.sum()
-    return float(np.sqrt(len(x) * np.var(gained - r2 * total)) / total.sum())
+    return r2_of_cells(total - np.square(x - back).sum(axis=1), total)[1]

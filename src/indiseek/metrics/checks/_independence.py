@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from indiseek.metrics._explained import Explained, explained_each
-from indiseek.metrics._verdict import cells_to_tell, judge_explained
+from indiseek.metrics._verdict import cells_to_tell
 
 from ._check import Finding, by_verdict, figure, interval
 
@@ -84,7 +84,7 @@ def forbidden(cells: Cells, modality: str) -> dict[tuple[str, str], Array]:
 def reading_columns(reading: Explained, limit: float) -> dict[str, object]:
     """A reading as columns of a table, with its verdict."""
     low, high = reading.interval
-    verdict = judge_explained(reading, limit)
+    verdict = reading.verdict(limit)
     return {
         "map": reading.map,
         "products": reading.products,

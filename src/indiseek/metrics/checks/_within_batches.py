@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from indiseek.metrics._cells import MIN_CELLS
 from indiseek.metrics._explained import Explained, explained_each
 
 from ._check import Finding
@@ -16,9 +17,6 @@ from ._independence import forbidden, reading_columns, told
 if TYPE_CHECKING:
     from indiseek.metrics._cells import Cells
     from indiseek.metrics._thresholds import Thresholds
-
-# Smaller batches tell nothing and are left out.
-_MIN_CELLS = 100
 
 
 class WithinBatches:
@@ -30,8 +28,9 @@ class WithinBatches:
         """One row for each specific code and other modality, over all batches of 100 cells or more."""
         if cells.batch is None or not cells.specific:
             return pd.DataFrame()
+        # Smaller batches tell nothing.
         labels, sizes = np.unique(cells.batch, return_counts=True)
-        inside = [np.flatnonzero(cells.batch == label) for label in labels[sizes >= _MIN_CELLS]]
+        inside = [np.flatnonzero(cells.batch == label) for label in labels[sizes >= MIN_CELLS]]
         rows = []
         for modality, code in cells.specific.items():
             targets = forbidden(cells, modality)
@@ -56,7 +55,7 @@ class WithinBatches:
 
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """As over all cells."""
-        reasons = {f"with under {_MIN_CELLS} cells": row.left_out, "where nothing varies": row.constant}
+        reasons = {f"with under {MIN_CELLS} cells": row.left_out, "where nothing varies": row.constant}
         left_out = " and ".join(f"{n} {reason}" for reason, n in reasons.items() if n)
         ending = f"; mean of {row.n_batches} batches{f', {left_out} left out' if left_out else ''}"
         finding = told(self.name, row, limits, begin="Within batches, ", ending=ending)
