@@ -10,7 +10,7 @@ import pandas as pd
 from indiseek.metrics._explained import Explained, explained_each
 from indiseek.metrics._verdict import cells_to_tell
 
-from ._check import Finding, by_verdict, figure, interval
+from ._check import Finding, by_verdict, figure, interval, share
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,10 +36,11 @@ class Independence:
         """One row for each specific code, other modality and target."""
         rows = []
         for modality, code in cells.specific.items():
-            for (target, other), reading in explained_each(code, forbidden(cells, modality), seed=cells.seed).items():
+            found = explained_each(code, forbidden(cells, modality), max_cells=cells.max_cells, seed=cells.seed)
+            for (target, other), reading in found.items():
                 rows.append(
                     {"modality": modality, "target": target, "other": other}
-                    | reading_columns(reading, limits.independence)
+                    | reading_columns(reading, limits.independence, cells.max_cells)
                     | {"n_training": cells.n_reference}
                 )
         return pd.DataFrame(rows)
@@ -53,8 +54,8 @@ def told(check: str, row: Any, limits: Thresholds, *, begin: str = "", ending: s
     """Finding of a row of readings, over all cells or, with words before and after that say so, within batches."""
     what = target_words(row)
     figures = (
-        f"explains {figure(row.total)} of its variance, {interval(row.low, row.high)}, limit "
-        f"{figure(limits.independence)}; map {figure(row.map)}, products {figure(row.products)}{ending}"
+        f"explains {share(row.total)} of its variance, {interval(row.low, row.high)}, limit "
+        f"{figure(limits.independence)}; {parts(row)}{ending}"
     )
     begin = f"{begin}{row.modality}-specific space: "
     return by_verdict(
@@ -69,6 +70,7 @@ def told(check: str, row: Any, limits: Thresholds, *, begin: str = "", ending: s
         value=row.total,
         limit=limits.independence,
         if_failed=fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence),
+        fewer=f"{row.modality} with fewer dimensions",
     )
 
 
@@ -81,8 +83,8 @@ def forbidden(cells: Cells, modality: str) -> dict[tuple[str, str], Array]:
     }
 
 
-def reading_columns(reading: Explained, limit: float) -> dict[str, object]:
-    """A reading as columns of a table, with its verdict."""
+def reading_columns(reading: Explained, limit: float, max_cells: int) -> dict[str, object]:
+    """A reading as columns of a table, with its verdict; `max_cells` are read at most."""
     low, high = reading.interval
     verdict = reading.verdict(limit)
     return {
@@ -97,6 +99,7 @@ def reading_columns(reading: Explained, limit: float) -> dict[str, object]:
         "verdict": verdict,
         "n_cells": reading.n_cells,
         "cells_needed": 0 if verdict in ("pass", "FAIL") else cells_to_tell(reading, limit),
+        "max_cells": max_cells,
         "n_inputs": reading.n_inputs,
     }
 
@@ -108,17 +111,26 @@ def target_words(row: Any) -> str:
     return f"the part of {row.modality} that {row.other} predicts"
 
 
+def parts(row: Any) -> str:
+    """The two parts of a reading in words."""
+    if math.isinf(row.se):
+        return f"map {share(row.map)}, products of {row.n_inputs} dimensions not readable from so few cells"
+    return f"map {share(row.map)}, products {share(row.products)}"
+
+
 def fewer_dimensions(modality: str, n_inputs: int, n_training: int, limit: float) -> str:
-    """What lowers a leak: whitening d dimensions per state from n cells errs by about d^2 / n."""
-    if n_training:
-        few = max(2, math.floor(math.sqrt(limit * n_training)))
-        if few < n_inputs:
-            return (
-                f"train {modality} with fewer components: whitening {n_inputs} dimensions from {n_training:,} training "
-                f"cells errs by about {n_inputs}^2 / {n_training:,} = {n_inputs**2 / n_training:.3f}, "
-                f"{few} by {few**2 / n_training:.3f}"
-            )
+    """What lowers a leak: making d dimensions independent in every state from n cells errs by about d^2 / n."""
+    few = max(2, math.floor(math.sqrt(limit * n_training))) if n_training else max(2, n_inputs // 2)
+    if few >= n_inputs:
+        return (
+            f"train {modality} on more cells, or with a wider condition: its {n_inputs} dimensions are few for "
+            f"{n_training:,} training cells, so that fewer of them would hardly leak less"
+        )
+    how = f'transforms={{"{modality}": indiseek.data.LogNormalizePCA(n_components={few})}}, for proteins CLRPCA'
+    if not n_training:
+        return f"train {modality} with fewer dimensions than {n_inputs}, for instance {how}"
     return (
-        f"train {modality} on more cells or with a wider condition: its {n_inputs} dimensions are few, so that the "
-        "leak is not noise of the covariance"
+        f"train {modality} with about {few} dimensions instead of {n_inputs} ({how}): what {n_training:,} training "
+        f"cells leave uncertain of {n_inputs} dimensions leaks about {n_inputs}^2 / {n_training:,} = "
+        f"{n_inputs**2 / n_training:.3f}, of {few} about {few**2 / n_training:.3f}"
     )

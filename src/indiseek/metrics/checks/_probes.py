@@ -46,6 +46,7 @@ class Probes:
                     "verdict": at_most(value, se, limits.independence, n_cells=cells.n_cells),
                     "n_cells": cells.n_cells,
                     "cells_needed": max(LEAST_TO_PASS, two_digits(cells.n_cells * errors**2)),
+                    "max_cells": cells.max_cells,
                     "n_inputs": code.shape[1],
                     "n_training": cells.n_reference,
                 }
@@ -57,8 +58,8 @@ class Probes:
         name = {"mlp": "a network", "trees": "boosted trees"}[row.best]
         what = target_words(row)
         figures = (
-            f"network R2 {figure(row.mlp)}, boosted trees {figure(row.trees)}, limit {figure(limits.independence)}, "
-            f"at least so much with {row.n_cells:,} cells"
+            f"network R2 {figure(row.mlp)}, boosted trees {figure(row.trees)}, limit {figure(limits.independence)}; "
+            f"lower bounds from {row.n_cells:,} cells"
         )
         begin = f"{row.modality}-specific space: "
         return by_verdict(
@@ -73,4 +74,5 @@ class Probes:
             value=row.r2,
             limit=limits.independence,
             if_failed=fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence),
+            fewer=f"{row.modality} with fewer dimensions",
         )

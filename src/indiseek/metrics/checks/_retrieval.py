@@ -71,7 +71,9 @@ class Retrieval:
         elif row.verdict != "pass":
             room = max(limits.foscttm - row.foscttm, 1e-3)
             needed = two_digits(row.n_cells * (ABOVE * row.foscttm_se / room) ** 2)
-            advice = more_cells(needed, row.n_cells)
+            advice = more_cells(
+                needed, row.n_cells, max_cells=_MAX_CELLS, instead="train the shared stage longer or on more cells"
+            )
         return Finding(
             self.name,
             row.modality,

@@ -37,19 +37,20 @@ class WithinBatches:
             found: dict[tuple[str, str], list[Explained]] = {key: [] for key in targets}
             for batch in inside:
                 own = {key: array[batch] for key, array in targets.items() if cells.varies(array[batch])}
-                for key, reading in explained_each(code[batch], own, seed=cells.seed).items():
+                readings = explained_each(code[batch], own, max_cells=cells.max_cells, seed=cells.seed)
+                for key, reading in readings.items():
                     found[key].append(reading)
             rows += [
                 {"modality": modality, "target": target, "other": other}
-                | reading_columns(pooled(readings), limits.independence)
+                | reading_columns(pooled(of_batches), limits.independence, cells.max_cells)
                 | {
                     "n_training": cells.n_reference,
-                    "n_batches": len(readings),
+                    "n_batches": len(of_batches),
                     "left_out": len(labels) - len(inside),
-                    "constant": len(inside) - len(readings),
+                    "constant": len(inside) - len(of_batches),
                 }
-                for (target, other), readings in found.items()
-                if readings
+                for (target, other), of_batches in found.items()
+                if of_batches
             ]
         return pd.DataFrame(rows)
 
