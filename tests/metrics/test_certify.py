@@ -330,7 +330,7 @@ def test_more_cells_than_are_read_are_not_asked_for(simulated):
     assert needed > 700 and (drawn.table("independence")["max_cells"] == 600).all()
     assert (
         f"What to do: about {needed:,} held-out cells would do, more than the 600 that are read at most: train rna "
-        "with fewer dimensions than 40, for which fewer cells do, or hand in as many and raise max_cells of" in str(drawn)
+        "with fewer dimensions than 40, for which fewer cells do, or hand in as many and raise max_cells" in str(drawn)
     )
     assert (
         f"What to do: hand in about {whole.verdicts['cells_needed'].iloc[0]:,} held-out cells instead of 700."
