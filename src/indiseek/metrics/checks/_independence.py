@@ -122,9 +122,10 @@ def fewer_dimensions(modality: str, n_inputs: int, n_training: int, limit: float
     """What lowers a leak: making d dimensions independent in every state from n cells errs by about d^2 / n."""
     few = max(2, math.floor(math.sqrt(limit * n_training))) if n_training else max(2, n_inputs // 2)
     if few >= n_inputs:
+        cells = f" for {n_training:,} training cells" if n_training else ""
         return (
-            f"train {modality} on more cells, or with a wider condition: its {n_inputs} dimensions are few for "
-            f"{n_training:,} training cells, so that fewer of them would hardly leak less"
+            f"train {modality} on more cells, or with a wider condition: its {n_inputs} dimensions are few{cells}, so that "
+            "fewer of them would hardly leak less"
         )
     how = f'transforms={{"{modality}": indiseek.data.LogNormalizePCA(n_components={few})}}, for proteins CLRPCA'
     if not n_training:
