@@ -124,8 +124,8 @@ def fewer_dimensions(modality: str, n_inputs: int, n_training: int, limit: float
     if few >= n_inputs:
         cells = f" for {n_training:,} training cells" if n_training else ""
         return (
-            f"train {modality} on more cells, or with a wider condition: its {n_inputs} dimensions are few{cells}, so that "
-            "fewer of them would hardly leak less"
+            f"train {modality} on more cells, or with a wider condition: its {n_inputs} dimensions are few{cells}, so "
+            "that fewer of them would hardly leak less"
         )
     how = f'transforms={{"{modality}": indiseek.data.LogNormalizePCA(n_components={few})}}, for proteins CLRPCA'
     if not n_training:
