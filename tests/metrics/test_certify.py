@@ -117,6 +117,9 @@ def test_completeness_is_of_the_reconstruction_where_there_is_one(clean, simulat
     assert 0.9 < table.loc["prot", "in_codes"] < 1.0
     assert "rna: complete, its codes give back 1.000 of its variance" in str(clean)
     assert "prot: complete, a probe finds at least 0.9" in str(clean)
+    words = clean.verdicts.query("check == 'completeness'").set_index("modality")["words"]
+    assert ("or more" in words["prot"], "or less" in words["prot"]) == (True, True)
+    assert "or more" not in words["rna"] and "or less" not in words["rna"]
     # Half of it is not given back: FAIL by a reconstruction; by a probe it is a lower bound, and no FAIL.
     cells, _ = simulated()
     half = {name: x.mean(axis=0) + 0.3 * (x - x.mean(axis=0)) for name, x in cells["features"].items()}

@@ -73,6 +73,7 @@ class Completeness:
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """In the words of what another draw of the cell would show."""
         limit = limits.completeness
+        or_more, or_less = ("", "") if row.by == "reconstruction" else (" or more", " or less")
         if row.by == "reconstruction":
             how = f"its codes give back {figure(row.in_codes)} of its variance, {interval(row.low, row.high)}"
         else:
@@ -82,8 +83,8 @@ class Completeness:
         if not math.isnan(row.reproducible):
             words += (
                 f"; another draw of the cell would repeat {figure(row.reproducible)}; reproducible, not in the codes: "
-                f"{figure(row.reproducible_left_out)}{'' if row.by == 'inverse' else ' or more'}; counting noise, not "
-                f"in the codes: {figure(row.noise_left_out)}{'' if row.by == 'inverse' else ' or less'}"
+                f"{figure(row.reproducible_left_out)}{or_more}; counting noise, not "
+                f"in the codes: {figure(row.noise_left_out)}{or_less}"
             )
         if not math.isnan(row.all_reproducible):
             words += (
