@@ -5,7 +5,7 @@ user has: rates of the three verdicts, cover of the intervals. ``robustness``: t
 are clustered, tailed, strays or copies. ``forms``: ten shapes of dependence at 1,500 cells, and whether the scan sees
 them. ``subsets``: codes of the model on the shipped cells, the verdict of a few cells against that of all;
 ``simulated``: the same for simulated codes. Parts are written to ``benchmarks/results/calibration.{json,md}`` as they
-end, beside those of an earlier run. One thread, about 90 minutes on a core of its own.
+end, beside those of an earlier run. One thread, about 90 minutes on a core that others use too.
 """
 
 from __future__ import annotations
