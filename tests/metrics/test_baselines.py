@@ -78,7 +78,9 @@ def test_constant_and_duplicated_features(method):
 @pytest.mark.parametrize("method", [cca, pls_svd])
 def test_errors(method):
     train_a, train_b, test_a, test_b = _modalities(7)
-    with pytest.raises(ValueError, match=r"expected 1 <= n_components <= 5, got 6"):
+    with pytest.raises(
+        ValueError, match=r"expected n_components to be a whole number of at least 1 and of at most 5, got 6"
+    ):
         method(train_a, train_b, test_a, test_b, n_components=6)
     with pytest.raises(ValueError, match=r"got train_a 299, train_b 300; do subset"):
         method(train_a[1:], train_b, test_a, test_b, n_components=2)

@@ -92,27 +92,48 @@ def test_within_batches_a_shift_does_not_hide_a_leak(simulated):
     assert (inside["left_out"] == 1).all()
     assert "Within batches, rna-specific space: NOT independent" in str(found)
     assert "mean of 2 batches, 1 with under 100 cells left out)" in str(found)
+    assert (inside["constant"] == 0).all()
     alone = certify(**cells, n_permutations=0, checks=checks)
     assert "independence within batches" not in alone.tables
 
 
-def test_completeness_is_of_the_inverse_where_there_is_one(clean, simulated):
+def test_batches_are_left_out_for_two_reasons_and_counted_by_each(simulated):
+    cells, _ = simulated(n=720)
+    batch = np.repeat(["a", "b", "c", "tiny", "tinier"], [300, 250, 120, 30, 20])
+    cells["shared"]["rna"][batch == "c"] = 0.0
+    found = certify(**cells, batch=batch, checks=[BY_NAME["independence within batches"]])
+    table = found.table("independence within batches").set_index(["modality", "target"])
+    assert (table["left_out"] == 2).all()
+    assert table["constant"].to_dict() == {key: int(key == ("prot", "shared")) for key in table.index}
+    assert (table["n_batches"] == 3 - table["constant"]).all()
+    assert "mean of 3 batches, 2 with under 100 cells left out)" in str(found)
+    assert "mean of 2 batches, 2 with under 100 cells and 1 where nothing varies left out)" in str(found)
+
+
+def test_completeness_is_of_the_reconstruction_where_there_is_one(clean, simulated):
     table = clean.table("completeness").set_index("modality")
-    assert table["by"].to_dict() == {"rna": "inverse", "prot": "probe"}
+    assert table["by"].to_dict() == {"rna": "reconstruction", "prot": "probe"}
     assert table.loc["rna", "in_codes"] == pytest.approx(1.0, abs=1e-3)
     assert 0.9 < table.loc["prot", "in_codes"] < 1.0
-    assert "rna: complete, the exact inverse gives back 1.000 of its variance" in str(clean)
+    assert "rna: complete, its codes give back 1.000 of its variance" in str(clean)
     assert "prot: complete, a probe finds at least 0.9" in str(clean)
-    # Half of it is not given back: FAIL by an inverse; by a probe it is a lower bound, and no FAIL.
+    words = clean.verdicts.query("check == 'completeness'").set_index("modality")["words"]
+    assert ("or more" in words["prot"], "or less" in words["prot"]) == (True, True)
+    assert "or more" not in words["rna"] and "or less" not in words["rna"]
+    # Half of it is not given back: FAIL by a reconstruction; by a probe it is a lower bound, and no FAIL.
     cells, _ = simulated()
     half = {name: x.mean(axis=0) + 0.3 * (x - x.mean(axis=0)) for name, x in cells["features"].items()}
-    by_inverse = certify(**cells, reconstruction=lambda shared, specific: half, checks=[BY_NAME["completeness"]])
-    assert by_inverse.verdict == "FAIL"
-    assert "What to do: train rna with more specific dimensions: 0.49" in str(by_inverse)
+    by_reconstruction = certify(**cells, reconstruction=lambda shared, specific: half, checks=[BY_NAME["completeness"]])
+    assert by_reconstruction.verdict == "FAIL"
+    assert "What to do: train rna with more specific dimensions: 0.49" in str(by_reconstruction)
     blind = {name: np.random.default_rng(1).standard_normal((330, 2)) for name in cells["shared"]}
     by_probe = certify(cells["features"], blind, blind, checks=[BY_NAME["completeness"]])
     assert by_probe.verdict == "too few cells"
-    assert "completeness is not shown" in str(by_probe) and "hand in reconstruction=" in str(by_probe)
+    assert "completeness is not shown" in str(by_probe)
+    assert "What to do: train rna with more dimensions, or hand in more held-out cells than 330: a probe" in str(
+        by_probe
+    )
+    assert "are judged by those, with metrics.certify(reconstruction=...)." in str(by_probe)
 
 
 def test_more_codes_never_hold_less(clean):
@@ -176,7 +197,7 @@ def test_covariates_are_told_with_a_null(simulated):
     assert table["null"].abs().max() < 0.06
     assert (table.loc[["day"], "total"].abs() < 0.06).all()
     assert found.passed and set(found.verdicts["verdict"]) == {"note"} and len(found.verdicts) == 2
-    assert "rna, specific code: also tells depth (explains 0." in str(found)
+    assert "rna, specific code: also holds depth (explains 0." in str(found)
 
 
 def test_duplicates_are_found_first_and_left_out(simulated):
@@ -290,9 +311,51 @@ def test_advice_has_its_numbers(simulated):
     reference = {name: x[600:] for name, x in cells["features"].items()}
     found = certify(**test, reference=reference, checks=[BY_NAME["independence"]])
     assert (
-        "What to do: train rna with fewer components: whitening 40 dimensions from 400 training cells errs by about "
-        "40^2 / 400 = 4.000, 4 by 0.040." in str(found)
+        'What to do: train rna with about 4 dimensions instead of 40 (transforms={"rna": '
+        "indiseek.data.LogNormalizePCA(n_components=4)}, for proteins CLRPCA): what 400 training cells leave uncertain "
+        "of 40 dimensions leaks about 40^2 / 400 = 4.000, of 4 about 0.040." in str(found)
     )
+    # Nothing is known of the training cells.
+    alone = str(certify(**test, checks=[BY_NAME["independence"]]))
+    assert (
+        "train rna with fewer dimensions than 40, for instance transforms=" in alone and "training cells" not in alone
+    )
+
+
+def test_more_cells_than_are_read_are_not_asked_for(simulated):
+    cells, _ = simulated(0.02, n=700)
+    rng = np.random.default_rng(0)
+    cells["specific"] = {n: np.hstack([z, rng.standard_normal((700, 38))]) for n, z in cells["specific"].items()}
+    check = [BY_NAME["independence"]]
+    drawn, whole = certify(**cells, max_cells=600, checks=check), certify(**cells, checks=check)
+    assert drawn.verdict == whole.verdict == "too few cells"
+    needed = drawn.verdicts["cells_needed"].iloc[0]
+    assert needed > 700 and (drawn.table("independence")["max_cells"] == 600).all()
+    assert (
+        f"What to do: about {needed:,} held-out cells would do, more than the 600 that are read at most: train rna "
+        "with fewer dimensions than 40, for which fewer cells do, or hand in as many and raise max_cells" in str(drawn)
+    )
+    assert (
+        f"What to do: hand in about {whole.verdicts['cells_needed'].iloc[0]:,} held-out cells instead of 700."
+        in str(whole)
+    )
+
+
+def test_so_few_cells_that_nothing_is_known_of_products(simulated):
+    cells, _ = simulated(n=100)
+    rng = np.random.default_rng(0)
+    cells["specific"] = {n: np.hstack([z, rng.standard_normal((100, 38))]) for n, z in cells["specific"].items()}
+    found = str(certify(**cells, checks=[BY_NAME["independence"]]))
+    assert "95 % interval open, limit 0.050; map" in found
+    assert "products of 40 dimensions not readable from so few cells)" in found and "inf" not in found
+
+
+def test_no_share_above_1_is_shown(simulated):
+    cells, _ = simulated(n=150)
+    found = certify(**cells, covariates={"depth": cells["shared"]["rna"][:, 0]}, checks=[BY_NAME["covariates"]])
+    assert found.table("covariates")["total"].max() > 1.0
+    assert found.verdicts["value"].max() == 1.0 and "explains 1.000 of its variance" in str(found)
+    assert (found.verdicts["low"] <= found.verdicts["value"]).all() and (found.verdicts["high"] <= 1.0).all()
 
 
 def test_renderings(clean, leaky):
@@ -422,9 +485,11 @@ def test_errors(simulated):
         certify(**cells, feature_names={"prot": ["a", "b"]})
     with pytest.raises(ValueError, match=r"expected features\['prot'\] that vary over cells, got constants"):
         certify(x | {"prot": np.full((120, 3), 0.1)}, cells["shared"], cells["specific"])
-    with pytest.raises(ValueError, match=r"expected 1 <= k <= 120, got 121"):
+    with pytest.raises(ValueError, match=r"expected k to be a whole number of at least 1 and of at most 120, got 121"):
         certify(**cells, k=121)
-    with pytest.raises(ValueError, match=r"expected n_permutations >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"expected max_cells to be a whole number of at least 100, got 50"):
+        certify(**cells, max_cells=50)
+    with pytest.raises(ValueError, match=r"expected n_permutations to be a whole number of at least 0, got -1"):
         certify(**cells, n_permutations=-1)
 
 

@@ -134,15 +134,15 @@ def test_errors(function):
         function(a[1:], b)
     with pytest.raises(ValueError, match=r"expected finite values in b, got NaN or inf in 40 of 40 cells"):
         function(a, b * np.nan)
-    with pytest.raises(ValueError, match=r"expected max_cells >= \d+, got 2"):
+    with pytest.raises(ValueError, match=r"expected max_cells to be a whole number of at least \d+, got 2"):
         function(a, b, max_cells=2)
 
 
 def test_errors_of_each():
     a, b = _pair(0.5, n=29)
-    with pytest.raises(ValueError, match=r"expected n_cells >= 30, got 29"):
+    with pytest.raises(ValueError, match=r"expected n_cells to be a whole number of at least 30, got 29"):
         infonce_bound(a, b)
-    with pytest.raises(ValueError, match=r"expected max_steps >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"expected max_steps to be a whole number of at least 1, got 0"):
         infonce_bound(np.vstack([a, a]), np.vstack([b, b]), max_steps=0)
-    with pytest.raises(ValueError, match=r"expected n_permutations >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"expected n_permutations to be a whole number of at least 0, got -1"):
         distance_correlation(a, b, n_permutations=-1)

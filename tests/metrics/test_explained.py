@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from indiseek.metrics import explained
-from indiseek.metrics._explained import winsorised
+from indiseek.metrics._explained import explained_each, winsorised
 
 
 def _leaky(share, *, n=1000, p=6, m=4, seed=0, products=False):
@@ -158,6 +158,17 @@ def test_products_of_a_draw():
     assert drawn.map == whole.map and drawn.products != whole.products
     assert drawn.se > whole.se
     assert explained(z, y, max_cells=300).products == drawn.products != explained(z, y, max_cells=300, seed=1).products
+
+
+@pytest.mark.parametrize(("n", "p", "max_cells"), [(300, 6, 4000), (400, 5, 250), (80, 30, 4000), (60, 1, 4000)])
+def test_several_targets_are_read_as_each_alone(n, p, max_cells):
+    z, y = _leaky(0.3, n=n, p=p)
+    # Each target has outliers and a mean of its own.
+    z[:2] += 30
+    targets = {"a": y, ("b", "wide"): np.hstack([y, y[:, :1] ** 2]) + 5, "c": y[::-1] * 40}
+    targets["c"][:2] += 900
+    for name, found in explained_each(z, targets, max_cells=max_cells, seed=3).items():
+        assert str(found) == str(explained(z, targets[name], max_cells=max_cells, seed=3))
 
 
 def test_more_features_than_cells_leaves_the_products_open():

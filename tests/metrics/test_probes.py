@@ -188,15 +188,17 @@ def test_errors():
     z, c = _linear_leak(0.5, n=50)
     with pytest.raises(ValueError, match=r"got inputs 50, targets 49; do subset"):
         probe_r2(z, c[:-1])
-    with pytest.raises(ValueError, match=r"expected probe to be one of 'ridge', 'nonlinear', got 'forest'"):
+    with pytest.raises(ValueError, match=r"expected probe to be one of \['ridge', 'nonlinear'\], got 'forest'"):
         probe_r2(z, c, probe="forest")
-    with pytest.raises(ValueError, match=r"expected 2 <= n_splits <= 25, got 1"):
+    with pytest.raises(
+        ValueError, match=r"expected n_splits to be a whole number of at least 2 and of at most 25, got 1"
+    ):
         probe_r2(z, c, n_splits=1)
     with pytest.raises(ValueError, match=r"expected at least one target that varies over cells"):
         probe_r2(z, np.full((50, 2), 0.1))
     with pytest.raises(ValueError, match=r"expected finite values in specific, got NaN or inf in 50 of 50 cells"):
         leakage(z * np.inf, c)
-    with pytest.raises(ValueError, match=r"expected n_permutations >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"expected n_permutations to be a whole number of at least 0, got -1"):
         leakage(z, c, n_permutations=-1)
     with pytest.raises(ValueError, match=r"expected 5 feature_names, one for each column of features, got 2"):
         completeness(c, z, z, feature_names=["a", "b"])

@@ -141,7 +141,7 @@ def test_errors(function):
         function(a, a[:-1])
     with pytest.raises(ValueError, match=r"expected a and b in one latent space, got 3 and 2 dimensions"):
         function(a, a[:, :2])
-    with pytest.raises(ValueError, match=r"expected metric to be one of 'cosine', 'euclidean', got 'manhattan'"):
+    with pytest.raises(ValueError, match=r"expected metric to be one of \['cosine', 'euclidean'\], got 'manhattan'"):
         function(a, a, metric="manhattan")
     with pytest.raises(ValueError, match=r"expected a with at least 2 cells, got 1"):
         function(a[:1], a[:1])
@@ -153,14 +153,14 @@ def test_errors(function):
         function(a, np.where(np.arange(12)[:, None] == 3, np.nan, a))
     with pytest.raises(TypeError, match=r"expected a to be a dense array of numbers, got list; do"):
         function([["x"], ["y"]], a)
-    with pytest.raises(ValueError, match=r"expected chunk_size >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"expected chunk_size to be a whole number of at least 1, got 0"):
         function(a, a, chunk_size=0)
 
 
 @pytest.mark.parametrize("k", [0, 13])
 def test_k_out_of_range(k):
     a = np.random.default_rng(8).standard_normal((12, 3))
-    with pytest.raises(ValueError, match=rf"expected 1 <= k <= 12, got {k}"):
+    with pytest.raises(ValueError, match=rf"expected k to be a whole number of at least 1 and of at most 12, got {k}"):
         recall_at_k(a, a, k=k)
 
 
@@ -173,5 +173,5 @@ def test_a_draw_of_cells_has_a_standard_error():
     spread = np.std([ranks.foscttm() for ranks in drawn])
     assert np.mean([ranks.foscttm_se() for ranks in drawn]) == pytest.approx(spread, rel=0.5)
     assert foscttm(a, b, max_cells=200, seed=1) == drawn[1].foscttm() != foscttm(a, b) == foscttm(a, b, max_cells=None)
-    with pytest.raises(ValueError, match=r"expected max_cells >= 2, got 1"):
+    with pytest.raises(ValueError, match=r"expected max_cells to be a whole number of at least 2, got 1"):
         match_ranks(a, b, max_cells=1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from indiseek.metrics import Explained
-from indiseek.metrics._verdict import at_least, at_most, cells_for, cells_to_tell, judge_explained, two_digits
+from indiseek.metrics._verdict import at_least, at_most, cells_for, cells_to_tell, two_digits
 
 
 def _reading(total=0.0, *, se=0.01, n_cells=1000, products=0.0, guard=None):
@@ -41,7 +41,7 @@ def _reading(total=0.0, *, se=0.01, n_cells=1000, products=0.0, guard=None):
 )
 def test_three_verdicts(value, se, n_cells, expected):
     assert at_most(value, se, 0.05, n_cells=n_cells) == expected
-    assert judge_explained(_reading(value, se=se, n_cells=n_cells), 0.05) == expected
+    assert _reading(value, se=se, n_cells=n_cells).verdict(0.05) == expected
 
 
 def test_at_least_is_the_mirror():
@@ -55,22 +55,22 @@ def test_at_least_is_the_mirror():
 
 def test_the_map_alone_can_fail_and_products_alone_too():
     # Products read below 0 do not take a leak of the map back.
-    assert judge_explained(_reading(0.04, products=-0.06, se=0.015), 0.05) == "FAIL"
-    assert judge_explained(_reading(0.10, products=0.10), 0.05) == "FAIL"
-    assert judge_explained(_reading(0.04, products=0.04, guard=0.001), 0.05) == "too few cells"
+    assert _reading(0.04, products=-0.06, se=0.015).verdict(0.05) == "FAIL"
+    assert _reading(0.10, products=0.10).verdict(0.05) == "FAIL"
+    assert _reading(0.04, products=0.04, guard=0.001).verdict(0.05) == "too few cells"
 
 
 def test_what_passes_does_so_with_the_error_it_would_have_at_the_limit():
     sure = _reading(0.0, se=0.001, n_cells=300)
     # sqrt(4 * .05 * .9 / 300) = .0245, of which 2.05 exceed the limit.
-    assert judge_explained(sure, 0.05) == "pass"
-    assert judge_explained(replace(sure, concentration=0.9), 0.05) == "too few cells"
+    assert sure.verdict(0.05) == "pass"
+    assert replace(sure, concentration=0.9).verdict(0.05) == "too few cells"
 
 
 def test_cells_for_a_verdict_are_those_whose_error_suffices():
     needed = cells_for(_reading(se=0.04, n_cells=500), 0.05)
     assert needed == pytest.approx(500 * 0.04 * 2.9 / 0.05, rel=0.1)
-    assert judge_explained(_reading(se=0.04 * 500 / needed, n_cells=needed), 0.05) == "pass"
+    assert _reading(se=0.04 * 500 / needed, n_cells=needed).verdict(0.05) == "pass"
     assert cells_for(_reading(se=0.0001), 0.05) == 300
     open_products = replace(_reading(se=np.inf, n_cells=137), n_inputs=50)
     assert 1000 < cells_for(open_products, 0.05) < 4000
@@ -78,6 +78,6 @@ def test_cells_for_a_verdict_are_those_whose_error_suffices():
     assert cells_to_tell(_reading(0.0, se=0.04, n_cells=500), 0.05) == cells_for(_reading(se=0.04, n_cells=500), 0.05)
     near = _reading(0.06, se=0.01)
     assert cells_to_tell(near, 0.05) == pytest.approx(1000 * 2.33**2, rel=0.05)
-    assert judge_explained(replace(near, guard=0.01 / 2.4, guard_map=0.01), 0.05) == "FAIL"
+    assert replace(near, guard=0.01 / 2.4, guard_map=0.01).verdict(0.05) == "FAIL"
     assert cells_to_tell(_reading(0.051, se=0.01), 0.05) == cells_to_tell(_reading(0.05, se=0.01), 0.05) == 0
     assert [two_digits(x) for x in (0.0, np.inf, 301, 1234.5, 25_001)] == [0, 0, 310, 1300, 26_000]

@@ -25,7 +25,7 @@ def _certified(*, specific: bool = True, n_genes: int = 40) -> SimpleNamespace:
     features = pd.DataFrame(
         {
             "modality": ["rna"] * n_genes + ["prot"] * 3,
-            "feature": [f"PC{i + 1}" for i in range(n_genes)] + ["CD3_TotalSeqB", "CD4_TotalSeqB", "CD8a_TotalSeqB"],
+            "feature": [f"PC{i + 1}" for i in range(n_genes)] + ["CD3_TotalSeqB", "CD4-TotalSeqC", "CD8a_TotalSeq-A"],
             "shared": 0.5,
             "specific_share": 0.3 if specific else np.nan,
             "unexplained": 0.2 if specific else 0.5,

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.linalg import svd
 
-from ._checks import as_cells, check_count, check_paired
+from indiseek._checks import check_number
+
+from ._checks import as_cells, check_paired
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -57,7 +59,7 @@ def cca(
     a, b, ta, tb = _standardised(train_a, train_b, test_a, test_b, n_components)
     white_a, map_a = _whiten(a, regularisation)
     white_b, map_b = _whiten(b, regularisation)
-    check_count(n_components, "n_components", low=1, high=min(map_a.shape[1], map_b.shape[1]))
+    check_number("n_components", n_components, low=1, high=min(map_a.shape[1], map_b.shape[1]), whole=True)
     u, _, vt = svd(white_a.T @ white_b, full_matrices=False)
     scale = np.sqrt(len(a) - 1)
     return scale * ta @ map_a @ u[:, :n_components], scale * tb @ map_b @ vt[:n_components].T
@@ -115,7 +117,7 @@ def _standardised(
                 f"expected the same features in train_{name} and test_{name}, got {train.shape[1]} and "
                 f"{test.shape[1]}; do put them through the same transform"
             )
-    check_count(n_components, "n_components", low=1, high=min(a.shape[1], b.shape[1], len(a) - 1))
+    check_number("n_components", n_components, low=1, high=min(a.shape[1], b.shape[1], len(a) - 1), whole=True)
     a, ta = _standardise(a, ta)
     b, tb = _standardise(b, tb)
     return a, b, ta, tb

@@ -46,6 +46,8 @@ class Cells:
         By modality.
     n_copies, n_seen
         Cells that were left out: copies of other held-out cells, and of training cells.
+    max_cells
+        So many are read at most.
     n_permutations, k, seed
         Settings.
     """
@@ -63,6 +65,7 @@ class Cells:
     feature_names: dict[str, list[str]]
     n_copies: int = 0
     n_seen: int = 0
+    max_cells: int = 5000
     n_permutations: int = 99
     k: int = 10
     seed: int = 0
@@ -140,9 +143,9 @@ class Cells:
     def draw(self, n_cells: int) -> Cells:
         """Return at most ``n_cells`` of the cells, drawn at random."""
         if self.n_cells <= n_cells:
-            return self
+            return replace(self, max_cells=n_cells)
         rows = np.sort(np.random.default_rng([self.seed, 6]).permutation(self.n_cells)[:n_cells])
-        return replace(self.take(rows), _whole=self)
+        return replace(self.take(rows), _whole=self, max_cells=n_cells)
 
     def without_copies(self) -> Cells:
         """Return the cells that equal no other one and no training cell, and count the others.

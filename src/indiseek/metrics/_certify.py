@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from indiseek._checks import check_number
+
+from ._cells import MIN_CELLS
 from ._certificate import Certificate
 from ._certify_inputs import check_inputs
 from ._thresholds import Thresholds
@@ -84,7 +87,8 @@ def certify(
     k
         Neighbours of recall@k, default 10.
     max_cells
-        At most this many cells are used, drawn at random, default 5,000; retrieval uses up to 10,000.
+        At most this many cells are used, drawn at random, default 5,000; retrieval uses up to 10,000. Memory grows
+        with its square.
     seed
         Seed of every draw, default 0.
     thresholds
@@ -102,6 +106,7 @@ def certify(
         If there are fewer than two modalities, they differ between the mappings, cells or features differ, there are
         fewer than 100 cells, or values are not finite.
     """
+    check_number("max_cells", max_cells, low=MIN_CELLS, whole=True)
     cells = check_inputs(
         features,
         shared,

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from indiseek._checks import check_number
+
 from ._cells import MIN_CELLS, Cells
-from ._checks import as_cells, check_count, check_paired
+from ._checks import as_cells, check_paired
 from ._probes import varying
 
 if TYPE_CHECKING:
@@ -108,8 +110,8 @@ def check_inputs(
     for name, array in cells.features.items():
         if not varying(array).any():
             raise ValueError(f"expected features['{name}'] that vary over cells, got constants; do pass other features")
-    check_count(k, "k", low=1, high=cells.n_cells)
-    check_count(n_permutations, "n_permutations", low=0)
+    check_number("k", k, low=1, high=cells.n_cells, whole=True)
+    check_number("n_permutations", n_permutations, low=0, whole=True)
     return replace(cells, feature_names=_names(cells.features, feature_names or {}))
 
 

@@ -1,4 +1,4 @@
-"""Checks shared by all metrics: what an array of cells must look like."""
+"""What an array of cells must look like, for all metrics; numbers and words are checked by ``indiseek._checks``."""
 
 from __future__ import annotations
 
@@ -68,16 +68,3 @@ def check_paired(arrays: Sequence[NDArray[np.float64]], names: Sequence[str]) ->
     if len({len(array) for array in arrays}) > 1:
         counts = ", ".join(f"{name} {len(array)}" for name, array in zip(names, arrays, strict=True))
         raise ValueError(f"expected the same cells in the same order in all arrays, got {counts}; do subset them alike")
-
-
-def check_choice(value: str, name: str, choices: Sequence[str]) -> None:
-    """Raise a ValueError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"expected {name} to be one of {', '.join(map(repr, choices))}, got {value!r}; do pick one")
-
-
-def check_count(value: int, name: str, *, low: int, high: int | None = None) -> None:
-    """Raise a ValueError unless ``low <= value <= high``."""
-    if value < low or (high is not None and value > high):
-        bounds = f"{name} >= {low}" if high is None else f"{low} <= {name} <= {high}"
-        raise ValueError(f"expected {bounds}, got {value}; do choose a value in that range")

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ._checks import as_cells, check_choice, check_paired
+from indiseek._checks import check_choice
+
+from ._checks import as_cells, check_paired
 from ._probes import PROBES, Probe, feature_r2
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def completeness(
         raise ValueError(
             f"expected {x.shape[1]} feature_names, one for each column of features, got {len(names)}; do match them"
         )
-    check_choice(probe, "probe", PROBES)
+    check_choice("probe", probe, PROBES)
     table = {
         name: feature_r2(codes, x, probe=probe, n_splits=n_splits, seed=seed)
         for name, codes in (("shared", c), ("specific", z), ("both", np.hstack([c, z])))

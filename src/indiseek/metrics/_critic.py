@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ._checks import check_count
+from indiseek._checks import check_number
+
 from ._probes import pair
 
 if TYPE_CHECKING:
@@ -75,9 +76,9 @@ def infonce_bound(
     Poole et al., "On variational bounds of mutual information", ICML 2019, eq. 10.
     """
     x, y = pair(a, b, "a", "b")
-    check_count(len(x), "n_cells", low=30)
-    check_count(max_steps, "max_steps", low=1)
-    check_count(max_cells, "max_cells", low=30)
+    check_number("n_cells", len(x), low=30, whole=True)
+    check_number("max_steps", max_steps, low=1, whole=True)
+    check_number("max_cells", max_cells, low=30, whole=True)
     rng = np.random.default_rng([seed, 3])
     order = rng.permutation(len(x))[:max_cells]
     train, validation, test = np.split(order, [len(order) // 2, 2 * len(order) // 3])

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from ._checks import check_count
+from indiseek._checks import check_number
+
 from ._probes import pair
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def distance_correlations(
     x: Array, targets: Sequence[Array], *, n_permutations: int, max_cells: int, seed: int
 ) -> list[Dependence]:
     """Distance correlation of one code with several targets; a permutation of the code serves all of them."""
-    check_count(n_permutations, "n_permutations", low=0)
-    check_count(max_cells, "max_cells", low=4)
+    check_number("n_permutations", n_permutations, low=0, whole=True)
+    check_number("max_cells", max_cells, low=4, whole=True)
     rng = np.random.default_rng([seed, 2])
     cells = np.sort(rng.permutation(len(x))[:max_cells])
     code = _centred_distances(x[cells])

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._checks import check_count
+from indiseek._checks import check_number
+
 from ._probes import PROBES, cross_predict, pair, weighted_r2
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def leakages(
     ValueError
         If cells differ, values are not finite, all columns of a target are constant, or an option is out of range.
     """
-    check_count(n_permutations, "n_permutations", low=0)
+    check_number("n_permutations", n_permutations, low=0, whole=True)
     pairs = [pair(specific, target, "specific", name) for name, target in targets.items()]
     x = pairs[0][0]
     rng = np.random.default_rng([seed, 1])

@@ -10,6 +10,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import KFold
 
 from ._explained import normal_scores, winsorised
+from ._probes import COLLAPSED, r2_of_cells, varying
 from ._regression import ensemble_predict
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def nonlinear_probes(code: Array, target: Array, *, seed: int) -> dict[str, Prob
         Seed of folds, weights and trees.
     """
     x = winsorised(code)
-    x = x[:, x.std(axis=0) > 1e-9 * np.maximum(1e-300, np.abs(x).max(axis=0))]
+    x = x[:, varying(x, least=COLLAPSED)]
     y = winsorised(target)
     y = y - y.mean(axis=0)
     total = np.square(y).sum(axis=1)
@@ -78,5 +79,4 @@ def nonlinear_probes(code: Array, target: Array, *, seed: int) -> dict[str, Prob
 
 def _scored(y: Array, prediction: Array, total: Array) -> Probed:
     gained = np.square(y).sum(axis=1) - np.square(y - prediction).sum(axis=1)
-    r2 = float(gained.sum() / total.sum())
-    return Probed(r2, float(np.sqrt(len(y) * np.var(gained - r2 * total)) / total.sum()))
+    return Probed(*r2_of_cells(gained, total))

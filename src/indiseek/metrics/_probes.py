@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from sklearn.model_selection import KFold
 
-from ._checks import as_cells, check_choice, check_count, check_paired
+from indiseek._checks import check_choice, check_number
+
+from ._checks import as_cells, check_paired
 from ._kernel_ridge import fit_predict
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 Probe = Literal["ridge", "nonlinear"]
 PROBES: tuple[Probe, ...] = ("ridge", "nonlinear")
+# A dimension of a code that varies by less, in its own size, has collapsed.
+COLLAPSED = 1e-9
 
 
 def probe_r2(
@@ -104,8 +108,8 @@ def feature_r2(
 
 def cross_predict(x: Array, targets: Sequence[Array], *, probe: Probe, n_splits: int = 5, seed: int = 0) -> list[Array]:
     """Out-of-fold predictions of each array of ``targets`` from ``x``; each array chooses its own kernel."""
-    check_choice(probe, "probe", PROBES)
-    check_count(n_splits, "n_splits", low=2, high=len(x) // 2)
+    check_choice("probe", probe, PROBES)
+    check_number("n_splits", n_splits, low=2, high=len(x) // 2, whole=True)
     edges = np.cumsum([0, *(y.shape[1] for y in targets)])
     groups = [slice(start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
     y = np.hstack(targets)
@@ -133,9 +137,21 @@ def column_r2(y: Array, prediction: Array) -> Array:
     return 1.0 - unexplained
 
 
-def varying(y: Array) -> NDArray[np.bool_]:
-    """Tell which columns vary by more than the rounding of a constant."""
-    return y.std(axis=0) > 1e-12 * np.abs(y).max(axis=0)
+def r2_of_cells(gained: Array, total: Array) -> tuple[float, float]:
+    """R2 and its standard error over cells.
+
+    Parameters
+    ----------
+    gained, total
+        Of each cell by how much its squared error is smaller than that of the mean, and the latter, ``(n_cells,)``.
+    """
+    r2 = float(gained.sum() / total.sum())
+    return r2, float(np.sqrt(len(total) * np.var(gained - r2 * total)) / total.sum())
+
+
+def varying(y: Array, *, least: float = 1e-12) -> NDArray[np.bool_]:
+    """Tell which columns vary by more than the rounding of a constant, or by more than `least` of their size."""
+    return y.std(axis=0) > least * np.abs(y).max(axis=0)
 
 
 def pair(inputs: ArrayLike, targets: ArrayLike, x_name: str = "inputs", y_name: str = "targets") -> tuple[Array, Array]:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ._checks import as_cells, check_choice, check_count, check_paired
+from indiseek._checks import check_choice, check_number
+
+from ._checks import as_cells, check_paired
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -99,10 +101,10 @@ def match_ranks(
             f"expected a and b in one latent space, got {x.shape[1]} and {y.shape[1]} dimensions; "
             "do compare shared codes, not features"
         )
-    check_choice(metric, "metric", _METRICS)
-    check_count(chunk_size, "chunk_size", low=1)
+    check_choice("metric", metric, _METRICS)
+    check_number("chunk_size", chunk_size, low=1, whole=True)
     if max_cells is not None:
-        check_count(max_cells, "max_cells", low=2)
+        check_number("max_cells", max_cells, low=2, whole=True)
         if len(x) > max_cells:
             drawn = np.random.default_rng([seed, 15]).permutation(len(x))[:max_cells]
             x, y = x[drawn], y[drawn]
@@ -209,7 +211,7 @@ def recall_at_k(a: ArrayLike, b: ArrayLike, *, k: int = 10, metric: Metric = "co
         If ``k`` is not in ``1 .. n_cells``, cells or dimensions differ, or the metric is unknown.
     """
     ranks = match_ranks(a, b, metric=metric, chunk_size=chunk_size)
-    check_count(k, "k", low=1, high=ranks.n_cells)
+    check_number("k", k, low=1, high=ranks.n_cells, whole=True)
     return ranks.recall(k)
 
 

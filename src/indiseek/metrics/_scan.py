@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import rankdata
 
+from ._probes import COLLAPSED, varying
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -58,7 +60,7 @@ def _largest(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
 
 
 def _functions(x: Array) -> NDArray[np.float32]:
-    x = x[:, x.std(axis=0) > 1e-9 * np.maximum(1e-300, np.abs(x).max(axis=0))]
+    x = x[:, varying(x, least=COLLAPSED)]
     # By variance, for the leading dimensions; a stable order keeps whitened codes as they are.
     x = x[:, np.argsort(-np.round(x.std(axis=0), 6), kind="stable")[:_MAX_SINGLE]]
     if x.shape[1] == 0:

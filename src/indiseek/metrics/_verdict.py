@@ -10,12 +10,15 @@ if TYPE_CHECKING:
 
 Verdict = Literal["pass", "FAIL", "too few cells", "note"]
 
-MIN_CELLS = 300
+# With fewer, a standard error is no better known than what it is of.
+LEAST_TO_PASS = 300
+# Standard errors to either side of a 95 % interval.
+NORMAL_95 = 1.96
 # One draw in fifty passes by accident with a leak as large as the limit, and one in a hundred fails, because a FAIL is
 # looked for twice, in the map and in the total.
-_BELOW, _ABOVE = 2.05, 2.33
+BELOW, ABOVE = 2.05, 2.33
 # Limits over standard errors at which a reading of 0 passes in about 80 % of draws.
-_CLEAN_PASS = 2.9
+CLEAN_PASS = 2.9
 # Nobody collects more than so many times the cells for one verdict.
 _MANY_TIMES = 20
 
@@ -28,7 +31,7 @@ def at_most(
     n_cells: int,
     above: tuple[float, float] | None = None,
     least: float = 0.0,
-    min_cells: int = MIN_CELLS,
+    min_cells: int = LEAST_TO_PASS,
 ) -> Verdict:
     """Whether a quantity lies below its limit.
 
@@ -45,40 +48,19 @@ def at_most(
     least
         Smallest value that the quantity can have: an estimate below it is an accident and helps nobody to pass.
     min_cells
-        With fewer nothing passes, default 300: a standard error is then no better known than what it is of.
+        With fewer nothing passes, default 300.
     """
     over, over_se = (value, se) if above is None else above
-    if over - _ABOVE * over_se > limit:
+    if over - ABOVE * over_se > limit:
         return "FAIL"
-    if n_cells >= min_cells and max(value, least) + _BELOW * se < limit:
+    if n_cells >= min_cells and max(value, least) + BELOW * se < limit:
         return "pass"
     return "too few cells"
 
 
-def at_least(value: float, se: float, limit: float, *, n_cells: int, min_cells: int = MIN_CELLS) -> Verdict:
+def at_least(value: float, se: float, limit: float, *, n_cells: int, min_cells: int = LEAST_TO_PASS) -> Verdict:
     """Whether a quantity lies above its limit, by the same rule."""
     return at_most(-value, se, -limit, n_cells=n_cells, least=-math.inf, min_cells=min_cells)
-
-
-def judge_explained(reading: Explained, limit: float) -> Verdict:
-    """Pass if the total is below the limit, FAIL if the total or the map alone is above it.
-
-    A leak makes the estimate vary more than none does, so that the draws which read too little of it also show too
-    small an error. What passes therefore has to pass with the error that it would have at the limit.
-    """
-    by_map = at_most(
-        reading.map, reading.se_map, limit, n_cells=reading.n_cells, above=(reading.map, reading.guard_map)
-    )
-    if by_map == "FAIL":
-        return by_map
-    at_limit = math.sqrt(reading.null_se**2 + 4 * limit * reading.concentration / reading.n_cells)
-    return at_most(
-        reading.total,
-        max(reading.se, at_limit),
-        limit,
-        n_cells=reading.n_cells,
-        above=(reading.total, reading.guard),
-    )
 
 
 def cells_for(reading: Explained, limit: float) -> int:
@@ -87,9 +69,9 @@ def cells_for(reading: Explained, limit: float) -> int:
     if not math.isfinite(null_se):
         # No cells left for the products: what they cost as a rule, half of which the target's directions share.
         null_se = math.sqrt(reading.n_inputs * (reading.n_inputs + 5) * reading.concentration) / n
-    wanted = max(float(MIN_CELLS), _CLEAN_PASS * n * null_se / limit)
+    wanted = max(float(LEAST_TO_PASS), CLEAN_PASS * n * null_se / limit)
     # The variance that a leak adds falls as 1 / n, not as 1 / n^2.
-    wanted = max(wanted, 4 * limit * reading.concentration * (_CLEAN_PASS / limit) ** 2)
+    wanted = max(wanted, 4 * limit * reading.concentration * (CLEAN_PASS / limit) ** 2)
     return two_digits(wanted)
 
 
@@ -103,7 +85,7 @@ def cells_to_tell(reading: Explained, limit: float) -> int:
     if clean > reading.n_cells:
         return clean
     distance = reading.total - limit
-    error = _ABOVE * reading.guard if distance > 0 else _BELOW * reading.se
+    error = ABOVE * reading.guard if distance > 0 else BELOW * reading.se
     if not abs(distance) * math.sqrt(_MANY_TIMES) > error:
         return 0
     return two_digits(reading.n_cells * max(1.0, error / abs(distance)) ** 2)

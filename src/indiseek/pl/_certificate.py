@@ -30,6 +30,8 @@ _MARKERS = {"pass": "o", "FAIL": "X", "too few cells": "D", "note": "."}
 _LIMIT = "black"
 _PARTS = {"shared": "#0072B2", "specific_share": "#E69F00", "unexplained": "#DDDDDD"}
 _PART_NAMES = {"shared": "shared", "specific_share": "specific adds", "unexplained": "unexplained"}
+# Antibodies are named with their kit, which is the same for all and takes more room than the protein.
+_KIT = r"[-_]TotalSeq-?[A-D]$"
 _MOST_FEATURES = 30
 _TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1)
 _ROW_HEIGHT, _LABEL_LENGTH = 0.26, 64
@@ -133,7 +135,7 @@ def _features(ax: Axes, name: str, table: pd.DataFrame, *, total: int) -> None:
         bottom += height
     if table["noise"].notna().any():
         ax.plot(x, 1 - table["noise"], linestyle="none", marker="x", color="black", label="counting noise above")
-    labels = table["feature"].astype(str).str.removesuffix("_TotalSeqB").map(as_text)
+    labels = table["feature"].astype(str).str.replace(_KIT, "", regex=True).map(as_text)
     ax.set_xticks(x, labels, rotation=90, fontsize=7)
     ax.set_ylim(0, 1.02)
     ax.set_ylabel("share of variance")

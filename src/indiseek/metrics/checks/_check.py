@@ -90,8 +90,15 @@ def figure(value: float) -> str:
     return f"{round(value, 3) + 0.0:.3f}"
 
 
+def share(value: float) -> str:
+    """A share of variance: an estimate may exceed 1 by accident, what it is of cannot."""
+    return figure(min(1.0, value))
+
+
 def interval(low: float, high: float) -> str:
     """A 95 % interval in words."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "95 % interval open"
     return f"95 % interval {figure(low)} to {figure(high)}"
 
 
@@ -104,8 +111,9 @@ def by_verdict(
     value: float,
     limit: float,
     if_failed: str,
+    fewer: str,
 ) -> Finding:
-    """Finding of a row that has a verdict, an interval and the cells that would do.
+    """Finding of a row that has a verdict, an interval, and the cells that would do and that are read at most.
 
     Parameters
     ----------
@@ -117,10 +125,17 @@ def by_verdict(
         What is said of a pass, of a FAIL, and of too few cells.
     if_failed
         Advice after a FAIL.
+    fewer
+        Of what fewer dimensions would ask for fewer cells, such as ``"rna with fewer dimensions"``.
     """
     passed, failed, unclear = sentences
+    instead = (
+        f"train {fewer} than {row.n_inputs}, for which fewer cells do, or hand in as many and raise max_cells of "
+        "metrics.certify"
+    )
+    advice_on_cells = more_cells(row.cells_needed, row.n_cells, max_cells=row.max_cells, instead=instead)
     words, advice, needed = {"pass": (passed, "", 0), "FAIL": (failed, if_failed, 0)}.get(
-        row.verdict, (unclear, more_cells(row.cells_needed, row.n_cells), row.cells_needed)
+        row.verdict, (unclear, advice_on_cells, row.cells_needed)
     )
     return Finding(
         check,
@@ -128,7 +143,7 @@ def by_verdict(
         target,
         row.verdict,
         words,
-        value=value,
+        value=min(1.0, value),
         low=row.low,
         high=row.high,
         limit=limit,
@@ -138,11 +153,23 @@ def by_verdict(
     )
 
 
-def more_cells(needed: int, n_cells: int) -> str:
-    """What to do where the cells are too few."""
+def more_cells(needed: int, n_cells: int, *, max_cells: int, instead: str) -> str:
+    """What to do where the cells are too few.
+
+    Parameters
+    ----------
+    needed
+        Cells that would do, 0 if no number does.
+    n_cells, max_cells
+        Cells that were read, and that are read at most.
+    instead
+        What to do where more cells are needed than are read.
+    """
+    if needed > max_cells:
+        return f"about {needed:,} held-out cells would do, more than the {max_cells:,} that are read at most: {instead}"
     if needed > n_cells:
         return f"hand in about {needed:,} held-out cells instead of {n_cells:,}"
     return (
-        "it lies on the limit, where no number of cells tells: train for less of it, or decide whether so much matters "
-        "to you"
+        "it lies so close to the limit that no number of cells decides: train for less of it, or judge for yourself "
+        "whether so much matters"
     )

@@ -1,4 +1,4 @@
-"""Whether the codes give their modality back: by the exact inverse where there is one."""
+"""Whether the codes give their modality back: by a reconstruction from them where there is one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from indiseek.metrics._left_out import left_out
-from indiseek.metrics._verdict import at_least
+from indiseek.metrics._probes import r2_of_cells
+from indiseek.metrics._verdict import NORMAL_95, at_least
 
 from ._check import Finding, figure, interval
 from ._features import feature_table
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class Completeness:
     """Share of a modality's variance that its codes hold together.
 
-    With a reconstruction (the exact inverse of a flow, a decoder's output) that is its R2, and the verdict has three
+    With a reconstruction (by a flow's exact inverse, or by a decoder) that is its R2, and the verdict has three
     outcomes. Without one a probe's R2 is a lower bound: it can pass and never fail.
 
     Replicates say what another draw of the cell would repeat. What is left out of the codes is then listed as
@@ -47,24 +48,24 @@ class Completeness:
                 values = table[column].to_numpy(dtype=float)
                 return float(np.nansum(values * weights)) if np.isfinite(values).any() else math.nan
 
-            exact = modality in cells.reconstruction
+            given = modality in cells.reconstruction
             in_codes = mean("both")
-            se = _error(cells.features[modality], cells.reconstruction[modality]) if exact else math.nan
+            se = _error(cells.features[modality], cells.reconstruction[modality]) if given else math.nan
             row: dict[str, object] = {
                 "modality": modality,
-                "by": "inverse" if exact else "probe",
+                "by": "reconstruction" if given else "probe",
                 "code": "shared and specific codes" if cells.specific else "shared code",
                 "in_codes": in_codes,
                 "se": se,
                 # A lower bound is all that a probe gives.
-                "low": in_codes - 1.96 * se if exact else in_codes,
-                "high": min(1.0, in_codes + 1.96 * se) if exact else 1.0,
+                "low": in_codes - NORMAL_95 * se if given else in_codes,
+                "high": min(1.0, in_codes + NORMAL_95 * se) if given else 1.0,
                 "shared": mean("shared"),
                 "reproducible": mean("reproducible"),
                 "reproducible_left_out": mean("reproducible_left_out"),
                 "noise_left_out": mean("noise_left_out"),
                 "n_cells": cells.n_cells,
-                "verdict": _verdict(in_codes, se, limits.completeness, cells.n_cells, exact=exact),
+                "verdict": _verdict(in_codes, se, limits.completeness, cells.n_cells, given=given),
             }
             rows.append(row | left_out(cells, modality))
         return pd.DataFrame(rows)
@@ -72,8 +73,9 @@ class Completeness:
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """In the words of what another draw of the cell would show."""
         limit = limits.completeness
-        if row.by == "inverse":
-            how = f"the exact inverse gives back {figure(row.in_codes)} of its variance, {interval(row.low, row.high)}"
+        or_more, or_less = ("", "") if row.by == "reconstruction" else (" or more", " or less")
+        if row.by == "reconstruction":
+            how = f"its codes give back {figure(row.in_codes)} of its variance, {interval(row.low, row.high)}"
         else:
             how = f"a probe finds at least {figure(row.in_codes)} of its variance in the {row.code}"
         begin = {"pass": "complete", "FAIL": "NOT complete"}.get(row.verdict, "completeness is not shown")
@@ -81,8 +83,8 @@ class Completeness:
         if not math.isnan(row.reproducible):
             words += (
                 f"; another draw of the cell would repeat {figure(row.reproducible)}; reproducible, not in the codes: "
-                f"{figure(row.reproducible_left_out)}{'' if row.by == 'inverse' else ' or more'}; counting noise, not "
-                f"in the codes: {figure(row.noise_left_out)}{'' if row.by == 'inverse' else ' or less'}"
+                f"{figure(row.reproducible_left_out)}{or_more}; counting noise, not "
+                f"in the codes: {figure(row.noise_left_out)}{or_less}"
             )
         if not math.isnan(row.all_reproducible):
             words += (
@@ -96,7 +98,9 @@ class Completeness:
             advice = f"train {row.modality} with more specific dimensions: {lost} of it is not given back"
         elif row.verdict != "pass":
             advice = (
-                "hand in reconstruction=, the model's exact inverse of the codes: a probe's R2 is only a lower bound"
+                f"train {row.modality} with more dimensions, or hand in more held-out cells than {row.n_cells:,}: a "
+                "probe finds less than there is, the more so from few cells; codes that can be turned back into "
+                "features are judged by those, with metrics.certify(reconstruction=...)"
             )
         return Finding(
             self.name,
@@ -113,8 +117,8 @@ class Completeness:
         )
 
 
-def _verdict(in_codes: float, se: float, limit: float, n_cells: int, *, exact: bool) -> Verdict:
-    if exact:
+def _verdict(in_codes: float, se: float, limit: float, n_cells: int, *, given: bool) -> Verdict:
+    if given:
         return at_least(in_codes, se, limit, n_cells=n_cells, min_cells=0)
     return "pass" if in_codes >= limit else "too few cells"
 
@@ -122,6 +126,4 @@ def _verdict(in_codes: float, se: float, limit: float, n_cells: int, *, exact: b
 def _error(x: NDArray[np.float64], back: NDArray[np.float64]) -> float:
     """Standard error of the R2 of a reconstruction over cells."""
     total = np.square(x - x.mean(axis=0)).sum(axis=1)
-    gained = total - np.square(x - back).sum(axis=1)
-    r2 = gained.sum() / total.sum()
-    return float(np.sqrt(len(x) * np.var(gained - r2 * total)) / total.sum())
+    return r2_of_cells(total - np.square(x - back).sum(axis=1), total)[1]

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from indiseek.metrics._probes import probe_r2
+from indiseek.metrics._probes import cross_predict, weighted_r2
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from indiseek.metrics._cells import Cells
     from indiseek.metrics._thresholds import Thresholds
 
     from ._check import Finding
+
+    Array = NDArray[np.float64]
 
 
 class Content:
@@ -36,17 +40,20 @@ class Content:
             codes["shared"] = cells.shared[modality]
             if cells.joint is not None:
                 codes["joint"] = cells.joint
-            ceilings = {f"{name}_ceiling": self._r2(x, part, cells.seed) for name, part in parts.items()}
+            ceilings = {f"{name}_ceiling": r2 for name, r2 in _r2_each(x, parts, cells.seed).items()}
             for code, array in codes.items():
                 row: dict[str, object] = {"modality": modality, "code": code, "predictable": np.nan, "private": np.nan}
-                row |= {name: self._r2(array, part, cells.seed) for name, part in parts.items()}
-                rows.append(row | ceilings)
+                rows.append(row | _r2_each(array, parts, cells.seed) | ceilings)
         return pd.DataFrame(rows)
 
     def judge(self, row: Any, limits: Thresholds) -> Finding | None:
         """Return None: it is only shown."""
         return None
 
-    @staticmethod
-    def _r2(code: np.ndarray, part: np.ndarray, seed: int) -> float:
-        return probe_r2(code, part, probe="nonlinear", seed=seed)
+
+def _r2_each(code: Array, parts: dict[str, Array], seed: int) -> dict[str, float]:
+    """R2 of each part; one call, because what takes time depends on the code alone."""
+    if not parts:
+        return {}
+    predictions = cross_predict(code, list(parts.values()), probe="nonlinear", seed=seed)
+    return {name: weighted_r2(part, guess) for (name, part), guess in zip(parts.items(), predictions, strict=True)}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from indiseek.metrics._explained import explained
+from indiseek.metrics._explained import explained_each
 
-from ._check import Finding, figure, interval
+from ._check import Finding, figure, interval, share
 from ._independence import reading_columns
 
 if TYPE_CHECKING:
@@ -32,16 +32,19 @@ class Covariates:
         codes |= {(modality, "shared"): array for modality, array in cells.shared.items()}
         codes |= {(modality, "specific"): array for modality, array in cells.specific.items()}
         order = np.random.default_rng([cells.seed, 14]).permutation(cells.n_cells)
+        targets = dict(cells.covariates) | {(name, "null"): values[order] for name, values in cells.covariates.items()}
+        found = {
+            key: explained_each(array, targets, max_cells=cells.max_cells, seed=cells.seed)
+            for key, array in codes.items()
+        }
         rows = []
-        for covariate, values in cells.covariates.items():
-            for (modality, code), array in codes.items():
-                reading = explained(array, values, seed=cells.seed)
-                null = explained(array, values[order], seed=cells.seed)
-                columns = reading_columns(reading, limits.independence)
+        for covariate in cells.covariates:
+            for (modality, code), readings in found.items():
+                columns = reading_columns(readings[covariate], limits.independence, cells.max_cells)
                 rows.append(
                     {"modality": modality, "code": code, "covariate": covariate}
                     | {name: columns[name] for name in ("map", "products", "total", "se", "low", "high", "n_cells")}
-                    | {"null": null.total, "told": code != "shared" or cells.joint is None}
+                    | {"null": readings[covariate, "null"].total, "told": code != "shared" or cells.joint is None}
                 )
         return pd.DataFrame(rows)
 
@@ -55,9 +58,9 @@ class Covariates:
             row.modality,
             f"{row.covariate} in the {row.code} code",
             "note",
-            f"{name}: also tells {row.covariate} (explains {figure(row.total)} of its variance, "
-            f"{interval(row.low, row.high)}; permuted {figure(row.null)})",
-            value=row.total,
+            f"{name}: also holds {row.covariate} (explains {share(row.total)} of its variance, "
+            f"{interval(row.low, row.high)}; of shuffled cells {figure(row.null)})",
+            value=min(1.0, row.total),
             low=row.low,
             high=row.high,
             n_cells=row.n_cells,

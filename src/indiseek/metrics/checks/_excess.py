@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from indiseek.metrics._explained import explained
+from indiseek.metrics._explained import explained_each
 
-from ._check import Finding, by_verdict, figure, interval
-from ._independence import reading_columns
+from ._check import Finding, by_verdict, figure, interval, share
+from ._independence import parts, reading_columns
 
 if TYPE_CHECKING:
     from indiseek.metrics._cells import Cells
@@ -26,21 +26,26 @@ class Excess:
 
     def measure(self, cells: Cells, limits: Thresholds) -> pd.DataFrame:
         """One row for each shared code and modality."""
-        rows = []
-        for modality in cells.features:
-            codes = {"shared": cells.shared[modality]}
-            if cells.joint is not None:
-                codes["joint"] = cells.joint
-            private = cells.features[modality] - cells.predictable(modality)
-            if not cells.varies(private):
-                continue
-            for code, array in codes.items():
-                reading = explained(array, private, seed=cells.seed)
-                rows.append(
-                    {"modality": modality, "code": code, "others": " and ".join(cells.others(modality))}
-                    | reading_columns(reading, limits.excess)
-                    | {"judged": code == list(codes)[-1]}
-                )
+        targets = {name: x - cells.predictable(name) for name, x in cells.features.items()}
+        targets = {name: private for name, private in targets.items() if cells.varies(private)}
+        codes = {
+            (name, "shared"): explained_each(
+                cells.shared[name], {name: private}, max_cells=cells.max_cells, seed=cells.seed
+            )
+            for name, private in targets.items()
+        }
+        if cells.joint is not None:
+            of_joint = explained_each(cells.joint, targets, max_cells=cells.max_cells, seed=cells.seed)
+            codes |= {(name, "joint"): of_joint for name in targets}
+        judged = "shared" if cells.joint is None else "joint"
+        rows = [
+            {"modality": name, "code": code, "others": " and ".join(cells.others(name))}
+            | reading_columns(codes[name, code][name], limits.excess, cells.max_cells)
+            | {"judged": code == judged}
+            for name in targets
+            for code in ("shared", "joint")
+            if (name, code) in codes
+        ]
         return pd.DataFrame(rows)
 
     def judge(self, row: Any, limits: Thresholds) -> Finding | None:
@@ -50,9 +55,8 @@ class Excess:
         name = "Joint shared code" if row.code == "joint" else f"Shared code of {row.modality}"
         what = f"what only {row.modality} knows"
         figures = (
-            f"explains {figure(row.total)} of what {row.others} cannot know of {row.modality}, "
-            f"{interval(row.low, row.high)}, limit {figure(limits.excess)}; map {figure(row.map)}, products "
-            f"{figure(row.products)}"
+            f"explains {share(row.total)} of what {row.others} cannot know of {row.modality}, "
+            f"{interval(row.low, row.high)}, limit {figure(limits.excess)}; {parts(row)}"
         )
         return by_verdict(
             self.name,
@@ -69,4 +73,5 @@ class Excess:
                 f"train with fewer shared dimensions than {row.n_inputs} or a stronger alignment: what only "
                 f"{row.modality} knows then stays out"
             ),
+            fewer="with fewer shared dimensions",
         )

@@ -27,8 +27,8 @@ class Features:
     ``shared``, ``specific``
         R2 of a fresh probe from the modality's shared and specific code.
     ``both``
-        From all codes together: by the exact inverse where there is one (``by`` says so), else the best of the probes,
-        which is a lower bound.
+        From all codes together: by the reconstruction where there is one (``by`` says so), else the best of the
+        probes, which is a lower bound.
     ``specific_share``, ``unexplained``
         What ``both`` adds to ``shared``, and what it leaves.
     ``predictable``
@@ -77,7 +77,7 @@ def _measure(cells: Cells, modality: str) -> pd.DataFrame:
     # More codes cannot hold less: where a probe on all of them finds less, that is the probe.
     both = np.max(found, axis=0)
     if modality in cells.reconstruction:
-        both, by = column_r2(x, cells.reconstruction[modality]), "inverse"
+        both, by = column_r2(x, cells.reconstruction[modality]), "reconstruction"
     specific_share = np.maximum(both - np.maximum(shared, 0.0), 0.0) if cells.specific else nothing
     known = np.clip(column_r2(x, cells.predictable(modality)), 0.0, 1.0)
     noise, reproducible = nothing, nothing

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from indiseek.metrics._explained import Explained, explained
-from indiseek.metrics._verdict import cells_to_tell, judge_explained
+from indiseek.metrics._explained import Explained, explained_each
+from indiseek.metrics._verdict import cells_to_tell
 
-from ._check import Finding, by_verdict, figure, interval
+from ._check import Finding, by_verdict, figure, interval, share
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from indiseek.metrics._cells import Cells
     from indiseek.metrics._thresholds import Thresholds
+
+    Array = NDArray[np.float64]
 
 
 class Independence:
@@ -30,43 +35,58 @@ class Independence:
     def measure(self, cells: Cells, limits: Thresholds) -> pd.DataFrame:
         """One row for each specific code, other modality and target."""
         rows = []
-        for modality, other in cells.pairs() if cells.specific else ():
-            for target, array in cells.forbidden(modality, other).items():
-                reading = explained(cells.specific[modality], array, seed=cells.seed)
+        for modality, code in cells.specific.items():
+            found = explained_each(code, forbidden(cells, modality), max_cells=cells.max_cells, seed=cells.seed)
+            for (target, other), reading in found.items():
                 rows.append(
                     {"modality": modality, "target": target, "other": other}
-                    | reading_columns(reading, limits.independence)
+                    | reading_columns(reading, limits.independence, cells.max_cells)
                     | {"n_training": cells.n_reference}
                 )
         return pd.DataFrame(rows)
 
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """Pass, FAIL or too few cells, with the number of cells that would do."""
-        what = target_words(row)
-        figures = (
-            f"explains {figure(row.total)} of its variance, {interval(row.low, row.high)}, limit "
-            f"{figure(limits.independence)}; map {figure(row.map)}, products {figure(row.products)}"
-        )
-        begin = f"{row.modality}-specific space: "
-        return by_verdict(
-            self.name,
-            row,
-            what,
-            (
-                f"{begin}independent of {what} ({figures})",
-                f"{begin}NOT independent of {what} ({figures})",
-                f"{begin}too few cells to tell whether it is independent of {what} ({figures})",
-            ),
-            value=row.total,
-            limit=limits.independence,
-            if_failed=fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence),
-        )
+        return told(self.name, row, limits)
 
 
-def reading_columns(reading: Explained, limit: float) -> dict[str, object]:
-    """A reading as columns of a table, with its verdict."""
+def told(check: str, row: Any, limits: Thresholds, *, begin: str = "", ending: str = "") -> Finding:
+    """Finding of a row of readings, over all cells or, with words before and after that say so, within batches."""
+    what = target_words(row)
+    figures = (
+        f"explains {share(row.total)} of its variance, {interval(row.low, row.high)}, limit "
+        f"{figure(limits.independence)}; {parts(row)}{ending}"
+    )
+    begin = f"{begin}{row.modality}-specific space: "
+    return by_verdict(
+        check,
+        row,
+        what,
+        (
+            f"{begin}independent of {what} ({figures})",
+            f"{begin}NOT independent of {what} ({figures})",
+            f"{begin}too few cells to tell whether it is independent of {what} ({figures})",
+        ),
+        value=row.total,
+        limit=limits.independence,
+        if_failed=fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence),
+        fewer=f"{row.modality} with fewer dimensions",
+    )
+
+
+def forbidden(cells: Cells, modality: str) -> dict[tuple[str, str], Array]:
+    """What the specific code of a modality should not hold, by name of the target and other modality."""
+    return {
+        (target, other): array
+        for other in cells.others(modality)
+        for target, array in cells.forbidden(modality, other).items()
+    }
+
+
+def reading_columns(reading: Explained, limit: float, max_cells: int) -> dict[str, object]:
+    """A reading as columns of a table, with its verdict; `max_cells` are read at most."""
     low, high = reading.interval
-    verdict = judge_explained(reading, limit)
+    verdict = reading.verdict(limit)
     return {
         "map": reading.map,
         "products": reading.products,
@@ -79,6 +99,7 @@ def reading_columns(reading: Explained, limit: float) -> dict[str, object]:
         "verdict": verdict,
         "n_cells": reading.n_cells,
         "cells_needed": 0 if verdict in ("pass", "FAIL") else cells_to_tell(reading, limit),
+        "max_cells": max_cells,
         "n_inputs": reading.n_inputs,
     }
 
@@ -90,17 +111,27 @@ def target_words(row: Any) -> str:
     return f"the part of {row.modality} that {row.other} predicts"
 
 
+def parts(row: Any) -> str:
+    """The two parts of a reading in words."""
+    if math.isinf(row.se):
+        return f"map {share(row.map)}, products of {row.n_inputs} dimensions not readable from so few cells"
+    return f"map {share(row.map)}, products {share(row.products)}"
+
+
 def fewer_dimensions(modality: str, n_inputs: int, n_training: int, limit: float) -> str:
-    """What lowers a leak: whitening d dimensions per state from n cells errs by about d^2 / n."""
-    if n_training:
-        few = max(2, math.floor(math.sqrt(limit * n_training)))
-        if few < n_inputs:
-            return (
-                f"train {modality} with fewer components: whitening {n_inputs} dimensions from {n_training:,} training "
-                f"cells errs by about {n_inputs}^2 / {n_training:,} = {n_inputs**2 / n_training:.3f}, "
-                f"{few} by {few**2 / n_training:.3f}"
-            )
+    """What lowers a leak: making d dimensions independent in every state from n cells errs by about d^2 / n."""
+    few = max(2, math.floor(math.sqrt(limit * n_training))) if n_training else max(2, n_inputs // 2)
+    if few >= n_inputs:
+        cells = f" for {n_training:,} training cells" if n_training else ""
+        return (
+            f"train {modality} on more cells, or with a wider condition: its {n_inputs} dimensions are few{cells}, so "
+            "that fewer of them would hardly leak less"
+        )
+    how = f'transforms={{"{modality}": indiseek.data.LogNormalizePCA(n_components={few})}}, for proteins CLRPCA'
+    if not n_training:
+        return f"train {modality} with fewer dimensions than {n_inputs}, for instance {how}"
     return (
-        f"train {modality} on more cells or with a wider condition: its {n_inputs} dimensions are few, so that the "
-        "leak is not noise of the covariance"
+        f"train {modality} with about {few} dimensions instead of {n_inputs} ({how}): what {n_training:,} training "
+        f"cells leave uncertain of {n_inputs} dimensions leaks about {n_inputs}^2 / {n_training:,} = "
+        f"{n_inputs**2 / n_training:.3f}, of {few} about {few**2 / n_training:.3f}"
     )

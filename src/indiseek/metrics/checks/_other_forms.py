@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,10 +40,11 @@ class OtherForms:
         # So many that the smallest p can be told from accident among all that is asked.
         n_permutations = max(cells.n_permutations, int(np.ceil(n_asked / _SMALL_P)) - 1)
         drawn = np.random.default_rng([cells.seed, 13]).permutation(cells.n_cells)[:_MAX_CELLS]
+        once = set(combinations(cells.features, 2))
         for modality, other in cells.pairs():
             z, w = cells.specific[modality], cells.specific[other]
             asked = {f"the shared code of {other}": (z, cells.shared[other])}
-            if list(cells.features).index(modality) < list(cells.features).index(other):
+            if (modality, other) in once:
                 both = np.hstack([z[:, :_BESIDE], w[:, :_BESIDE]])
                 asked[f"the specific code of {other}"] = z, w
                 asked[f"the shared codes, together with that of {other}"] = (
@@ -67,8 +69,8 @@ class OtherForms:
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """Always a note."""
         figures = (
-            f"p = {figure(row.p)} of {row.n_permutations} permutations, told from {figure(row.p_limit)} down; "
-            f"{row.n_cells:,} cells"
+            f"p = {figure(row.p)} from {row.n_permutations} permutations, significant at {figure(row.p_limit)} or "
+            f"below; {row.n_cells:,} cells"
         )
         if row.p <= row.p_limit:
             found = f"dependence of another form on {row.target}, of which no size is known ({figures})"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from indiseek.metrics._nonlinear import nonlinear_probes
-from indiseek.metrics._verdict import at_most, two_digits
+from indiseek.metrics._verdict import CLEAN_PASS, LEAST_TO_PASS, NORMAL_95, at_most, two_digits
 
 from ._check import Finding, by_verdict, figure
 from ._independence import fewer_dimensions, target_words
@@ -36,15 +36,17 @@ class Probes:
             found = nonlinear_probes(code, target["shared"], seed=cells.seed)
             best = max(found, key=lambda name: found[name].r2)
             value, se = found[best].r2, found[best].se
+            errors = CLEAN_PASS * se / limits.independence
             rows.append(
                 {"modality": modality, "target": "shared", "other": other}
                 | {name: probed.r2 for name, probed in found.items()}
                 | {f"{name}_se": probed.se for name, probed in found.items()}
-                | {"best": best, "r2": value, "low": value - 1.96 * se, "high": value + 1.96 * se}
+                | {"best": best, "r2": value, "low": value - NORMAL_95 * se, "high": value + NORMAL_95 * se}
                 | {
                     "verdict": at_most(value, se, limits.independence, n_cells=cells.n_cells),
                     "n_cells": cells.n_cells,
-                    "cells_needed": max(300, two_digits(cells.n_cells * (2.9 * se / limits.independence) ** 2)),
+                    "cells_needed": max(LEAST_TO_PASS, two_digits(cells.n_cells * errors**2)),
+                    "max_cells": cells.max_cells,
                     "n_inputs": code.shape[1],
                     "n_training": cells.n_reference,
                 }
@@ -56,8 +58,8 @@ class Probes:
         name = {"mlp": "a network", "trees": "boosted trees"}[row.best]
         what = target_words(row)
         figures = (
-            f"network R2 {figure(row.mlp)}, boosted trees {figure(row.trees)}, limit {figure(limits.independence)}, "
-            f"at least so much with {row.n_cells:,} cells"
+            f"network R2 {figure(row.mlp)}, boosted trees {figure(row.trees)}, limit {figure(limits.independence)}; "
+            f"lower bounds from {row.n_cells:,} cells"
         )
         begin = f"{row.modality}-specific space: "
         return by_verdict(
@@ -72,4 +74,5 @@ class Probes:
             value=row.r2,
             limit=limits.independence,
             if_failed=fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence),
+            fewer=f"{row.modality} with fewer dimensions",
         )

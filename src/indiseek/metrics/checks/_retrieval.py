@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from indiseek.metrics._retrieval import match_ranks
-from indiseek.metrics._verdict import at_most, two_digits
+from indiseek.metrics._verdict import ABOVE, NORMAL_95, at_most, two_digits
 
 from ._check import Finding, figure, interval, more_cells
 
@@ -54,7 +54,8 @@ class Retrieval:
 
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """FOSCTTM against its limit."""
-        low, high = row.foscttm - 1.96 * row.foscttm_se, row.foscttm + 1.96 * row.foscttm_se
+        reach = NORMAL_95 * row.foscttm_se
+        low, high = row.foscttm - reach, row.foscttm + reach
         begin = {
             "pass": "the shared codes match cells",
             "FAIL": "the shared codes do NOT match cells",
@@ -69,8 +70,10 @@ class Retrieval:
             advice = "train the shared stage longer or on more cells, and check that the cells are paired row by row"
         elif row.verdict != "pass":
             room = max(limits.foscttm - row.foscttm, 1e-3)
-            needed = two_digits(row.n_cells * (2.33 * row.foscttm_se / room) ** 2)
-            advice = more_cells(needed, row.n_cells)
+            needed = two_digits(row.n_cells * (ABOVE * row.foscttm_se / room) ** 2)
+            advice = more_cells(
+                needed, row.n_cells, max_cells=_MAX_CELLS, instead="train the shared stage longer or on more cells"
+            )
         return Finding(
             self.name,
             row.modality,

@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from indiseek.metrics._explained import Explained, explained
+from indiseek.metrics._cells import MIN_CELLS
+from indiseek.metrics._explained import Explained, explained_each
 
 from ._check import Finding
-from ._independence import Independence, reading_columns
+from ._independence import forbidden, reading_columns, told
 
 if TYPE_CHECKING:
     from indiseek.metrics._cells import Cells
     from indiseek.metrics._thresholds import Thresholds
 
-# Smaller batches tell nothing and are left out.
-_MIN_CELLS = 100
 
-
-class WithinBatches(Independence):
-    """The reading of :class:`Independence` inside every batch, averaged with the batches' cells as weights."""
+class WithinBatches:
+    """The reading of ``independence`` inside every batch, averaged with the batches' cells as weights."""
 
     name = "independence within batches"
 
@@ -30,40 +28,39 @@ class WithinBatches(Independence):
         """One row for each specific code and other modality, over all batches of 100 cells or more."""
         if cells.batch is None or not cells.specific:
             return pd.DataFrame()
+        # Smaller batches tell nothing.
         labels, sizes = np.unique(cells.batch, return_counts=True)
-        large = labels[sizes >= _MIN_CELLS]
-        if len(large) == 0:
-            return pd.DataFrame()
+        inside = [np.flatnonzero(cells.batch == label) for label in labels[sizes >= MIN_CELLS]]
         rows = []
-        for modality, other in cells.pairs():
-            for target, array in cells.forbidden(modality, other).items():
-                inside = [np.flatnonzero(cells.batch == label) for label in large]
-                readings = [
-                    explained(cells.specific[modality][rows], array[rows], seed=cells.seed)
-                    for rows in inside
-                    if np.ptp(array[rows], axis=0).any()
-                ]
-                if readings:
-                    rows.append(
-                        {"modality": modality, "target": target, "other": other}
-                        | reading_columns(pooled(readings), limits.independence)
-                        | {"n_training": cells.n_reference, "n_batches": len(readings), "left_out": len(labels)}
-                    )
-        table = pd.DataFrame(rows)
-        if len(table):
-            table["left_out"] -= table["n_batches"]
-        return table
+        for modality, code in cells.specific.items():
+            targets = forbidden(cells, modality)
+            found: dict[tuple[str, str], list[Explained]] = {key: [] for key in targets}
+            for batch in inside:
+                own = {key: array[batch] for key, array in targets.items() if cells.varies(array[batch])}
+                readings = explained_each(code[batch], own, max_cells=cells.max_cells, seed=cells.seed)
+                for key, reading in readings.items():
+                    found[key].append(reading)
+            rows += [
+                {"modality": modality, "target": target, "other": other}
+                | reading_columns(pooled(of_batches), limits.independence, cells.max_cells)
+                | {
+                    "n_training": cells.n_reference,
+                    "n_batches": len(of_batches),
+                    "left_out": len(labels) - len(inside),
+                    "constant": len(inside) - len(of_batches),
+                }
+                for (target, other), of_batches in found.items()
+                if of_batches
+            ]
+        return pd.DataFrame(rows)
 
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """As over all cells."""
-        finding = super().judge(row, limits)
-        left_out = f", {row.left_out} with under {_MIN_CELLS} cells left out" if row.left_out else ""
-        ending = f"; mean of {row.n_batches} batches{left_out})"
-        return replace(
-            finding,
-            target=f"{finding.target}, within batches",
-            words=f"Within batches, {finding.words.removesuffix(')')}{ending}",
-        )
+        reasons = {f"with under {MIN_CELLS} cells": row.left_out, "where nothing varies": row.constant}
+        left_out = " and ".join(f"{n} {reason}" for reason, n in reasons.items() if n)
+        ending = f"; mean of {row.n_batches} batches{f', {left_out} left out' if left_out else ''}"
+        finding = told(self.name, row, limits, begin="Within batches, ", ending=ending)
+        return replace(finding, target=f"{finding.target}, within batches")
 
 
 def pooled(readings: list[Explained]) -> Explained:
