@@ -32,6 +32,15 @@ def test_a_cell_that_is_its_own_donor_gives_back_its_features(flow):
         assert other.shape == same.shape and not np.allclose(other, same, atol=0.01)
 
 
+def test_new_cells_are_certified_by_the_exact_inverse(flow, make_mdata):
+    model, _ = flow
+    new = pair(**{name: adata[300:420].copy() for name, adata in make_mdata().mod.items()})
+    table = model.certify(new, n_permutations=0).table("completeness")
+    assert (table["by"] == "inverse").all() and set(table["modality"]) == {"rna", "prot"}
+    # Three dimensions of 14 and of 50.
+    assert (table["in_codes"] < 0.9).all()
+
+
 def test_an_interrupted_flow_says_that_its_last_weights_are_kept(mdata, log):
     IndiSeekModel(mdata, **FLOW).train(**FAST | {"max_epochs": 3}, callbacks=[At(2, interrupt, epoch=1)])
     assert "in stage 'specific' after 1 epochs; the last weights so far are kept" in log.records[-1].getMessage()

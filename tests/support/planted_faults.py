@@ -191,6 +191,14 @@ FAULTS = (
         ("objectives/test_conditional_flow.py", "models/test_indiseek_flow.py"),
     ),
     Fault(
+        "given-back-from-all",
+        "features are given back from dimensions that are not given out",
+        "objectives/_invertible.py",
+        "torch.where(kept, code, torch.zeros_like(code))",
+        "code",
+        ("objectives/test_conditional_flow.py", "objectives/test_closed_form_flow.py"),
+    ),
+    Fault(
         "joint-not-unit",
         "joint code is not brought back to unit length",
         "objectives",
