@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import scanpy as sc
 from anndata import AnnData
-from model_contract import FAST, assert_close, assert_same, copy_of, latents, once, pair, with_value
+from model_contract import FAST, assert_close, assert_same, copy_of, latents, once, with_value
 from mudata import MuData
 from mudata import set_options as mudata_options
 from scipy import sparse
+from small import pair
 
 from indiseek.data import Scale, open_mudata
 from indiseek.models import embed

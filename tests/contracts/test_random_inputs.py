@@ -18,9 +18,9 @@ import pytest
 from anndata import AnnData
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model_contract import pair
 from mudata import MuData
 from scipy import sparse
+from small import pair
 
 from indiseek.models import Flow, IndiSeekModel
 from indiseek.nn import Encoder

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData
-from model_contract import pair
+from small import Killed, pair
 
 from indiseek.data import LogNormalizePCA, Scale
 from indiseek.metrics import explained
@@ -142,10 +142,6 @@ def _validation_nll(model):
     seen = objective.prepared(pipeline.inputs("specific", pipeline.tensors(model._unchanged_cells(), rows)))
     with torch.no_grad():
         return float(objective.validate(seen)["nll"])
-
-
-class Killed(BaseException):
-    """As the end of a process."""
 
 
 class KillSecond(lightning.Callback):

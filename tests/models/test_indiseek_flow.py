@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from model_contract import FAST, At, interrupt, latents, pair
+from model_contract import FAST, At, interrupt, latents
+from small import SMALL, pair
 
-from indiseek.models import Flow, IndiSeekModel, NCEClub
+from indiseek.models import Flow, IndiSeekModel
 from indiseek.nn import Encoder
 from indiseek.objectives import ConditionalFlowObjective
 
-SMALL = {"n_shared": 4, "encoder": Encoder(hidden=(32,))}
-CLUB = SMALL | {"specific": NCEClub(critic_hidden=(16,)), "n_specific": 3}
-FLOW = SMALL | {"specific": Flow(n_context=6)}
+FLOW = {"n_shared": 4, "encoder": Encoder(hidden=(32,)), "specific": Flow(n_context=6)}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_counterfactuals_say_what_they_need(flow, mdata):
         model.counterfactual(modality="rna", indices=[0, 1], donors=[2])
     with pytest.raises(KeyError, match="expected modality to be one of .* got 'x'"):
         model.counterfactual(modality="x", indices=[0], donors=[1])
-    club = IndiSeekModel(mdata, **CLUB)
+    club = IndiSeekModel(mdata, **SMALL)
     with pytest.raises(RuntimeError, match="call train"):
         club.counterfactual(modality="rna", indices=[0], donors=[1])
     club.train(**FAST)

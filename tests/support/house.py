@@ -18,9 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import mudata
-import numpy as np
 import torch
+from small import cells
 
 import indiseek
 from indiseek.models import CoMMModel, DisentangledSSLModel, IndiSeekModel
@@ -79,16 +78,6 @@ def followed() -> Iterator[Way]:
 def counted(files: list[str]) -> tuple[int, int]:
     """Number of files, and of changes from one to another."""
     return len(set(files)), sum(a != b for a, b in zip(files, files[1:], strict=False))
-
-
-def cells() -> mudata.MuData:
-    """600 cells of the sample with 300 genes."""
-    full = indiseek.datasets.pbmc10k_cite()
-    rows = np.sort(np.random.default_rng(0).choice(full.n_obs, 600, replace=False))
-    detected = full["rna"].X[rows].getnnz(axis=0)
-    genes = np.sort(np.argsort(-detected, kind="stable")[150:450])
-    with mudata.set_options(pull_on_update=False):
-        return mudata.MuData({"rna": full["rna"][rows][:, genes].copy(), "prot": full["prot"][rows].copy()})
 
 
 def main() -> int:

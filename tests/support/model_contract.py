@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import lightning.pytorch as lightning
-import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,8 +13,9 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
+from small import SIZES, SMALL, pair
 
-from indiseek.models import CoMMModel, DisentangledSSLModel, Flow, IndiSeekModel, MultimodalModel, NCEClub
+from indiseek.models import CoMMModel, DisentangledSSLModel, Flow, IndiSeekModel, MultimodalModel
 from indiseek.nn import Encoder
 
 
@@ -52,7 +52,6 @@ class Case(NamedTuple):
         return self.model(mdata, **self.arguments | more)
 
 
-_SMALL = {"n_shared": 4, "n_specific": 3, "encoder": Encoder(hidden=(32,))}
 _SPECIFIC = {
     "by_modality": {"n_specific": {"prot": 2, "rna": 6}},
     "own_widths": {"prot": 2, "rna": 6},
@@ -64,7 +63,7 @@ _SPECIFIC = {
 }
 _NCE_CLUB = Case(
     IndiSeekModel,
-    _SMALL | {"specific": NCEClub(critic_hidden=(16,))},
+    SMALL,
     widths={"shared": 4, "specific": 3},
     on_sphere=("shared",),
     joint_key="X_indiseek_shared",
@@ -72,13 +71,13 @@ _NCE_CLUB = Case(
     **_SPECIFIC,
 )
 _FLOW = _NCE_CLUB._replace(
-    arguments=_SMALL | {"specific": Flow(n_context=5)},
+    arguments=SIZES | {"specific": Flow(n_context=5)},
     widths={"shared": 4, "context": 5, "specific": 3},
     on_sphere=("shared", "context"),
 )
 _DISENTANGLED_SSL = _NCE_CLUB._replace(
     model=DisentangledSSLModel,
-    arguments=_SMALL,
+    arguments=SIZES,
     on_sphere=("shared", "specific"),
     joint_key="X_disentangledssl_shared",
     own_key="X_disentangledssl_specific",
@@ -107,11 +106,6 @@ MODELS = [
 # For what does not depend on the model: the same lines serve all of them.
 once = pytest.mark.parametrize("case", MODELS[:1], indirect=True)
 FAST = {"max_epochs": 1, "batch_size": 50, "accelerator": "cpu", "show_progress": False}
-
-
-def pair(**modalities: AnnData) -> MuData:
-    with mudata.set_options(pull_on_update=False):
-        return MuData(modalities)
 
 
 def copy_of(mdata: MuData, change: Mapping[str, Callable[[AnnData], AnnData]] | None = None) -> MuData:
