@@ -28,7 +28,6 @@ from indiseek.nn import Encoder
 SMALL = {"n_shared": 4, "n_specific": 3, "encoder": Encoder(hidden=(32,)), "specific": NCEClub(critic_hidden=(16,))}
 FAST = {"batch_size": 64, "accelerator": "cpu", "show_progress": False, "write_latents": False}
 EPOCHS = 12
-KINDS = ("shared", "specific")
 
 
 def quiet() -> None:

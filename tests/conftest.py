@@ -6,16 +6,12 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import mudata
-import numpy as np
 import pytest
 import torch
-from anndata import AnnData
 from mudata import MuData
+from small import N_CELLS, SMALL, cells, pair
 
-from indiseek.datasets import pbmc10k_cite
-from indiseek.models import IndiSeekModel, NCEClub
-from indiseek.nn import Encoder
+from indiseek.models import IndiSeekModel
 
 # The files that take longest, in the order in which ``make test`` hands them out.
 LONGEST = (
@@ -31,20 +27,7 @@ LONGEST = (
     "test_cli.py",
 )
 TESTS = Path(__file__).parent
-N_CELLS, N_GENES = 600, 300
-SMALL = {
-    "specific": NCEClub(critic_hidden=(16,)),
-    "n_shared": 4,
-    "n_specific": 3,
-    "encoder": Encoder(hidden=(32,)),
-}
 FAST = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "show_progress": False}
-
-
-def pair(**modalities: AnnData) -> MuData:
-    """Pair modalities without the warnings of mudata's coming defaults."""
-    with mudata.set_options(pull_on_update=False):
-        return MuData(modalities)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -65,12 +48,8 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(scope="session")
 def real_cells() -> MuData:
-    """600 PBMCs x (300 genes, raw CSR counts of density below .3; 14 proteins, dense counts). Copy before changing."""
-    full = pbmc10k_cite()
-    rows = np.sort(np.random.default_rng(0).choice(full.n_obs, N_CELLS, replace=False))
-    detected = full["rna"].X[rows].getnnz(axis=0)
-    genes = np.sort(np.argsort(-detected, kind="stable")[150 : 150 + N_GENES])
-    return pair(rna=full["rna"][rows][:, genes].copy(), prot=full["prot"][rows].copy())
+    """The small real cells. Copy before changing."""
+    return cells()
 
 
 @pytest.fixture(scope="session")

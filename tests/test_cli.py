@@ -16,14 +16,13 @@ import numpy as np
 import pytest
 from model_contract import At, interrupt
 from rich.console import Console
+from small import SMALL
 
 from indiseek import cli
 from indiseek.data import open_mudata
-from indiseek.models import IndiSeekModel, NCEClub
-from indiseek.nn import Encoder
+from indiseek.models import IndiSeekModel
 from indiseek.train import Checkpoint
 
-SMALL = {"specific": NCEClub(critic_hidden=(16,)), "n_shared": 4, "n_specific": 3, "encoder": Encoder(hidden=(32,))}
 FAST = {"max_epochs": 1, "batch_size": 64, "accelerator": "cpu", "show_progress": False}
 
 

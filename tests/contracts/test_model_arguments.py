@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData
-from model_contract import FAST, At, assert_same, copy_of, latents, once, pair
+from model_contract import FAST, At, assert_same, copy_of, latents, once
+from small import pair
 
 from indiseek.data import Scale
 from indiseek.models import CoMMModel, DisentangledSSLModel, Flow, IndiSeekModel, NCEClub

@@ -5,16 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from anndata import AnnData
-from model_contract import (
-    FAST,
-    assert_close,
-    assert_content,
-    content,
-    copy_of,
-    latents,
-    pair,
-    with_value,
-)
+from model_contract import FAST, assert_close, assert_content, content, copy_of, latents, with_value
+from small import pair
 
 
 def test_latents_have_their_shapes_and_lie_where_they_should(case, fitted):

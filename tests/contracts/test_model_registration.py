@@ -7,18 +7,8 @@ import warnings
 import numpy as np
 import pytest
 from anndata import AnnData
-from model_contract import (
-    FAST,
-    assert_content,
-    assert_same,
-    content,
-    copy_of,
-    latents,
-    once,
-    pair,
-    weights,
-    with_value,
-)
+from model_contract import FAST, assert_content, assert_same, content, copy_of, latents, once, weights, with_value
+from small import pair
 
 from indiseek.data import LogNormalizePCA, Scale
 

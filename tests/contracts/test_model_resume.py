@@ -15,16 +15,13 @@ import pandas as pd
 import pytest
 import torch
 from model_contract import FAST, At, assert_content, assert_same, content, copy_of, interrupt, latents, once
+from small import Killed
 
 from indiseek.data import CLR, TRANSFORMS, Scale
 from indiseek.models import CoMMModel
 from indiseek.train import Pipeline
 
 TRAIN = FAST | {"max_epochs": 3}
-
-
-class Killed(BaseException):
-    """Nothing catches it, as nothing catches the end of a process."""
 
 
 def kill(_: lightning.LightningModule) -> None:

@@ -5,7 +5,8 @@ import logging
 import numpy as np
 import pytest
 import torch
-from model_contract import FAST, pair
+from model_contract import FAST
+from small import pair
 
 from indiseek.models import CoMMModel, IndiSeekModel
 from indiseek.nn import Encoder

@@ -8,13 +8,13 @@ import pytest
 import torch
 from anndata import AnnData
 from model_contract import copy_of
+from small import SIZES
 
 from indiseek.data import Scale
 from indiseek.models import DisentangledSSLModel
 from indiseek.nn import Encoder
 from indiseek.simulation import simulate_gaussian
 
-SMALL = {"n_shared": 4, "n_specific": 3, "encoder": Encoder(hidden=(32,))}
 FAST = {"max_epochs": 1, "batch_size": 50, "accelerator": "cpu", "show_progress": False}
 
 WRONG = [
@@ -49,11 +49,11 @@ WRONG = [
 @pytest.mark.parametrize(("arguments", "error", "message"), WRONG)
 def test_wrong_arguments_say_what_was_expected(mdata, arguments, error, message):
     with pytest.raises(error, match=message):
-        DisentangledSSLModel(mdata, **SMALL | arguments)
+        DisentangledSSLModel(mdata, **SIZES | arguments)
 
 
 def test_codes_are_unit_vectors(mdata):
-    model = DisentangledSSLModel(mdata, **SMALL)
+    model = DisentangledSSLModel(mdata, **SIZES)
     model.train(**FAST)
     for key in ("shared", "rna", "prot"):
         code = mdata.obsm[f"X_disentangledssl_{key}"]
@@ -83,7 +83,7 @@ def test_published_settings_are_reachable(mdata):
 
 
 def test_a_specific_code_is_a_function_of_its_own_modality(mdata):
-    model = DisentangledSSLModel(mdata, **SMALL)
+    model = DisentangledSSLModel(mdata, **SIZES)
     model.train(**FAST)
     code = model.get_latent_representation(modality="rna", kind="specific")
     other = copy_of(mdata, {"prot": lambda adata: AnnData(adata.X[::-1].copy(), obs=adata.obs, var=adata.var)})

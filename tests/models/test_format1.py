@@ -29,8 +29,23 @@ def test_a_model_of_an_earlier_format_gives_the_same_codes_and_goes_on(mdata, tm
     codes = {key: code.copy() for key, code in mdata.obsm.items()}
     model.save(tmp_path / "model")
     again = load_model(tmp_path / "model", mdata, accelerator="cpu")
+    then = {key: table.to_numpy().ravel() for key, table in model.history.items()}
+    _assert_history(again, then, n_epochs=2)
     again.write_latents()
     for key, code in codes.items():
         np.testing.assert_array_equal(mdata.obsm[key], code)
     again.train(**FAST, train_size=0.7)
-    assert len(again.history) == len(model.history)
+    _assert_history(again, then, n_epochs=3)
+    # From where it stood: anew, with other batches, a first epoch would not come below what the second had reached.
+    loss = again.history[f"{next(iter(again.module.objectives))}/validation_loss"].to_numpy().ravel()
+    assert loss[2] < loss[1] < loss[0]
+
+
+def _assert_history(model, then, *, n_epochs):
+    """Whether a model has the epochs that were trained then, and as many as there should be now."""
+    assert model.history.keys() == then.keys() and then
+    for key, table in model.history.items():
+        assert list(table.index) == list(range(n_epochs)), key
+        values = table.to_numpy().ravel()
+        np.testing.assert_array_equal(values[:2], then[key], err_msg=key)
+        assert np.isfinite(values).all(), key

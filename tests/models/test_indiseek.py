@@ -5,6 +5,7 @@ import inspect
 import numpy as np
 import pytest
 from model_contract import FAST, latents
+from small import SMALL
 from torch import nn
 
 import indiseek
@@ -12,7 +13,6 @@ from indiseek.models import PAPER, Flow, IndiSeekModel, NCEClub
 from indiseek.nn import Encoder, GaussianCritic, SeparableCritic
 
 CLUB = {"critic_hidden": (16,)}
-SMALL = {"specific": NCEClub(**CLUB), "n_shared": 4, "n_specific": 3, "encoder": Encoder(hidden=(32,))}
 
 
 def _kinds(module: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:

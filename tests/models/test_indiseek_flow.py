@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from model_contract import FAST, At, interrupt, latents, pair
+from model_contract import FAST, At, interrupt, latents
+from small import SMALL, pair
 
-from indiseek.models import Flow, IndiSeekModel, NCEClub
+from indiseek.models import Flow, IndiSeekModel
 from indiseek.nn import Encoder
 from indiseek.objectives import ConditionalFlowObjective
 
-SMALL = {"n_shared": 4, "encoder": Encoder(hidden=(32,))}
-CLUB = SMALL | {"specific": NCEClub(critic_hidden=(16,)), "n_specific": 3}
-FLOW = SMALL | {"specific": Flow(n_context=6)}
+FLOW = {"n_shared": 4, "encoder": Encoder(hidden=(32,)), "specific": Flow(n_context=6)}
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +29,15 @@ def test_a_cell_that_is_its_own_donor_gives_back_its_features(flow):
         np.testing.assert_allclose(same, model.get_features(modality=name, indices=rows), atol=2e-3)
         other = model.counterfactual(modality=name, indices=rows, donors=[140, 3, 77])
         assert other.shape == same.shape and not np.allclose(other, same, atol=0.01)
+
+
+def test_new_cells_are_certified_by_the_exact_inverse(flow, make_mdata):
+    model, _ = flow
+    new = pair(**{name: adata[300:420].copy() for name, adata in make_mdata().mod.items()})
+    table = model.certify(new, n_permutations=0).table("completeness")
+    assert (table["by"] == "inverse").all() and set(table["modality"]) == {"rna", "prot"}
+    # Three dimensions of 14 and of 50.
+    assert (table["in_codes"] < 0.9).all()
 
 
 def test_an_interrupted_flow_says_that_its_last_weights_are_kept(mdata, log):
@@ -54,7 +62,7 @@ def test_counterfactuals_say_what_they_need(flow, mdata):
         model.counterfactual(modality="rna", indices=[0, 1], donors=[2])
     with pytest.raises(KeyError, match="expected modality to be one of .* got 'x'"):
         model.counterfactual(modality="x", indices=[0], donors=[1])
-    club = IndiSeekModel(mdata, **CLUB)
+    club = IndiSeekModel(mdata, **SMALL)
     with pytest.raises(RuntimeError, match="call train"):
         club.counterfactual(modality="rna", indices=[0], donors=[1])
     club.train(**FAST)

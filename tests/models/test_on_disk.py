@@ -13,18 +13,12 @@ import mudata
 import numpy as np
 import pytest
 from mudata import MuData
+from small import SMALL
 
 from indiseek.data import DiskMatrix, convert, files_of, open_mudata
-from indiseek.models import IndiSeekModel, NCEClub, _embed, embed
-from indiseek.nn import Encoder
+from indiseek.models import IndiSeekModel, _embed, embed
 from indiseek.tuning import fingerprint_of_data
 
-SMALL = {
-    "specific": NCEClub(critic_hidden=(16,)),
-    "n_shared": 4,
-    "n_specific": 3,
-    "encoder": Encoder(hidden=(32,)),
-}
 FAST = {"max_epochs": 1, "batch_size": 64, "accelerator": "cpu", "show_progress": False}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from invertible import check_features_given_back
 
 from indiseek.data import CellTensors
 from indiseek.objectives import ClosedFormFlowObjective
@@ -27,11 +28,11 @@ def cells() -> CellTensors:
     return CellTensors(features, shared, covariates=(batch,))
 
 
-def _objective() -> ClosedFormFlowObjective:
+def _objective(n_rna: int = 4, n_prot: int = 2) -> ClosedFormFlowObjective:
     torch.manual_seed(1)
     features, condition = {"rna": 6, "prot": 4}, {"rna": 9, "prot": 7}
     return ClosedFormFlowObjective(
-        features, features, condition, 3, {"rna": 4, "prot": 2}, n_categories=[2], n_hidden=16
+        features, features, condition, 3, {"rna": n_rna, "prot": n_prot}, n_categories=[2], n_hidden=16
     ).eval()
 
 
@@ -55,6 +56,13 @@ def test_inverse_with_a_covariate(started, cells):
     for i, x in enumerate(cells.features):
         code = started.full_code(i, cells)
         torch.testing.assert_close(started.inverse(i, code, cells), x, rtol=0, atol=1e-4)
+
+
+def test_all_dimensions_give_back_the_features_and_fewer_a_part(started, cells):
+    started.finish(cells)
+    every = _objective(6, 4)
+    every.load_state_dict(started.state_dict())
+    check_features_given_back(every, started, cells)
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import lightning.pytorch as lightning
-import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,9 +13,10 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
+from small import SIZES, SMALL, pair
 
 from indiseek.data import LogNormalizePCA
-from indiseek.models import ClosedForm, CoMMModel, DisentangledSSLModel, IndiSeekModel, MultimodalModel, NCEClub
+from indiseek.models import ClosedForm, CoMMModel, DisentangledSSLModel, IndiSeekModel, MultimodalModel
 from indiseek.nn import Encoder
 
 
@@ -61,7 +61,6 @@ class Case(NamedTuple):
         return self.model(mdata, **self.arguments | more)
 
 
-_SMALL = {"n_shared": 4, "n_specific": 3, "encoder": Encoder(hidden=(32,))}
 _SPECIFIC = {
     "by_modality": {"n_specific": {"prot": 2, "rna": 6}},
     "own_widths": {"prot": 2, "rna": 6},
@@ -76,7 +75,7 @@ _TRANSFORMS = {"transforms": {"rna": LogNormalizePCA(n_components=7)}}
 _EVERYTHING = {name: n + 4 for name, n in _FEATURES.items()}
 _NCE_CLUB = Case(
     IndiSeekModel,
-    _SMALL | _TRANSFORMS | {"specific": NCEClub(critic_hidden=(16,))},
+    SMALL | _TRANSFORMS,
     widths={"shared": 4, "everything": _EVERYTHING, "specific": 3},
     trained=("shared", "specific"),
     on_sphere=("shared",),
@@ -86,12 +85,12 @@ _NCE_CLUB = Case(
     **_SPECIFIC,
 )
 _CLOSED_FORM = _NCE_CLUB._replace(
-    arguments=_SMALL | _TRANSFORMS | {"specific": ClosedForm(n_landmarks=40, refine=True)},
+    arguments=SIZES | _TRANSFORMS | {"specific": ClosedForm(n_landmarks=40, refine=True)},
     widths={"shared": 4, "everything": _EVERYTHING, "components": _FEATURES, "specific": 3},
 )
 _DISENTANGLED_SSL = _NCE_CLUB._replace(
     model=DisentangledSSLModel,
-    arguments=_SMALL,
+    arguments=SIZES,
     widths={"shared": 4, "specific": 3},
     on_sphere=("shared", "specific"),
     joint_key="X_disentangledssl_shared",
@@ -124,11 +123,6 @@ MODELS = [
 # For what does not depend on the model: the same lines serve all of them.
 once = pytest.mark.parametrize("case", MODELS[:1], indirect=True)
 FAST = {"max_epochs": 1, "batch_size": 50, "accelerator": "cpu", "show_progress": False}
-
-
-def pair(**modalities: AnnData) -> MuData:
-    with mudata.set_options(pull_on_update=False):
-        return MuData(modalities)
 
 
 def copy_of(mdata: MuData, change: Mapping[str, Callable[[AnnData], AnnData]] | None = None) -> MuData:

@@ -191,6 +191,14 @@ FAULTS = (
         ("objectives/test_conditional_flow.py", "models/test_indiseek_flow.py"),
     ),
     Fault(
+        "given-back-from-all",
+        "features are given back from dimensions that are not given out",
+        "objectives/_invertible.py",
+        "torch.where(kept, code, torch.zeros_like(code))",
+        "code",
+        ("objectives/test_conditional_flow.py", "objectives/test_closed_form_flow.py"),
+    ),
+    Fault(
         "joint-not-unit",
         "joint code is not brought back to unit length",
         "objectives",
@@ -475,7 +483,23 @@ FAULTS = (
         "plan.seed + number",
         ("contracts/test_model_training.py", RESUME),
     ),
+    Fault(
+        "closed-form-is-beaten-by-anything",
+        "the first epoch of a flow replaces a closed form that is better",
+        "train/_fit.py",
+        "objective.starts_fitted:",
+        "False:",
+        ("models/test_closed_form.py",),
+    ),
     # Measures and simulated cells.
+    Fault(
+        "scan-without-itself",
+        "the p of the scan leaves the cells as they are out of the count",
+        "metrics/_scan.py",
+        "(1 + reached) / (1 + n_permutations)",
+        "reached / n_permutations",
+        ("metrics/test_nonlinear.py",),
+    ),
     Fault(
         "foscttm-count",
         "the match counts among the others",
