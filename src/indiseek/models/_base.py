@@ -725,9 +725,10 @@ class MultimodalModel(ABC):
 
         For a model of modalities rna and prot, ``mdata.obsm`` gets the joint shared code and each
         modality's specific one (for IndiSeekModel ``X_indiseek_shared``, ``X_indiseek_rna``,
-        ``X_indiseek_prot``; and ``X_indiseek`` with all that is known of a cell); each modality's own ``.obsm`` gets the joint shared code and its specific
-        code (``X_indiseek_specific``). CoMMModel gives the fused code (``X_comm``) and each modality's projection
-        (``X_comm_rna``, ``X_comm_prot``, in the modality ``X_comm_projection``). Nothing else changes.
+        ``X_indiseek_prot``), and for IndiSeekModel all that is known of a cell (``X_indiseek``); each modality's
+        own ``.obsm`` gets the joint codes and its specific code (``X_indiseek_specific``). CoMMModel gives the
+        fused code (``X_comm``) and each modality's projection (``X_comm_rna``, ``X_comm_prot``, in the modality
+        ``X_comm_projection``). Nothing else changes.
 
         Parameters
         ----------
