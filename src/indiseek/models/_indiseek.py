@@ -524,4 +524,7 @@ class IndiSeekModel(MultimodalModel):
         position = self.modalities.index(modality)
         with torch.no_grad(), self._explained(own.n_cells, FEWER_CELLS):
             own, other = (self.module.inputs("specific", part) for part in (own, other))
-            return objective.inverse(position, objective.full_code(position, own), other).cpu().numpy()
+            code = objective.full_code(position, own)
+            # What lies on axes beyond those of the code stays what it is.
+            rest = own.features[position] - objective.inverse(position, code, own)
+            return (objective.inverse(position, code, other) + rest).cpu().numpy()
