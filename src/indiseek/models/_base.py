@@ -289,6 +289,18 @@ class MultimodalModel(ABC):
             )
         return cells
 
+    def _check_mdata_to_save(self) -> None:
+        """Raise ValueError if the MuData is not what the model was made with: loaded, it would give other codes."""
+        mdata, cells = cast(MuData, self._mdata), self._unchanged_cells()
+        if cells.is_unchanged(mdata):
+            return
+        found = self._read(mdata)
+        if not (cells.same_values(found) and cells.same_covariates(found)):
+            raise ValueError(
+                "expected in the MuData the values and covariates with which the model was made, got others, because "
+                "it has changed since; put them back, or leave save_mdata out and pass cells to load()."
+            )
+
     def _read(self, mdata: MuData, *, one_is_enough: bool = False) -> Cells:
         counts = [name for name, transform in self._transforms.items() if transform.needs_counts]
         return self._schema.read(mdata, counts=counts, one_is_enough=one_is_enough)
@@ -304,7 +316,7 @@ class MultimodalModel(ABC):
             return known
         cells = self._read(mdata, one_is_enough=one_is_enough)
         if known is not None:
-            if known.same_values(cells):
+            if known.same_values(cells) and known.same_covariates(cells):
                 return cells
             logger.warning(
                 "the MuData of the model has changed since the model was made: what follows is of its cells and values "
@@ -885,7 +897,7 @@ class MultimodalModel(ABC):
         if save_mdata and self._mdata is None:
             raise RuntimeError("expected a model with data, got one loaded without; leave save_mdata out.")
         if save_mdata:
-            self._unchanged_cells()
+            self._check_mdata_to_save()
         directory = Path(dir_path)
         settle(directory)
         # One that is empty may be what a process has left that was killed just then.
