@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from indiseek._streams import one_stream
+
 from ._checks import check_count
 from ._probes import pair
 
@@ -82,7 +84,7 @@ def infonce_bound(
     order = rng.permutation(len(x))[:max_cells]
     train, validation, test = np.split(order, [len(order) // 2, 2 * len(order) // 3])
     parts = [(_tensor(x, train, part), _tensor(y, train, part)) for part in (train, validation, test)]
-    with torch.random.fork_rng(devices=[]):
+    with one_stream, torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.integers(2**31)))
         critic = _Critic(x.shape[1], y.shape[1])
         _fit(critic, parts[0], parts[1], max_steps=max_steps)

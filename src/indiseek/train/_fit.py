@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
 from indiseek.data import CellTensors, OrderedBatches, RowBatches
 from indiseek.objectives import Objective, gather_objects
-from indiseek.train._guards import memory_explained, memory_of_all_explained, seeded
+from indiseek.train._guards import interrupts_held, memory_explained, memory_of_all_explained, seeded
 from indiseek.train._lightning import EveryEpoch, KeepBest, Progress, StageModule, StageState
 from indiseek.train._stage import StageSettings
 
@@ -253,13 +253,14 @@ def fit_stage(
             if process.world_size > 1:
                 # The others may be anywhere by now.
                 raise KeyboardInterrupt from error
-    if keep_best is not None and keep_best.state is not None:
-        objective.load_state_dict(keep_best.state)
-    with all_explained(process.device), torch.no_grad():
-        objective.to(process.device).eval()
-        objective.finish(module.train_cells)
-    if process.world_size > 1:
-        objective.load_state_dict(gather_objects({k: v.cpu() for k, v in objective.state_dict().items()})[0])
+    with interrupts_held() as late:
+        if keep_best is not None and keep_best.state is not None:
+            objective.load_state_dict(keep_best.state)
+        with all_explained(process.device), torch.no_grad():
+            objective.to(process.device).eval()
+            objective.finish(module.train_cells)
+        if process.world_size > 1:
+            objective.load_state_dict(gather_objects({k: v.cpu() for k, v in objective.state_dict().items()})[0])
     # Lightning's objects refer to each other in circles and would hold the cells until they are collected.
     del module.train_cells, module.validation_cells
     if not module.epochs and not trainer.interrupted:
@@ -269,7 +270,7 @@ def fit_stage(
         )
     history = pd.DataFrame(module.epochs).rename_axis("epoch")
     best_epoch = len(history) - 1 if keep_best is None or keep_best.state is None else keep_best.best_epoch
-    return StageResult(history, best_epoch, time.perf_counter() - start, trainer.interrupted)
+    return StageResult(history, best_epoch, time.perf_counter() - start, trainer.interrupted or bool(late))
 
 
 def fit_in_closed_form(objective: Objective, train: CellTensors) -> StageResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from indiseek._checks import check_number
 from indiseek.data import Cells, CellTensors, Split
-from indiseek.objectives import gather_objects
+from indiseek.objectives import gather_objects, world_size
 from indiseek.train._checkpoint import Checkpoint
 from indiseek.train._fit import Process, fit_in_closed_form, fit_stage, resolve_process
-from indiseek.train._guards import memory_of_all_explained
+from indiseek.train._guards import interrupts_held, memory_of_all_explained
 from indiseek.train._lightning import StageState
 from indiseek.train._pipeline import Fitted
 from indiseek.train._stage import StageSettings
@@ -300,7 +301,6 @@ def _fit_stages(
     """Train the stages from `start` on; whether all are trained, False if the user interrupted one."""
     pipeline = fitted.pipeline
     stages = list(pipeline.stages)
-    train, validation = cells
     first = stages.index(start.stage)
     for number, stage in list(enumerate(stages))[first:]:
 
@@ -308,43 +308,97 @@ def _fit_stages(
             progress = start._replace(stage=stage, state=state)._asdict()
             cast(Checkpoint, checkpoint).write({"fitted": fitted.payload(), **progress})
 
-        what = f"what stage {stage!r} needs of all its cells"
-        with explained(what):
-            seen = (pipeline.inputs(stage, train), pipeline.inputs(stage, validation))
-        objective = pipeline.begin(stage)
-        settings = plan.settings[stage]
-        if settings is None:
-            with explained(what):
-                result = fit_in_closed_form(objective, seen[0])
-        else:
-            result = fit_stage(
-                objective,
-                seen,
-                settings,
-                name=stage,
-                accelerator=plan.accelerator,
-                devices=plan.devices,
-                num_nodes=plan.num_nodes,
+        earlier = None
+        try:
+            # Of a further training, which Ctrl-C before its first epoch must not leave half begun.
+            earlier = copy.deepcopy(pipeline.objective(stage)) if stage in fitted.trained_stages else None
+            interrupted, n_epochs = _fit_stage(
+                fitted,
+                cells,
+                stage,
+                plan,
                 seed=plan.seed + number + start.seed_offset,
-                show_progress=show_progress,
                 save=None if checkpoint is None else save,
                 resume=start.state if number == first else None,
-                trainer_kwargs=plan.trainer_kwargs,
+                explained=explained,
+                show_progress=show_progress,
             )
-        # Those of the next stage take as much.
-        del seen
+        except KeyboardInterrupt:
+            # Outside the epochs, where Lightning does not see it.
+            if not fitted.trained_stages or world_size() > 1:
+                raise
+            if earlier is not None:
+                pipeline.objectives[stage] = earlier
+            elif stage in pipeline.objectives:
+                del pipeline.objectives[stage]
+            interrupted, n_epochs = True, 0
+        if interrupted:
+            if not fitted.trained_stages:
+                raise KeyboardInterrupt
+            _say_what_is_kept(fitted, stage, n_epochs, plan.settings[stage])
+            return False
+    return True
+
+
+def _fit_stage(
+    fitted: Fitted,
+    cells: tuple[CellTensors, CellTensors],
+    stage: str,
+    plan: Plan,
+    *,
+    seed: int,
+    save: Callable[[StageState], None] | None,
+    resume: StageState | None,
+    explained: Callable[[str], AbstractContextManager[None]],
+    show_progress: bool,
+) -> tuple[bool, int]:
+    """Train one stage; whether the user interrupted it, and how many epochs it has had."""
+    pipeline = fitted.pipeline
+    train, validation = cells
+    what = f"what stage {stage!r} needs of all its cells"
+    with explained(what):
+        seen = (pipeline.inputs(stage, train), pipeline.inputs(stage, validation))
+    objective = pipeline.begin(stage)
+    settings = plan.settings[stage]
+    if settings is None:
+        with explained(what):
+            result = fit_in_closed_form(objective, seen[0])
+    else:
+        result = fit_stage(
+            objective,
+            seen,
+            settings,
+            name=stage,
+            accelerator=plan.accelerator,
+            devices=plan.devices,
+            num_nodes=plan.num_nodes,
+            seed=seed,
+            show_progress=show_progress,
+            save=save,
+            resume=resume,
+            trainer_kwargs=plan.trainer_kwargs,
+        )
+    # Those of the next stage take as much.
+    del seen
+    with interrupts_held() as late:
         if len(result.history) or settings is None:
             fitted.record(stage, result.history, result.seconds)
         if stage in pipeline.conditions[-1:]:
             with explained(what):
                 pipeline.fit_bridge(train)
-        if result.interrupted:
-            if not fitted.trained_stages:
-                raise KeyboardInterrupt
-            kept = "last" if settings is None or settings.patience is None else "best"
-            logger.warning(
-                f"training interrupted in stage {stage!r} after {len(result.history)} epochs; the {kept} weights "
-                "so far are kept, train() goes on from them."
-            )
-            return False
-    return True
+    return result.interrupted or bool(late), len(result.history)
+
+
+def _say_what_is_kept(fitted: Fitted, stage: str, n_epochs: int, settings: StageSettings | None) -> None:
+    """Say what an interrupted training has left, and take from it what was trained on codes that are others now."""
+    stages = list(fitted.pipeline.stages)
+    number = stages.index(stage)
+    others = stages[number + 1 :] if n_epochs else stages[number:] if number else []
+    stale = [name for name in others if name in fitted.trained_stages and fitted.pipeline.stages[name].given]
+    fitted.trained_stages = [name for name in fitted.trained_stages if name not in stale]
+    kept = "last" if settings is None or settings.patience is None else "best"
+    lost = f" but those of {stale}, which were trained on earlier codes" if stale else ""
+    logger.warning(
+        f"training interrupted in stage {stage!r} after {n_epochs} epochs; the {kept} weights so far are kept{lost}, "
+        "train() goes on from them."
+    )
