@@ -126,6 +126,8 @@ def test_two_trainings_in_two_threads_are_those_of_one(case, mdata, reference):
         assert_same(latents(model), reference)
 
 
+# Filters of warnings are those of all threads.
+@pytest.mark.filterwarnings("ignore")
 @once
 @pytest.mark.parametrize("what", ["certificate", "load"])
 def test_what_another_thread_draws_meanwhile_changes_no_training(case, mdata, reference, tmp_path, monkeypatch, what):
