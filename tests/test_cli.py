@@ -4,6 +4,7 @@ import functools
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -171,6 +172,29 @@ def test_what_was_trained_is_not_lost_when_its_writing_fails(cells_on_disk, tmp_
     assert _train(cells_on_disk, out) == 0
     assert "going on from" in log.text and "stage 'specific'" in log.text
     assert [path.name for path in (out / "checkpoint").iterdir()] == ["checkpoint.lock"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from indiseek.data import convert
+rename = Path.rename
+def killed(path, target):
+    if not Path(sys.argv[2]).exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(path, target)
+Path.rename = Path.replace = killed
+convert(Path(sys.argv[1]), Path(sys.argv[2]), overwrite=True, show_progress=False)
+"""
+
+
+def test_a_zarr_that_a_killed_process_had_put_aside_is_brought_back(h5mu, tmp_path, capsys):
+    target = tmp_path / "cells.zarr"
+    assert cli.main(["convert", str(h5mu), str(target)]) == 0
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(h5mu), str(target)], check=False, timeout=120)
+    assert killed.returncode == -signal.SIGKILL and not target.exists()
+    assert cli.main(["convert", str(target), str(tmp_path / "again.zarr")]) == 0, capsys.readouterr().err
+    assert target.is_dir()
 
 
 def test_what_cannot_be_used_is_said_in_one_line(tmp_path, capsys):

@@ -77,7 +77,14 @@ def _check_paths(options: argparse.Namespace) -> None:
         raise FileNotFoundError(
             f"expected a saved model in {options.model}, got no such directory; give the directory of save()."
         )
-    if options.command != "demo" and not options.file.exists():
+    if options.command == "demo" or options.file.exists():
+        return
+    # A process may have been killed just when a new zarr took an earlier one's place; only then the import is needed.
+    if any(options.file.parent.glob(".indiseek-*.tmp")):
+        from indiseek.data import settle
+
+        settle(options.file.parent)
+    if not options.file.exists():
         raise FileNotFoundError(
             f"expected an h5mu file or a zarr directory at {options.file}, got nothing; check the path."
         )
@@ -335,19 +342,19 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="train on the PBMC sample that comes with the package")
     train = commands.add_parser("train", help="train on a MuData file with raw counts")
     train.add_argument("file", type=Path, help="h5mu file or zarr directory with two paired modalities")
-    train.add_argument("--backed", action="store_true", help="leave the values of an h5mu on disk, as those of a zarr")
+    train.add_argument("--backed", action="store_true", help="read an h5mu in pieces, as a zarr always is")
     train.add_argument("--color", nargs="+", help="features or obs columns that colour the maps")
     for command in (demo, train):
         command.add_argument("--out", type=Path, default=Path("indiseek-output"), help="output directory")
-        command.add_argument("--seed", type=_whole_from(0), default=0)
-        command.add_argument("--max-epochs", type=_whole_from(1), help="most epochs of each stage")
+        command.add_argument("--seed", type=_whole_from(0), default=0, help="seed of split, weights and batches")
+        command.add_argument("--max-epochs", type=_whole_from(1), help="maximum number of epochs of each stage")
         command.add_argument("--accelerator", default="auto", help="auto, cpu, gpu or mps")
     convert_ = commands.add_parser("convert", help="write an h5mu file as a zarr that is read in pieces")
     convert_.add_argument("file", type=Path, help="h5mu file or zarr directory")
     convert_.add_argument("out", type=Path, help="zarr directory to write")
     convert_.add_argument("--shuffle", action="store_true", help="put the cells in random order")
     convert_.add_argument("--seed", type=_whole_from(0), default=0, help="seed of that order")
-    embed_ = commands.add_parser("embed", help="write the codes of a file's cells, chunk by chunk")
+    embed_ = commands.add_parser("embed", help="write the latent codes of the cells in a file to a zarr")
     embed_.add_argument("model", type=Path, help="directory of a saved model")
     embed_.add_argument("file", type=Path, help="h5mu file or zarr directory with the model's features")
     embed_.add_argument("--out", type=Path, default=Path("latents.zarr"), help="zarr directory to write")

@@ -58,7 +58,7 @@ def test_counterfactuals_say_what_they_need(flow, mdata):
     with pytest.raises(RuntimeError, match="call train"):
         club.counterfactual(modality="rna", indices=[0], donors=[1])
     club.train(**FAST)
-    with pytest.raises(ValueError, match='expected a model with specific="flow", got "nce-club"'):
+    with pytest.raises(ValueError, match='expected a model with specific="flow" or "closed-form", got "nce-club"'):
         club.counterfactual(modality="rna", indices=[0], donors=[1])
 
 

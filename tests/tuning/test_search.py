@@ -266,6 +266,16 @@ def test_stopped_or_failed_the_model_is_as_it_was_and_finished_candidates_are_ke
 
 
 @pytest.mark.usefixtures("short")
+def test_the_closed_form_is_tuned_and_goes_on_from_its_file(make_mdata, tmp_path):
+    options = {"specific": "closed-form", "encoder": Encoder(hidden=(16,))}
+    grid = {"n_shared": [3, 4], "alignment": [5.0], "directory": tmp_path}
+    tables = [IndiSeekModel(make_mdata(N_CELLS), **options).tune(**grid, **QUICK).table for _ in range(2)]
+    assert (tables[0]["stage"] == "shared").sum() == 2
+    # With the seconds: nothing was measured a second time.
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+
+
+@pytest.mark.usefixtures("short")
 def test_one_line_says_what_was_chosen_and_why(make_mdata, log):
     tuning = IndiSeekModel(make_mdata(N_CELLS), **NCE).tune(n_shared=[3], alignment=[5.0], lam=[1.0], **QUICK)
     (message,) = [record.message for record in log.records if "Chosen" in record.message]

@@ -7,7 +7,6 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -904,13 +903,13 @@ class MultimodalModel(ABC):
         if directory.exists() and not overwrite and (not directory.is_dir() or any(directory.iterdir())):
             raise FileExistsError(f"expected a new directory, got {directory}, which exists; pass overwrite=True.")
         directory.mkdir(parents=True, exist_ok=True)
-        own = {"model": type(self).__name__, "options": self._options.record(), "dropped": self._schema.dropped}
+        own = {"model": type(self).__name__, "options": self._options.record()}
         payload = {**own, **fitted.payload()}
         read_from = set() if self._mdata is None else files_of(self._mdata)
         write_saved(payload, self._schema, directory, self._mdata if save_mdata else None, read_from=read_from)
         if save_mdata and cast(MuData, self._mdata).isbacked:
             # What is open may be the file that has just been replaced; changes to it would be lost.
-            if reopened(cast(MuData, self._mdata), directory, self._schema) is not None:
+            if reopened(cast(MuData, self._mdata), directory):
                 self._cells = self._read(cast(MuData, self._mdata))
 
     @classmethod
@@ -953,8 +952,7 @@ class MultimodalModel(ABC):
         model = cls.__new__(cls)
         with malformed_named(directory):
             model._options = cls._options_class.from_record(saved["options"], own)
-            # Files of before features were left out have none.
-            model._schema = replace(saved["schema"], dropped=saved.get("dropped", {}))
+            model._schema = saved["schema"]
             transforms = [each for each in own if isinstance(each, type) and issubclass(each, Transform)]
             own_transforms = {each.name: each for each in transforms}
             model._transforms = empty_transforms(saved["transforms"], model._schema.features, own_transforms)

@@ -26,6 +26,7 @@ from indiseek.objectives import (
     ClosedFormFlowObjective,
     ComponentsObjective,
     ConditionalFlowObjective,
+    InvertibleObjective,
     NCEClubObjective,
     Objective,
 )
@@ -220,7 +221,8 @@ class IndiSeekModel(MultimodalModel):
     def _closed_form(self, specific: Stage, method: ClosedForm) -> Stage:
         """The specific stage in closed form, given components and shared codes."""
         n_shared = self._options.n_shared
-        wanted = None if self._options.n_specific is None else self._n_specific({})
+        # Nothing where the user says nothing: then as many as the features have axes.
+        wanted = self._n_specific({})
 
         def objective(shapes: Shapes) -> Objective:
             return ClosedFormFlowObjective(
@@ -396,13 +398,15 @@ class IndiSeekModel(MultimodalModel):
         pipeline = fitted.pipeline.to(device)
         # What is searched is no part of what the results depend on.
         fixed = self._with({"n_shared": 2, "alignment": 0.0} | ({"n_specific": None} if is_flow else {"lam": 1.0}))
-        fingerprint = fingerprint_of_data(cells.values, self._schema.features, split) | {
-            "package": version("indiseek"),
-            "seed": seed,
-            "transforms": {name: [t.name, t.config()] for name, t in self._transforms.items()},
-            "options": fixed._options.record(),
-            "settings": {name: asdict(cast(Any, value)) for name, value in settings.items()},
-        }
+        fingerprint: dict[str, Any] = {}
+        if directory is not None:
+            fingerprint = fingerprint_of_data(cells.values, self._schema.features, split) | {
+                "package": version("indiseek"),
+                "seed": seed,
+                "transforms": {name: [t.name, t.config()] for name, t in self._transforms.items()},
+                "options": fixed._options.record(),
+                "settings": {name: None if each is None else asdict(each) for name, each in settings.items()},
+            }
         with one_at_a_time:
             tuning = search(
                 Trials(
@@ -441,8 +445,8 @@ class IndiSeekModel(MultimodalModel):
     ) -> NDArray[np.float32]:
         r"""What a modality would look like in cells with their own specific state and donors' shared state.
 
-        With the flow's exact inverse: :math:`T_i^{-1}(Z_i, C_j')`, where :math:`Z_i` is the specific code of a
-        cell and :math:`C_j'` the other modality's code of its donor. A cell that is its own donor gives back
+        With the exact inverse of the specific stage: :math:`T_i^{-1}(Z_i, C_j')`, where :math:`Z_i` is the specific
+        code of a cell and :math:`C_j'` the other modality's code of its donor. A cell that is its own donor gives back
         its features.
 
         Parameters
@@ -465,7 +469,7 @@ class IndiSeekModel(MultimodalModel):
         RuntimeError
             Before training, or if training was interrupted before the specific stage.
         ValueError
-            If the model's specific stage is not the flow, or there are not as many donors as cells.
+            If the model's specific stage is NCE-CLUB, or there are not as many donors as cells.
         KeyError
             If `modality` is unknown.
         MemoryError
@@ -473,8 +477,10 @@ class IndiSeekModel(MultimodalModel):
         """
         self._check_modality(modality)
         objective = self.module.objective("specific")
-        if not isinstance(objective, ConditionalFlowObjective | ClosedFormFlowObjective):
-            raise ValueError('expected a model with specific="flow", got "nce-club", whose codes have no inverse.')
+        if not isinstance(objective, InvertibleObjective):
+            raise ValueError(
+                'expected a model with specific="flow" or "closed-form", got "nce-club", whose codes have no inverse.'
+            )
         self._check_stage("specific")
         cells = self._cells_of(mdata)
         own, other = self._tensors(cells, indices), self._tensors(cells, donors)

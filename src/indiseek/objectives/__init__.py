@@ -24,6 +24,7 @@ from indiseek.objectives._gather import (
     rank,
     world_size,
 )
+from indiseek.objectives._invertible import InvertibleObjective
 from indiseek.objectives._nce_club import Independence, IndependentOf, NCEClubObjective
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Form",
     "Independence",
     "IndependentOf",
+    "InvertibleObjective",
     "NCEClubObjective",
     "Negatives",
     "Objective",

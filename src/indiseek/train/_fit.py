@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -69,9 +68,7 @@ class Process(NamedTuple):
     world_size: int
 
 
-def resolve_process(
-    accelerator: str, *, devices: int | Sequence[int] = 1, num_nodes: int = 1, trainer_kwargs: Iterable[str] = ()
-) -> Process:
+def resolve_process(accelerator: str, *, devices: int | Sequence[int] = 1, num_nodes: int = 1) -> Process:
     """Where Lightning puts this process.
 
     Parameters
@@ -82,22 +79,12 @@ def resolve_process(
         Number of devices of each machine, or the number of each, such as ``[1]`` for the second.
     num_nodes
         Number of machines.
-    trainer_kwargs
-        Names of further arguments that a Trainer will be given.
 
     Raises
     ------
-    TypeError
-        If a Trainer has no such argument.
     ValueError
         If this machine has no such device.
     """
-    unknown = sorted(set(trainer_kwargs) - set(inspect.signature(lightning.Trainer.__init__).parameters))
-    if unknown:
-        raise TypeError(
-            f"expected arguments of train() or of lightning.pytorch.Trainer, got {unknown}; options of a model, "
-            "such as those of its critics, are given when it is made."
-        )
     try:
         with _quiet():
             trainer = lightning.Trainer(

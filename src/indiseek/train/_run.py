@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import lightning.pytorch as lightning
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -37,7 +39,6 @@ _ENDS = "give max_epochs, by stage where they differ: train(max_epochs={'shared'
 _WHOLE = "leave it out: every epoch sees all training and all validation cells; take fewer cells by train_size"
 _OWN = "leave it out: the models take their gradient steps themselves"
 _DEFEAT: dict[str, tuple[tuple[Any, ...], str]] = {
-    "max_epochs": ((), _ENDS),
     "max_steps": ((-1,), _ENDS),
     "max_time": ((None,), _ENDS),
     "min_steps": ((None,), _ENDS),
@@ -116,9 +117,7 @@ class Plan:
         ValueError
             If there is no such device, or a batch has fewer cells than there are processes.
         """
-        process = resolve_process(
-            self.accelerator, devices=self.devices, num_nodes=self.num_nodes, trainer_kwargs=self.trainer_kwargs
-        )
+        process = resolve_process(self.accelerator, devices=self.devices, num_nodes=self.num_nodes)
         for stage, settings in self.settings.items():
             if settings is not None and settings.batch_size < process.world_size:
                 raise ValueError(
@@ -142,12 +141,18 @@ class Plan:
 
 
 def _check_trainer_kwargs(given: Mapping[str, Any]) -> None:
-    for name, value in given.items():
-        harmless, advice = _DEFEAT.get(name, ((value,), ""))
+    unknown = sorted(set(given) - set(inspect.signature(lightning.Trainer.__init__).parameters))
+    if unknown:
+        raise TypeError(
+            f"expected arguments of train() or of lightning.pytorch.Trainer, got {unknown}; options of a model, "
+            "such as those of its critics, are given when it is made."
+        )
+    for name in filter(_DEFEAT.__contains__, given):
+        value, (harmless, advice) = given[name], _DEFEAT[name]
         # 1 batch is not the whole of them, although 1 == 1.0.
         if not any(value is fine or (type(value) is type(fine) and value == fine) for fine in harmless):
             raise ValueError(
-                f"expected no {name} but {' or '.join(map(repr, harmless)) or 'that of train()'}, got {value!r}, by "
+                f"expected no {name} but {' or '.join(map(repr, harmless))}, got {value!r}, by "
                 f"which stages would not be trained; {advice}."
             )
 

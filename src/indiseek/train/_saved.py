@@ -16,7 +16,6 @@ from mudata import MuData
 from torch import Tensor
 
 from indiseek.data import (
-    Cells,
     Schema,
     Setup,
     check_replaceable,
@@ -72,6 +71,7 @@ def write_saved(
         "features": schema.features,
         "sparse": schema.sparse,
         "registry": schema.registry,
+        "dropped": schema.dropped,
         **payload,
     }
     digest_of_cells: str | None = None
@@ -95,7 +95,8 @@ def write_saved(
 def _check_replaceable(path: Path, cells: Path | None) -> None:
     # Files of format 1 have no mark of their own, but names that nobody else gives.
     signs = (b"trained_stages", b"var_names", b"stage_seconds")
-    if not (path.is_file() and all(sign in path.read_bytes() for sign in signs)):
+    content = path.read_bytes() if path.is_file() and not is_ours(path) else b""
+    if not all(sign in content for sign in signs):
         check_replaceable([path])
     if cells is not None:
         check_replaceable([cells])
@@ -161,12 +162,12 @@ def read_beside(directory: Path, saved: Mapping[str, Any]) -> MuData | None:
         return mudata.read_h5mu(path)
 
 
-def reopened(mdata: MuData, directory: Path, schema: Schema) -> Cells | None:
-    """Cells of a backed MuData whose own file has just been written anew; None for one that has another file."""
+def reopened(mdata: MuData, directory: Path) -> bool:
+    """Open a backed MuData again whose own file has just been written anew; False for one that has another file."""
     if Path(mdata.filename).resolve() != (directory / MDATA_NAME).resolve():
-        return None
+        return False
     mdata.file.open(mdata.filename)
-    return schema.read(mdata)
+    return True
 
 
 def saved_class(directory: Path) -> str:
@@ -217,6 +218,8 @@ def read_saved(directory: Path, model: str) -> dict[str, Any]:
         if payload["format"] < FORMAT:
             payload = _from_format_1(payload)
         parts = {key: payload[key] for key in ("features", "sparse", "registry")}
+        # Files of before features were left out have none.
+        parts["dropped"] = payload.get("dropped", {})
         return payload | {"schema": Schema(setup=Setup.from_record(payload["setup"]), **parts)}
 
 
