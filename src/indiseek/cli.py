@@ -109,7 +109,13 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     on_disk = options.command == "train" and (options.backed or options.file.is_dir())
     # Before hours of work, of which there would be no place for the result.
     names = (*_FILES, *(("latents.zarr",) if on_disk else ("latents.h5mu", "spaces.png")))
-    check_replaceable([options.out / name for name in names], [options.file] if options.command == "train" else [])
+    if on_disk and options.color:
+        raise ValueError(
+            f"expected no --color with cells on disk, of which no maps are drawn, got {' '.join(options.color)}; leave "
+            "it out, or give an h5mu file without --backed."
+        )
+    targets = [options.out / name for name in (*names, "model/model.pt")]
+    check_replaceable(targets, [options.file] if options.command == "train" else [])
     if options.command == "demo":
         mdata = datasets.pbmc10k_cite()
         colors = [f"{protein}_TotalSeqB" for protein in DEMO_PROTEINS]
@@ -321,8 +327,14 @@ def _read(path: Path) -> MuData:
         raise FileNotFoundError(f"expected an h5mu file, got {path}, which does not exist; check the path.")
     import mudata
 
-    with mudata.set_options(pull_on_update=False):
-        return mudata.read_h5mu(path)
+    try:
+        with mudata.set_options(pull_on_update=False):
+            return mudata.read_h5mu(path)
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise OSError(
+            f"expected an h5mu file at {path}, got what cannot be read ({type(error).__name__}: {error}); restore it, "
+            "or write a MuData there."
+        ) from error
 
 
 def _whole_from(low: int) -> Callable[[str], int]:

@@ -425,7 +425,7 @@ def _checksum(values: NDArray[Any]) -> int:
     found, values = 0, values.T if values.flags.f_contiguous else values
     step = max(1, _STEP_BYTES // max(1, values[:1].nbytes))
     for start in range(0, len(values), step):
-        found = zlib.crc32(np.ascontiguousarray(values[start : start + step]).view(np.uint8), found)
+        found = zlib.crc32(np.ascontiguousarray(values[start : start + step]).view(np.uint8).data, found)
     return found
 
 

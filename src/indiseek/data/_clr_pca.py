@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from indiseek._checks import check_number
 from indiseek.data._disk import Values, row_chunks
 from indiseek.data._transforms import Transform, log_ratio, to_tensor
 
@@ -39,8 +40,7 @@ class CLRPCA(Transform):
 
     def __init__(self, *, n_components: int = 50) -> None:
         super().__init__()
-        if n_components < 1:
-            raise ValueError(f"expected n_components of at least 1, got {n_components}; give a positive integer.")
+        check_number("n_components", n_components, low=1, whole=True)
         self.n_components = n_components
 
     def config(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
 
+from indiseek._checks import check_number
 from indiseek.data._disk import CHUNK_CELLS, Matrix, Values, row_chunks
 
 # Cells that are transformed at once: what is computed on the way takes several times the memory of the values.
@@ -214,10 +215,8 @@ class LogNormalizePCA(Transform):
     def __init__(self, *, n_top_features: int = 2000, n_components: int = 50, target_sum: float = 1e4) -> None:
         super().__init__()
         for key, value in {"n_top_features": n_top_features, "n_components": n_components}.items():
-            if value < 1:
-                raise ValueError(f"expected {key} of at least 1, got {value}; give a positive integer.")
-        if target_sum <= 0:
-            raise ValueError(f"expected a positive target_sum, got {target_sum}; 1e4 is usual.")
+            check_number(key, value, low=1, whole=True)
+        check_number("target_sum", target_sum, above=0)
         self.n_top_features = n_top_features
         self.n_components = n_components
         self.target_sum = target_sum

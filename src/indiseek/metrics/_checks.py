@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,14 +72,26 @@ def check_paired(arrays: Sequence[NDArray[np.float64]], names: Sequence[str]) ->
         raise ValueError(f"expected the same cells in the same order in all arrays, got {counts}; do subset them alike")
 
 
+def check_mapping(values: object, name: str) -> None:
+    """Raise a TypeError unless ``values`` is a mapping."""
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"expected {name} as a mapping by modality or name, got {type(values).__name__}; do pass a dict"
+        )
+
+
 def check_choice(value: str, name: str, choices: Sequence[str]) -> None:
     """Raise a ValueError unless ``value`` is one of ``choices``."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"expected {name} to be one of {', '.join(map(repr, choices))}, got {value!r}; do pick one")
 
 
 def check_count(value: int, name: str, *, low: int, high: int | None = None) -> None:
-    """Raise a ValueError unless ``low <= value <= high``."""
+    """Raise a ValueError unless ``low <= value <= high``, and a TypeError if it is no whole number."""
+    bounds = f"{name} >= {low}" if high is None else f"{low} <= {name} <= {high}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(
+            f"expected {bounds}, a whole number, got {value!r} of type {type(value).__name__}; do choose one"
+        )
     if value < low or (high is not None and value > high):
-        bounds = f"{name} >= {low}" if high is None else f"{low} <= {name} <= {high}"
         raise ValueError(f"expected {bounds}, got {value}; do choose a value in that range")

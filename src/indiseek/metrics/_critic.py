@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from indiseek._checks import check_seed
 from indiseek._streams import one_stream
 
 from ._checks import check_count
@@ -80,6 +81,7 @@ def infonce_bound(
     check_count(len(x), "n_cells", low=30)
     check_count(max_steps, "max_steps", low=1)
     check_count(max_cells, "max_cells", low=30)
+    check_seed("seed", seed)
     rng = np.random.default_rng([seed, 3])
     order = rng.permutation(len(x))[:max_cells]
     train, validation, test = np.split(order, [len(order) // 2, 2 * len(order) // 3])

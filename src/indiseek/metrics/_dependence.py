@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from indiseek._checks import check_seed
+
 from ._checks import check_count
 from ._probes import pair
 
@@ -86,6 +88,7 @@ def distance_correlations(
     """Distance correlation of one code with several targets; a permutation of the code serves all of them."""
     check_count(n_permutations, "n_permutations", low=0)
     check_count(max_cells, "max_cells", low=4)
+    check_seed("seed", seed)
     rng = np.random.default_rng([seed, 2])
     cells = np.sort(rng.permutation(len(x))[:max_cells])
     code = _centred_distances(x[cells])

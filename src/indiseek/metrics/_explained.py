@@ -10,6 +10,8 @@ from scipy.linalg import svd
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+from indiseek._checks import check_flag, check_seed
+
 from ._checks import as_cells, check_count, check_paired
 
 if TYPE_CHECKING:
@@ -138,6 +140,8 @@ def explained(
     y = as_cells(target, "target", min_cells=20)
     check_paired((z, y), ("code", "target"))
     check_count(max_cells, "max_cells", low=20)
+    check_seed("seed", seed)
+    check_flag("products", products)
     z, y = winsorised(z), winsorised(y)
     y = strays_drawn_in(z, y)
     y = y - y.mean(axis=0)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from indiseek._checks import check_seed
+
 from ._checks import as_cells, check_choice, check_count, check_paired
 
 if TYPE_CHECKING:
@@ -101,6 +103,7 @@ def match_ranks(
         )
     check_choice(metric, "metric", _METRICS)
     check_count(chunk_size, "chunk_size", low=1)
+    check_seed("seed", seed)
     if max_cells is not None:
         check_count(max_cells, "max_cells", low=2)
         if len(x) > max_cells:

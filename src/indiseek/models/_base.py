@@ -21,7 +21,7 @@ from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 from scvi.data import AnnDataManager
 
-from indiseek._checks import check_number
+from indiseek._checks import check_flag, check_mapping, check_number, check_path, check_seed, check_strings
 from indiseek.data import (
     Cells,
     CellTensors,
@@ -36,6 +36,7 @@ from indiseek.data import (
     files_of,
     how_to_build,
     isotype_controls,
+    make_folder,
     make_setup,
     note_setup,
     noted_setup,
@@ -104,6 +105,8 @@ class MultimodalModel(ABC):
         noted = noted_setup(mdata, type(self).__name__)
         setup = make_setup(mdata, at_least=self._least_modalities) if noted is None else noted
         unused = [] if noted is not None else [name for name in mdata.mod if name not in setup.modalities]
+        if transforms is not None:
+            check_mapping("transforms", transforms, "transforms by modality")
         given = dict(transforms or {})
         check_transforms(given, setup.modalities)
         with plain_torch():
@@ -401,7 +404,14 @@ class MultimodalModel(ABC):
         RuntimeError
             Before training, or if there is no such device.
         """
-        self.module.to(torch.device(device))
+        module = self.module
+        try:
+            module.to(torch.device(device))
+        except (RuntimeError, TypeError, AssertionError) as error:
+            raise RuntimeError(
+                f"expected a device that this machine has, got {device!r} ({str(error).splitlines()[0]}); for example "
+                "'cpu'."
+            ) from error
 
     @plain_torch()
     def train(
@@ -494,6 +504,7 @@ class MultimodalModel(ABC):
         split = SplitOptions(
             train_size=train_size, validation_size=validation_size, external_indexing=external_indexing
         )
+        check_flag("write_latents", write_latents)
         self._check_split(split, seed)
         make_views, cells = self._make_views, self._unchanged_cells()
         stages = self._stages()
@@ -817,6 +828,9 @@ class MultimodalModel(ABC):
         ValueError
             If there are fewer than 100 cells to measure on.
         """
+        check_seed("seed", seed)
+        check_number("n_permutations", n_permutations, low=0, whole=True)
+        obs = check_strings("obs", obs)
         self._check_stage(list(self.module.stages)[-1])
         training = self._unchanged_cells()
         split = self.fitted.split
@@ -892,17 +906,19 @@ class MultimodalModel(ABC):
         fitted = self.fitted
         if rank() > 0:
             return
+        for name, flag in {"overwrite": overwrite, "save_mdata": save_mdata, "save_anndata": save_anndata}.items():
+            check_flag(name, flag)
         save_mdata = save_mdata or save_anndata
         if save_mdata and self._mdata is None:
             raise RuntimeError("expected a model with data, got one loaded without; leave save_mdata out.")
         if save_mdata:
             self._check_mdata_to_save()
-        directory = Path(dir_path)
+        directory = check_path("dir_path", dir_path)
         settle(directory)
         # One that is empty may be what a process has left that was killed just then.
         if directory.exists() and not overwrite and (not directory.is_dir() or any(directory.iterdir())):
             raise FileExistsError(f"expected a new directory, got {directory}, which exists; pass overwrite=True.")
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
         own = {"model": type(self).__name__, "options": self._options.record()}
         payload = {**own, **fitted.payload()}
         read_from = set() if self._mdata is None else files_of(self._mdata)
@@ -945,7 +961,9 @@ class MultimodalModel(ABC):
             If a file is damaged or has changed since, carries code, has weights that are not finite, needs `own_code`,
             or the features are not the model's.
         """
-        directory = Path(dir_path)
+        directory = check_path("dir_path", dir_path)
+        if isinstance(own_code, str) or not isinstance(own_code, Iterable):
+            raise TypeError(f"expected own_code to be a list of classes and functions, got {own_code!r}; give a list.")
         saved = read_saved(directory, cls.__name__)
         mdata = read_beside(directory, saved) if mdata is None else mdata
         own = list(own_code)

@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indiseek._checks import check_number
+from indiseek._checks import check_flag, check_number, check_path, check_seed
 from indiseek.data import Cells, CellTensors, Split
 from indiseek.objectives import gather_objects, world_size
 from indiseek.train._checkpoint import Checkpoint
-from indiseek.train._fit import Process, fit_in_closed_form, fit_stage, resolve_process
+from indiseek.train._fit import Process, check_trainer, fit_in_closed_form, fit_stage, resolve_process
 from indiseek.train._guards import interrupts_held, memory_of_all_explained
 from indiseek.train._lightning import StageState
 from indiseek.train._pipeline import Fitted
@@ -85,7 +85,7 @@ class Plan:
         """Raise for what Lightning would take and these models cannot, or would refuse in its own words."""
         _check_trainer_kwargs(self.trainer_kwargs)
         check_number("num_nodes", self.num_nodes, low=1, whole=True)
-        check_number("seed", self.seed, low=0, whole=True)
+        check_seed("seed", self.seed)
         if isinstance(self.devices, list | tuple):
             for number in self.devices:
                 check_number("numbers in devices", number, low=0, whole=True)
@@ -96,6 +96,8 @@ class Plan:
             check_number("devices", self.devices, low=1, whole=True)
             n_devices = cast(int, self.devices)
         strategy = self.trainer_kwargs.get("strategy", "auto")
+        if n_devices * self.num_nodes == 1 and isinstance(strategy, str) and strategy != "auto":
+            raise ValueError(f"expected no strategy for one device, got {strategy!r}; leave it out.")
         if n_devices * self.num_nodes > 1 and strategy not in ("auto", "ddp"):
             raise ValueError(
                 f"expected strategy='ddp' for several devices, got {strategy!r}; leave it out: the networks are small, "
@@ -118,6 +120,7 @@ class Plan:
             If there is no such device, or a batch has fewer cells than there are processes.
         """
         process = resolve_process(self.accelerator, devices=self.devices, num_nodes=self.num_nodes)
+        check_trainer(self.trainer_kwargs, self.accelerator, devices=self.devices, num_nodes=self.num_nodes)
         for stage, settings in self.settings.items():
             if settings is not None and settings.batch_size < process.world_size:
                 raise ValueError(
@@ -222,6 +225,10 @@ def fit_pipeline(
     ValueError
         If there is no such device, or the checkpoint is of another fit or in use by one.
     """
+    check_flag("keep_checkpoint", keep_checkpoint)
+    check_flag("show_progress", show_progress)
+    if checkpoint_dir is not None:
+        checkpoint_dir = check_path("checkpoint_dir", checkpoint_dir)
     process = plan.process()
     if checkpoint_dir is None:
         with one_at_a_time:
