@@ -114,6 +114,11 @@ def check_strings(name: str, value: object) -> tuple[str, ...]:
     return tuple(map(str, found))
 
 
+def printable(text: str) -> str:
+    """Text from the data as a terminal may have it: without what would move its cursor or change its colours."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
+
+
 def check_flag(name: str, value: object) -> None:
     """Raise TypeError if `value` is neither True nor False."""
     if type(value).__name__ not in ("bool", "bool_"):

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from indiseek._checks import printable
+
 # Nothing else here: torch and scanpy take seconds, and a wrong path is to be said at once. What a command needs is
 # imported in it.
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except (OSError, ValueError, TypeError, KeyError, FloatingPointError, MemoryError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
-        print(f"indiseek: {_printable(str(message))}", file=sys.stderr)
+        print(f"indiseek: {printable(str(message))}", file=sys.stderr)
         return 2
     return 0
 
@@ -90,16 +92,11 @@ def _check_paths(options: argparse.Namespace) -> None:
         )
 
 
-def _printable(text: str) -> str:
-    """Text from the data as a terminal may have it: without what would move its cursor or change its colours."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
-
-
 def _as_text(name: object) -> Text:
     """A name from the data, in which nothing is markup."""
     from rich.text import Text
 
-    return Text(_printable(str(name)))
+    return Text(printable(str(name)))
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
@@ -302,7 +299,7 @@ def _print_certificate(certificate: metrics.Certificate, modality: str, console:
     from rich.table import Table
 
     console.print()
-    console.print(_printable(certificate.summary()), markup=False, highlight=False)
+    console.print(printable(certificate.summary()), markup=False, highlight=False)
     features = certificate.features
     features = features[features["modality"] == modality].head(_MOST_FEATURES)
     console.print(_as_text(f"\nR2 of each feature of {modality} on test cells"), style="bold")

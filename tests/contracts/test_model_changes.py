@@ -246,6 +246,19 @@ def test_query_cells_are_checked_as_those_of_training_are(case, fitted, kind, tm
 
 
 @once
+def test_what_terminals_obey_is_not_in_the_names_of_a_message(case, fitted):
+    model, mdata = fitted
+
+    def coloured(adata):
+        adata.var_names = [f"\x1b[31m{name}" for name in adata.var_names]
+        return adata
+
+    with pytest.raises(ValueError, match=r"14 extra \(\\x1b\[31mCD") as caught:
+        model.get_latent_representation(copy_of(mdata, {"prot": coloured}))
+    assert "\x1b" not in str(caught.value)
+
+
+@once
 def test_query_cells_that_are_nearly_counts_have_the_codes_of_counts(case, fitted):
     model, mdata = fitted
     near = copy_of(mdata, {"prot": lambda a: AnnData(np.expm1(np.log1p(np.asarray(a.X))), obs=a.obs, var=a.var)})

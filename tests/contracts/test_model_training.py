@@ -27,6 +27,7 @@ from model_contract import (
 )
 from scipy import sparse
 
+from indiseek.models import Flow, IndiSeekModel
 from indiseek.objectives import CLIPObjective
 from indiseek.train import Pipeline
 
@@ -231,14 +232,15 @@ def test_ctrl_c_before_anything_is_learned_is_passed_on(case, mdata):
     assert_content(content(mdata), before)
 
 
-def _stopped(function, *, at: int):
-    """A function that the user stops when it is called the so-manieth time."""
+def _stopped(function, *, at: int, times: int = 1):
+    """A function that the user stops when it is called the so-manieth time, once or oftener."""
     calls = []
 
     def call(*arguments, **options):
         calls.append(0)
         if len(calls) == at:
-            signal.raise_signal(signal.SIGINT)
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
         return function(*arguments, **options)
 
     return call
@@ -269,6 +271,17 @@ def test_ctrl_c_right_after_the_epochs_waits_for_the_stage(case, mdata, monkeypa
         only = copy_of(mdata)
         del only.mod["prot"]
         assert np.isfinite(model.get_latent_representation(only)).all()
+
+
+@once
+def test_ctrl_c_twice_does_not_wait_and_leaves_a_model_that_goes_on(case, mdata, monkeypatch):
+    flow = IndiSeekModel(mdata, n_shared=4, specific=Flow(n_context=4))
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "fit_bridge", _stopped(Pipeline.fit_bridge, at=1, times=2))
+        flow.train(**FAST)
+    assert flow.fitted.trained_stages == ["shared"]
+    flow.train(**FAST)
+    assert flow.fitted.trained_stages == ["shared", "context", "specific"]
 
 
 @once

@@ -14,6 +14,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
+from indiseek._checks import printable
 from indiseek.data._disk import DiskMatrix, Values, mostly_zero, row_chunks
 from indiseek.data._known_transforms import TRANSFORMS
 from indiseek.data._setup import PROTEIN_NAMES, RNA_NAMES
@@ -152,7 +153,9 @@ def read_to_encode(
     extra = adata.var_names.difference(wanted, sort=False).difference(pd.Index(dropped), sort=False)
     if len(missing) or len(extra):
         parts = [
-            f"{len(x)} {word} ({', '.join(x[:5])})" for x, word in ((missing, "missing"), (extra, "extra")) if len(x)
+            f"{len(x)} {word} ({printable(', '.join(x[:5]))})"
+            for x, word in ((missing, "missing"), (extra, "extra"))
+            if len(x)
         ]
         raise ValueError(
             f"expected in modality {name!r} the {len(wanted)} features that the model was trained on, got "

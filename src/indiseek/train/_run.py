@@ -393,11 +393,11 @@ def _fit_stage(
     # Those of the next stage take as much.
     del seen
     with interrupts_held() as late:
-        if len(result.history) or settings is None:
-            fitted.record(stage, result.history, result.seconds)
         if stage in pipeline.conditions[-1:]:
             with explained(what):
                 pipeline.fit_bridge(train)
+        if len(result.history) or settings is None:
+            fitted.record(stage, result.history, result.seconds)
     return result.interrupted or bool(late), len(result.history)
 
 
