@@ -125,6 +125,12 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"expected {name} to be True or False, got {value!r}; give one of them.")
 
 
+def check_flags(flags: Mapping[str, object]) -> None:
+    """:func:`check_flag` of several, by name."""
+    for name, value in flags.items():
+        check_flag(name, value)
+
+
 def check_widths(name: str, widths: Iterable[int]) -> tuple[int, ...]:
     """Widths of hidden layers as a tuple of ints.
 

@@ -25,7 +25,7 @@ from indiseek.models import CoMMModel, DisentangledSSLModel, IndiSeekModel
 
 PACKAGE = Path(indiseek.__file__).parent
 # Limits of files entered, and of changes between them, up to the first gradient step.
-MOST_FILES, MOST_CHANGES = 16, 60
+MOST_FILES, MOST_CHANGES = 16, 64
 MOST_MODEL_FILES, MOST_MODEL_LINES = 12, 2600
 _GENERATOR = 0x20
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from indiseek._checks import check_number, check_seed
+from indiseek._checks import check_seed
 
 
 class Split(NamedTuple):
@@ -88,7 +88,6 @@ def random_split(n_cells: int, *, train_size: float, validation_size: float, see
         If the fractions are not in (0, 1], add up to more than 1, or leave too few cells.
     """
     _check_sizes(train_size, validation_size)
-    check_number("n_cells", n_cells, low=1, whole=True)
     check_seed("seed", seed)
     n_train = round(train_size * n_cells)
     n_validation = min(round(validation_size * n_cells), n_cells - n_train)

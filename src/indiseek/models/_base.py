@@ -21,7 +21,7 @@ from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 from scvi.data import AnnDataManager
 
-from indiseek._checks import check_flag, check_mapping, check_number, check_path, check_seed, check_strings
+from indiseek._checks import check_flags, check_mapping, check_number, check_path, check_seed, check_strings
 from indiseek.data import (
     Cells,
     CellTensors,
@@ -504,7 +504,8 @@ class MultimodalModel(ABC):
         split = SplitOptions(
             train_size=train_size, validation_size=validation_size, external_indexing=external_indexing
         )
-        check_flag("write_latents", write_latents)
+        flags = {"keep_checkpoint": keep_checkpoint, "write_latents": write_latents, "show_progress": show_progress}
+        check_flags(flags)
         self._check_split(split, seed)
         make_views, cells = self._make_views, self._unchanged_cells()
         stages = self._stages()
@@ -906,8 +907,7 @@ class MultimodalModel(ABC):
         fitted = self.fitted
         if rank() > 0:
             return
-        for name, flag in {"overwrite": overwrite, "save_mdata": save_mdata, "save_anndata": save_anndata}.items():
-            check_flag(name, flag)
+        check_flags({"overwrite": overwrite, "save_mdata": save_mdata, "save_anndata": save_anndata})
         save_mdata = save_mdata or save_anndata
         if save_mdata and self._mdata is None:
             raise RuntimeError("expected a model with data, got one loaded without; leave save_mdata out.")

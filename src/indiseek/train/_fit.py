@@ -121,8 +121,6 @@ def check_trainer(
     ValueError
         If another argument is refused.
     """
-    if not given:
-        return
     options = {**_NO_FILES, **given, **_strategy(devices, num_nodes), "callbacks": _callbacks_of(given)}
     if isinstance(options["logger"], str):
         raise TypeError(f"expected a logger of lightning.pytorch, got {options['logger']!r}; give one, or True.")
@@ -222,9 +220,9 @@ def fit_stage(
     ValueError
         If the processes do not have the same cells.
     """
+    callbacks = _callbacks_of(trainer_kwargs or {})
     train, validation = cells
     n_train, n_validation = train.n_cells, validation.n_cells
-    callbacks: list[lightning.Callback] = _callbacks_of(trainer_kwargs or {})
     keep_best = None
     if settings.patience is not None:
         keep_best = KeepBest(patience=settings.patience, first_epoch=settings.settled_epoch)

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indiseek._checks import check_flag, check_number, check_path, check_seed
+from indiseek._checks import check_number, check_path, check_seed
 from indiseek.data import Cells, CellTensors, Split
 from indiseek.objectives import gather_objects, world_size
 from indiseek.train._checkpoint import Checkpoint
@@ -120,7 +120,8 @@ class Plan:
             If there is no such device, or a batch has fewer cells than there are processes.
         """
         process = resolve_process(self.accelerator, devices=self.devices, num_nodes=self.num_nodes)
-        check_trainer(self.trainer_kwargs, self.accelerator, devices=self.devices, num_nodes=self.num_nodes)
+        if self.trainer_kwargs:
+            check_trainer(self.trainer_kwargs, self.accelerator, devices=self.devices, num_nodes=self.num_nodes)
         for stage, settings in self.settings.items():
             if settings is not None and settings.batch_size < process.world_size:
                 raise ValueError(
@@ -225,8 +226,6 @@ def fit_pipeline(
     ValueError
         If there is no such device, or the checkpoint is of another fit or in use by one.
     """
-    check_flag("keep_checkpoint", keep_checkpoint)
-    check_flag("show_progress", show_progress)
     if checkpoint_dir is not None:
         checkpoint_dir = check_path("checkpoint_dir", checkpoint_dir)
     process = plan.process()
