@@ -306,6 +306,12 @@ def test_empty_features_are_left_out_and_asked_of_nobody(case, mdata, make_mdata
         model.get_latent_representation(copy_of(mdata, {"prot": lambda _: other}))
 
 
+@once
+def test_a_modality_without_features_is_refused(case, mdata):
+    with pytest.raises(ValueError, match="expected features that vary in modality 'prot', got .* in all 0; name the"):
+        case.new(copy_of(mdata, {"prot": lambda a: a[:, :0].copy()}))
+
+
 def test_one_protein_trains_and_every_verb_works(case, mdata, log):
     one = copy_of(mdata, {"prot": lambda a: a[:, [0]].copy()})
     by_modality = {"n_specific": {"rna": 3, "prot": 1}} if "n_specific" in case.arguments else {}

@@ -216,7 +216,7 @@ def _that_vary(
 ) -> tuple[Values, Summary, NDArray[np.intp]]:
     """The features that differ between cells, what is known of them, and their positions; said if that is not all."""
     varies = summary.low < summary.high
-    if varies.all():
+    if len(names) and varies.all():
         return values, summary, np.arange(len(names))
     if not varies.any():
         raise ValueError(
