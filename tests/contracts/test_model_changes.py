@@ -307,6 +307,19 @@ def test_empty_features_are_left_out_and_asked_of_nobody(case, mdata, make_mdata
 
 
 @once
+def test_masked_values_are_refused(case, fitted):
+    model, mdata = fitted
+    masked = copy_of(mdata)
+    masked["prot"].layers["counts"] = np.asarray(mdata["prot"].X)
+    masked["prot"].X = np.ma.masked_equal(np.asarray(mdata["prot"].X), 1)
+    if not isinstance(masked["prot"].X, np.ma.MaskedArray):
+        pytest.skip("this anndata keeps no masks")
+    for call in (model.get_latent_representation, case.new):
+        with pytest.raises(ValueError, match="expected a value for every cell and feature in modality 'prot', got"):
+            call(masked)
+
+
+@once
 def test_a_modality_without_features_is_refused(case, mdata):
     with pytest.raises(ValueError, match="expected features that vary in modality 'prot', got .* in all 0; name the"):
         case.new(copy_of(mdata, {"prot": lambda a: a[:, :0].copy()}))
