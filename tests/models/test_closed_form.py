@@ -51,6 +51,14 @@ def test_codes_are_computed_saved_and_inverted(closed, tmp_path):
     np.testing.assert_allclose(back, features, atol=1e-3)
 
 
+def test_more_dimensions_than_hold_signal_are_made_where_they_are_asked_for(mdata, log):
+    model = IndiSeekModel(mdata, **SMALL, n_specific={"rna": 17, "prot": 2})
+    model.train(**FAST)
+    assert mdata.obsm["X_indiseek_rna"].shape == (150, 17) and mdata.obsm["X_indiseek_prot"].shape == (150, 2)
+    assert model.get_features(modality="rna").shape == (150, 17)
+    assert "components that hold signal in 98 training cells: 17 of 'rna'" in log.text
+
+
 def test_codes_are_of_the_scale_of_new_cells_and_tell_less_of_the_other_modality(closed):
     model, mdata = closed
     test = np.concatenate([model.validation_indices, model.test_indices])

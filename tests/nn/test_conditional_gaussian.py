@@ -7,7 +7,14 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from indiseek.nn import ConditionalGaussian, NormalMixture, NystromRidge, _conditional_gaussian, _nystrom_ridge
+from indiseek.nn import (
+    ConditionalGaussian,
+    NormalMixture,
+    NystromRidge,
+    _conditional_gaussian,
+    _nystrom_ridge,
+    whitenable_axes,
+)
 
 N_CELLS = 600
 
@@ -168,3 +175,7 @@ def test_density_of_the_mixture_is_that_of_its_components():
     posterior = mixture.weights_of(z.double())
     np.testing.assert_allclose(posterior.sum(dim=1).numpy(), 1.0)
     assert posterior[:200].argmax(dim=1).float().mean() in (0.0, 1.0)
+
+
+def test_cells_bound_the_axes_that_can_be_made_independent():
+    assert [whitenable_axes(n) for n in (50, 400, 4500, 20_000)] == [2, 3, 10, 22]

@@ -326,7 +326,7 @@ class KeepBest(lightning.Callback):
     def restore(self, found: dict[str, Any]) -> None:
         """Go on from an earlier state."""
         self.best, self.best_epoch, self.state = found["best"], found["best_epoch"], found["state"]
-        self.start = found["start"]
+        self.start = found.get("start")
 
     def settle(self) -> None:
         """Go back to what there was before training if that has gained too little."""
