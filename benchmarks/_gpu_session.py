@@ -150,7 +150,7 @@ def new_model(mdata: Any, quick: bool, kind: str = "IndiSeekModel") -> Any:
 
     small: dict[str, Any] = {"encoder": indiseek.Encoder(hidden=(32,))} if quick else {}
     if quick and kind == "IndiSeekModel":
-        small["specific"] = indiseek.Flow(n_context=4)
+        small["specific"] = indiseek.ClosedForm(n_landmarks=40)
     return getattr(indiseek, kind)(mdata, **small)
 
 

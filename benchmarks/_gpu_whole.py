@@ -46,7 +46,8 @@ def whole_fit(session: Session, report: Report) -> None:
     fitted = time.perf_counter()
     report("training by stage, s", model.stage_seconds)
     report("transforms and all else of train(), s", fitted - now - sum(model.stage_seconds.values()))
-    n_epochs = {stage: len(model.history[f"{stage}/train_loss"]) for stage in model.stage_seconds}
+    trained = [stage for stage in model.stage_seconds if f"{stage}/train_loss" in model.history]
+    n_epochs = {stage: len(model.history[f"{stage}/train_loss"]) for stage in trained}
     report("epochs by stage", n_epochs)
     cells = {s: n_epochs[s] * len(model.train_indices) / max(t, 1e-9) for s, t in model.stage_seconds.items()}
     report("training cells/s by stage", cells)

@@ -28,8 +28,8 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import r2_score
 
 from indiseek import metrics, simulation
-from indiseek.data import CLRPCA, CellTensors, LogNormalizePCA, count_components, whitenable_components
-from indiseek.nn import NystromRidge
+from indiseek.data import CLRPCA, CellTensors, LogNormalizePCA, count_components
+from indiseek.nn import NystromRidge, whitenable_axes
 from indiseek.objectives import CLIPObjective, ClosedFormFlowObjective, ConditionalFlowObjective, Objective
 from indiseek.train import StageSettings, fit_in_closed_form, fit_stage
 
@@ -91,7 +91,7 @@ class Paired:
         return CellTensors(features, tuple(shared), covariates=covariates)
 
 
-def real(name: str, n_train: int, seed: int, shared: Path, error: float) -> Paired:
+def real(name: str, n_train: int, seed: int, shared: Path) -> Paired:
     with mudata.set_options(pull_on_update=False):
         mdata = mudata.read_h5mu(shared / FILES[name])
     order = np.random.default_rng(1000 + seed).permutation(mdata.n_obs)
@@ -109,7 +109,7 @@ def real(name: str, n_train: int, seed: int, shared: Path, error: float) -> Pair
         transform.fit(values, rows)
         x = transform.apply_to(values).numpy()
         wide.append(x[:, :n])
-        components.append(_unit(x[:, : min(n, whitenable_components(n_train, error=error))], train))
+        components.append(_unit(x[:, : min(n, whitenable_axes(n_train))], train))
     frames = [mdata.obs, mdata["rna"].obs]
     column = next((f[c] for f in frames for c in f.columns if c.split(":")[-1] == "Batch"), None)
     batch = np.zeros(mdata.n_obs, dtype=int) if column is None else pd.Categorical(column).codes.astype(int)
@@ -265,7 +265,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True, help="folder with the files of cells")
     parser.add_argument("--data", nargs="+", default=["pbmc,4500"], help="name,number of training cells")
-    parser.add_argument("--error", type=float, default=0.025, help="as in indiseek.data.whitenable_components")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
@@ -277,7 +276,7 @@ def main() -> None:
             if name in SIMULATED:
                 paired = simulated(name, n_train, seed)
             else:
-                paired = real(name, n_train, seed, arguments.shared, arguments.error)
+                paired = real(name, n_train, seed, arguments.shared)
             widths = "+".join(str(x.shape[1]) for x in paired.components)
             wide = "+".join(str(x.shape[1]) for x in paired.wide)
             paired = with_codes(paired, CACHE / "closed_form" / f"{name}.{n_train}.{seed}.{widths}.npz", seed)

@@ -59,8 +59,9 @@ DATA = {
 _NOTES = """\
 The default `IndiSeekModel(mdata).train()`, mean [lowest, highest] over the seeds, one thread. leak: share of the other
 modality's shared code, or of what it predicts, that the specific code explains on the test cells, map and products, of
-the worse of the two. se: standard error of one fit's reading. verdict: on independence, of each fit. private kept:
-of what the other modality does not tell and another draw of the cell would repeat, the share that the codes give back.
+the worse of the two. se: standard error of one fit's reading. verdict: on independence, of each fit. in codes: share
+of the variance of the components that hold signal which the exact inverse gives back from shared and specific codes.
+left out: share of it that another draw of the cell would repeat and that is not in the codes.
 excess: share that the joint shared code explains of what only one modality knows, of the worse. FOSCTTM: 0 perfect, .5
 chance. nll: held-out negative log-likelihood of the specific stage at the weights kept, above its lowest of all epochs,
 nats per axis. F1: macro-F1 of the cell types of test cells by 15 neighbours among the training cells, in `X_indiseek`,
@@ -93,9 +94,8 @@ def fit(data: Data, n_train: int, seed: int, shared: Path) -> dict[str, Any]:
         order_of_verdicts = ["FAIL", "too few cells", "pass"]
         found[f"verdict {name}"] = min(rows["verdict"], key=order_of_verdicts.index)
         row = completeness[completeness["modality"] == name].iloc[0]
-        private = float(row["reproducible"] - row["shared"])
-        if private > 0:
-            found[f"private kept {name}"] = 1.0 - float(row["reproducible_left_out"]) / private
+        found[f"in codes {name}"] = float(row["in_codes"])
+        found[f"left out {name}"] = float(row["reproducible_left_out"])
         found[f"dims {name}"] = int(mdata.obsm[f"X_indiseek_{name}"].shape[1])
     excess = certificate.table("excess")
     found["excess"] = float(excess[excess["judged"]]["total"].max())
@@ -147,7 +147,7 @@ def table(found: dict[tuple[str, int], list[dict[str, Any]]]) -> pd.DataFrame:
     for (name, _), fits in found.items():
         row = {"set": name, "training / test cells": fits[0]["cells"], "fits": str(len(fits))}
         second = DATA[name].second
-        for key in ("dims", "leak", "se", "verdict", "private kept"):
+        for key in ("dims", "leak", "se", "verdict", "in codes", "left out"):
             for modality, shown in (("rna", "rna"), (second, "other")):
                 values = [each[f"{key} {modality}"] for each in fits if f"{key} {modality}" in each]
                 row[f"{key} {shown}"] = _words(values) if key == "verdict" else _shown(values, key)
@@ -170,17 +170,17 @@ def _words(values: list[str]) -> str:
 
 
 def draw(found: dict[tuple[str, int], list[dict[str, Any]]], path: Path) -> None:
-    """Leak and private content against the number of training cells."""
+    """Leak and completeness against the number of training cells."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for i, name in enumerate(dict.fromkeys(name for name, _ in found)):
         for modality, style in (("rna", "-"), (DATA[name].second, "--")):
             sizes = [n for other, n in found if other == name]
-            for axis, key in zip(axes, ("leak", "private kept"), strict=True):
+            for axis, key in zip(axes, ("leak", "in codes", "left out"), strict=True):
                 means = [np.mean([fit.get(f"{key} {modality}", np.nan) for fit in found[name, n]]) for n in sizes]
                 axis.plot(sizes, means, style, marker="o", ms=4, color=f"C{i}", label=f"{name}, {modality}")
     axes[0].axhline(0.05, color="0.6", lw=0.8)
     axes[0].set_ylabel("leak of the specific code")
-    axes[1].set_ylabel("private content kept")
+    axes[1].set_ylabel("variance given back by the codes")
     axes[1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     for axis in axes:
         axis.set_xscale("log")

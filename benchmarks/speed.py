@@ -44,7 +44,7 @@ Figures = dict[str, float]
 
 N_SAMPLE = 6855
 QUICK_EPOCHS = 5
-STAGES = {"shared": "shared codes", "context": "wide codes", "specific": "flow"}
+STAGES = {"shared": "shared codes", "specific": "specific codes"}
 _CLUE = Path(__file__).parents[1] / ".venv-clue" / "bin" / "python"
 _TOTALVI_TRAIN_SHARE = 0.9
 _STOPPED = "stopped after, s"
@@ -67,8 +67,9 @@ def indiseek_fit(mdata: MuData, accelerator: str) -> Figures:
     model = IndiSeekModel(mdata)
     model.train(accelerator=accelerator, show_progress=False)
     found = {"fit, s": time.perf_counter() - started}
-    n_epochs = {stage: len(model.history[f"{stage}/train_loss"]) for stage in model.stage_seconds}
-    for stage, seconds in model.stage_seconds.items():
+    n_epochs = {stage: len(model.history[f"{stage}/train_loss"]) for stage in STAGES}
+    for stage in STAGES:
+        seconds = model.stage_seconds[stage]
         found |= {f"{stage}: epochs": n_epochs[stage], f"{stage}: s": seconds}
         found[f"{stage}: cells/s"] = n_epochs[stage] * len(model.train_indices) / seconds
     found["epochs"] = sum(n_epochs.values())
@@ -193,7 +194,7 @@ def profile(path: Path, accelerator: str) -> tuple[dict[str, pd.DataFrame], dict
     mdata = mudata.read_h5mu(path)
     tables, n_weights = {}, {}
     for stage in ("shared", "specific"):
-        epochs = {"shared": 1, "context": 1, "specific": 1} | {stage: 3}
+        epochs = {"shared": 1, "specific": 1} | {stage: 3}
         model = IndiSeekModel(mdata)
         recorder = _Recorder(stage)
         model.train(epochs, accelerator=accelerator, show_progress=False, write_latents=False, callbacks=[recorder])
@@ -218,7 +219,7 @@ class _Recorder(Callback):
     """Profiles the last two epochs of one stage; the first warms up."""
 
     def __init__(self, stage: str) -> None:
-        self.number = {"shared": 0, "specific": 2}[stage]
+        self.number = list(STAGES).index(stage)
         self.n_fits = -1
         self.profiler = torch.profiler.profile()
 

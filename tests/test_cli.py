@@ -82,7 +82,7 @@ def test_stopped_in_any_stage_the_same_command_goes_on_to_the_same_codes(
     cells_on_disk, tmp_path, monkeypatch, capsys, log
 ):
     assert _train(cells_on_disk, tmp_path / "whole") == 0
-    assert "No certificate: it needs at least 100 test cells, there are 60." in capsys.readouterr().out
+    assert "Certificate on 150 held-out cells" in capsys.readouterr().out
     written = ["checkpoint", "latents.zarr", "model", "training.png"]
     assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == written
     codes = anndata.read_zarr(tmp_path / "whole" / "latents.zarr").obsm

@@ -11,15 +11,16 @@ import numpy as np
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "design.md"
 
 
-def test_the_objective_and_the_model_of_the_page_train_save_and_load(mdata, tmp_path):
+def test_the_objective_and_the_model_of_the_page_train_save_and_load(make_mdata, tmp_path):
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert len(blocks) == 2
     names: dict = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
+    mdata = make_mdata()
     model = names["CorrelationModel"](mdata, n_latent=3)
     model.train(accelerator="cpu", show_progress=False)
-    assert mdata.obsm["X_correlation"].shape == (150, 3)
+    assert mdata.obsm["X_correlation"].shape == (600, 3)
     history = model.history["shared/validation_correlation"].to_numpy().ravel()
     assert history.max() > 0.3 and history.max() > history[0]
     model.save(tmp_path / "model")

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from indiseek.models import IndiSeekModel
 
 DEMO_PROTEINS = ("CD3", "CD4", "CD8a", "CD14", "CD19", "CD56", "CD45RA", "CD45RO")
-_CODES = {"IndiSeek, shared codes": "shared", "IndiSeek, wide codes": "context"}
 _FILES = ("training.png", "certificate.json", "certificate.png")
 _MOST_COLORS = 8
 _MOST_FEATURES = 30
@@ -271,11 +270,9 @@ def _print_retrieval(model: IndiSeekModel, console: Console) -> None:
     )
     n_components = min(10, train_a.shape[1], train_b.shape[1])
     rows: dict[str, tuple[NDArray[Any], ...]] = {
-        title: tuple(
-            model.get_latent_representation(modality=name, kind=kind, indices=test) for name in (first, second)
+        "IndiSeek, shared codes": tuple(
+            model.get_latent_representation(modality=name, indices=test) for name in (first, second)
         )
-        for title, kind in _CODES.items()
-        if kind in model.stage_seconds
     }
     for baseline, function in (("CCA", metrics.cca), ("PLS-SVD", metrics.pls_svd)):
         codes = function(train_a, train_b, test_a, test_b, n_components=n_components)

@@ -115,10 +115,11 @@ def test_other_arguments_or_data_are_refused_and_leave_the_checkpoint(case, make
     other["rna"].X = other["rna"].X[:, ::-1]
     with pytest.raises(ValueError, match="expected the values of the cells with which the fit in .* began, got others"):
         case.new(other).train(**TRAIN, checkpoint_dir=tmp_path)
+    given = case.arguments.get("transforms", {})
     with pytest.raises(ValueError, match=message.format("transforms/prot/name", "transforms/prot/name")):
-        case.new(make_mdata(150), transforms={"prot": Scale()}).train(**TRAIN, checkpoint_dir=tmp_path)
+        case.new(make_mdata(150), transforms=given | {"prot": Scale()}).train(**TRAIN, checkpoint_dir=tmp_path)
     # That of the fit, named.
-    same = case.new(make_mdata(150), transforms={"prot": CLR()})
+    same = case.new(make_mdata(150), transforms=given | {"prot": CLR()})
     same.train(**TRAIN, checkpoint_dir=shutil.copytree(tmp_path, tmp_path / "copy"))
     assert path.read_bytes() == before
 

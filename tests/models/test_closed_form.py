@@ -14,7 +14,7 @@ from indiseek.metrics import explained
 from indiseek.models import ClosedForm, IndiSeekModel
 from indiseek.nn import Encoder
 
-SMALL = {"n_shared": 4, "encoder": Encoder(hidden=(32,)), "specific": ClosedForm(n_landmarks=60)}
+SMALL = {"n_shared": 4, "encoder": Encoder(hidden=(32,)), "specific": ClosedForm(n_landmarks=60, refine=False)}
 FAST = {"accelerator": "cpu", "show_progress": False, "max_epochs": {"shared": 5}, "batch_size": {"shared": 64}}
 
 
@@ -34,9 +34,11 @@ def closed(make_mdata):
 
 def test_codes_are_computed_saved_and_inverted(closed, tmp_path):
     model, mdata = closed
-    assert list(model.stage_seconds) == ["shared", "components", "specific"]
+    assert list(model.stage_seconds) == ["shared", "everything", "components", "specific"]
     assert {key.split("/")[0] for key in model.history} == {"shared"}
-    assert mdata.obsm["X_indiseek_rna"].shape == (600, 6) and mdata.obsm["X_indiseek_prot"].shape == (600, 13)
+    # As many as 390 training cells can whiten.
+    assert mdata.obsm["X_indiseek_rna"].shape == mdata.obsm["X_indiseek_prot"].shape == (600, 3)
+    assert mdata.obsm["X_indiseek"].shape == (600, 6 + 14 + 4)
     assert all(np.isfinite(mdata.obsm[f"X_indiseek_{name}"]).all() for name in ("rna", "prot"))
     model.save(tmp_path / "model")
     loaded = IndiSeekModel.load(tmp_path / "model", mdata, accelerator="cpu")
@@ -79,7 +81,7 @@ def test_a_batch_leaves_the_codes(make_mdata):
         x[lane == 1, :5] = np.rint(1.6 * x[lane == 1, :5])
         mdata["prot"].X = x.astype(np.float32)
         IndiSeekModel.setup_mudata(mdata, batch_key=batch_key)
-        model = _model(mdata)
+        model = _model(mdata, n_specific={"rna": 3, "prot": 13})
         model.train(**FAST)
         rows = np.concatenate([model.validation_indices, model.test_indices])
         label = np.eye(2)[lane[rows]]

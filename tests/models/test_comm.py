@@ -83,7 +83,7 @@ def test_views_are_of_training_and_validation_cells_with_the_memory_stated(mdata
     # Views scatter around the cell, and not around another one.
     own = torch.from_numpy(model.get_features(modality="rna", indices=rows))
     distance = (rna[:, 0] - own).square().sum(dim=1)
-    assert (distance < (rna[:, 0] - own.roll(1, 0)).square().sum(dim=1)).float().mean() > 0.95
+    assert (distance < (rna[:, 0] - own.roll(1, 0)).square().sum(dim=1)).float().mean() > 0.9
     assert (distance > 0).all()
 
 

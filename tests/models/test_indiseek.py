@@ -9,6 +9,7 @@ from small import SMALL
 from torch import nn
 
 import indiseek
+from indiseek.data import LogNormalizePCA
 from indiseek.models import PAPER, Flow, IndiSeekModel, NCEClub
 from indiseek.nn import Encoder, GaussianCritic, SeparableCritic
 
@@ -20,9 +21,10 @@ def _kinds(module: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
 
 
 def test_settings_of_the_paper_give_its_networks(mdata):
-    model = IndiSeekModel(mdata, **PAPER.model, n_shared=10, n_specific=10)
+    transforms = {"rna": LogNormalizePCA(n_components=50)}
+    model = IndiSeekModel(mdata, **PAPER.model, n_shared=10, n_specific=10, transforms=transforms)
     model.train(**PAPER.train | FAST)
-    assert list(model.module.objectives) == ["shared", "specific"]
+    assert list(model.module.objectives) == ["shared", "everything", "specific"]
     shared, specific = model.module.objective("shared"), model.module.objective("specific")
     n_features = {"rna": 50, "prot": 14}
     for i, n in enumerate(n_features.values()):

@@ -5,6 +5,7 @@ import pytest
 from model_contract import FAST, At, interrupt, latents
 from small import SMALL, pair
 
+from indiseek.data import LogNormalizePCA
 from indiseek.models import Flow, IndiSeekModel
 from indiseek.nn import Encoder
 from indiseek.objectives import ConditionalFlowObjective
@@ -93,13 +94,15 @@ def test_the_wide_codes_can_be_asked_for(flow):
 def test_without_wide_codes_the_flow_sees_the_shared_ones(mdata):
     model = IndiSeekModel(mdata, **FLOW | {"specific": Flow(n_context=0)}, n_specific=3)
     model.train(**FAST)
-    assert list(model.module.objectives) == ["shared", "specific"]
-    with pytest.raises(ValueError, match=r"expected kind to be one of \['shared', 'specific'\], got 'context'"):
+    assert list(model.module.objectives) == ["shared", "everything", "specific"]
+    with pytest.raises(
+        ValueError, match=r"expected kind to be one of \['shared', 'everything', 'specific'\], got 'context'"
+    ):
         model.get_latent_representation(modality="rna", kind="context")
 
 
 def test_by_default_the_flow_keeps_every_dimension(mdata):
-    model = IndiSeekModel(mdata, **FLOW)
+    model = IndiSeekModel(mdata, **FLOW, transforms={"rna": LogNormalizePCA(n_components=50)})
     model.train(**FAST)
     codes = latents(model)
     assert codes["specific_rna"].shape[1] == 50

@@ -63,7 +63,7 @@ def test_training_from_disk_gives_the_same_codes_to_the_last_bit(files, in_memor
     _assert_same(_codes(model), _codes(in_memory))
     for key, code in in_memory.adata.obsm.items():
         np.testing.assert_array_equal(mdata.obsm[key], code)
-    assert {"X_indiseek_shared", "X_indiseek_rna", "X_indiseek_prot"} <= set(mdata.obsm)
+    assert {"X_indiseek_shared", "X_indiseek", "X_indiseek_rna", "X_indiseek_prot"} <= set(mdata.obsm)
     rows = np.random.default_rng(0).permutation(600)[:70]
     _assert_same(_codes(model, indices=rows), _codes(in_memory, indices=rows))
     model.save(tmp_path / "model")
@@ -90,7 +90,7 @@ def test_codes_written_chunk_by_chunk_are_those_of_write_latents(in_memory, file
         embed(in_memory, mdata, target, show_progress=False)
         written = anndata.read_zarr(target)
         assert written.obs_names.equals(in_memory.adata.obs_names)
-        assert set(written.obsm) == {"X_indiseek_shared", "X_indiseek_rna", "X_indiseek_prot"}
+        assert set(written.obsm) == {"X_indiseek_shared", "X_indiseek", "X_indiseek_rna", "X_indiseek_prot"}
         for key, code in written.obsm.items():
             np.testing.assert_allclose(code, in_memory.adata.obsm[key], rtol=0, atol=1e-6)
             assert code.dtype == np.float32

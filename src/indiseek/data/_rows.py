@@ -76,10 +76,12 @@ class SplitOptions:
 
     def record(self) -> dict[str, Any]:
         """The options as plain values."""
-        indexing = self.external_indexing
+        indexing, validation_size = self.external_indexing, self.validation_size
+        if self.train_size is not None and validation_size is None:
+            validation_size = _VALIDATION_SIZE
         return {
             "train_size": self.train_size,
-            "validation_size": self.validation_size,
+            "validation_size": validation_size,
             "external_indexing": None if indexing is None else [_plain(part) for part in indexing],
         }
 

@@ -115,8 +115,8 @@ class MultimodalModel(ABC):
         logger.info(f"{self._describe()}{f'; not used: {unused} (setup_mudata chooses)' if unused else ''}")
         if setup.covariates and not any(stage.uses_covariates for stage in self._stages()):
             logger.warning(
-                f"{list(setup.covariates)} are registered and handed to the objectives, of which none of "
-                f"{type(self).__name__} uses covariates yet: the codes are not corrected for them."
+                f"{list(setup.covariates)} are stored with the model, but its codes are not corrected for them: no "
+                f"stage of {type(self).__name__} with these options uses covariates."
             )
 
     @abstractmethod
@@ -590,12 +590,14 @@ class MultimodalModel(ABC):
             modalities are taken too: their joint code is that modality's, and where the specific code is a
             map given the other modalities' codes, these are predicted, with a warning.
         modality
-            Modality whose code is wanted. None, for the first kind, gives the joint code of all modalities;
-            of shared codes that is the mean of the modalities' unit codes, brought back to unit length.
+            Modality whose code is wanted. None gives the joint code of all modalities, which the first kind and
+            ``"everything"`` have; of shared codes that is the mean of the modalities' unit codes, brought back to unit
+            length.
         kind
-            Stage whose codes are wanted, by default the first. Of IndiSeekModel and DisentangledSSLModel
-            ``"shared"`` or ``"specific"``, and ``"context"`` for the wide codes that are the condition of
-            IndiSeek's flow; of CoMMModel ``"fused"``.
+            Stage whose codes are wanted, by default the first: ``"shared"``, ``"specific"``, of IndiSeekModel also
+            ``"everything"`` for what is known of a cell in all, ``"components"`` for what the specific codes are made
+            of, and with ``specific="flow"`` ``"context"`` for the wide codes that are its condition; of CoMMModel
+            ``"fused"``.
         indices
             Positions of the cells wanted, or a boolean mask; by default all, in order.
         batch_size
@@ -723,9 +725,10 @@ class MultimodalModel(ABC):
 
         For a model of modalities rna and prot, ``mdata.obsm`` gets the joint shared code and each
         modality's specific one (for IndiSeekModel ``X_indiseek_shared``, ``X_indiseek_rna``,
-        ``X_indiseek_prot``); each modality's own ``.obsm`` gets the joint shared code and its specific
-        code (``X_indiseek_specific``). CoMMModel gives the fused code (``X_comm``) and each modality's projection
-        (``X_comm_rna``, ``X_comm_prot``, in the modality ``X_comm_projection``). Nothing else changes.
+        ``X_indiseek_prot``), and for IndiSeekModel all that is known of a cell (``X_indiseek``); each modality's
+        own ``.obsm`` gets the joint codes and its specific code (``X_indiseek_specific``). CoMMModel gives the
+        fused code (``X_comm``) and each modality's projection (``X_comm_rna``, ``X_comm_prot``, in the modality
+        ``X_comm_projection``). Nothing else changes.
 
         Parameters
         ----------

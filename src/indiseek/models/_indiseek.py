@@ -97,19 +97,25 @@ class IndiSeekModel(MultimodalModel):
     r"""Shared and modality-specific latent spaces of paired cells.
 
     Stage 1 learns for each modality a shared code :math:`C_i = f_i(X_i)` by contrastive learning across
-    modalities (CLIP) and freezes it. Stage 2 learns for each modality a specific code :math:`Z_i` that is
-    independent of the other modality's shared code and complete with it. ``specific="flow"`` takes an
-    invertible map of the modality given the other's code, :math:`Z_i = T_i(X_i; C_j)`, fitted by maximum
-    likelihood; ``specific="nce-club"`` is the paper's second stage, :math:`Z_i = h_i(X_i)` with
+    modalities (CLIP) and freezes it. Stage 2 makes for each modality a specific code :math:`Z_i` that is
+    independent of what the other modality knows and complete with it: an invertible map of the modality given
+    the other's components and shared code, :math:`Z_i = T_i(X_i; X_j, C_j)`. With ``"closed-form"`` its mean,
+    covariance and distributions are computed, and a short flow on top is trained where the likelihood of held-out
+    cells asks for it. ``"flow"`` trains such a map from scratch, given shared and wide codes, by maximum likelihood.
+    ``"nce-club"`` is the paper's second stage, :math:`Z_i = h_i(X_i)` with
 
     .. math::
         \min_{h_i, g_i} I_{NCE-CLUB}(Z_i; C_j)
         + \frac{\lambda}{2 E\lVert X_i \rVert^2} E \lVert g_i(Z_i, C_i) - X_i \rVert^2
 
-    :meth:`train` knows the stages ``"shared"`` (at most 4,000 steps, until held-out InfoNCE stops falling),
-    ``"context"`` (the wide codes of stage 1 for a flow, likewise) and ``"specific"`` (600 steps of a flow from learning
-    rate 2e-2 with weight decay 1, or 2,000 of ``"nce-club"``; it ends when its learning rate does), each of 512 cells a
-    step and with learning rate 1e-3 where nothing else is said.
+    Beside them stands a space that holds everything (``X_indiseek``): the features of all modalities and the joint
+    shared code on scales at which cells can be compared, for clustering and annotation.
+
+    :meth:`train` knows the stages ``"shared"`` (at most 4,000 steps, until held-out InfoNCE stops falling) and
+    ``"specific"`` (of the closed form at most 2,000 steps of the flow, until held-out likelihood stops rising; of
+    ``"flow"`` 600 steps from learning rate 2e-2 with weight decay 1, after ``"context"``, the wide codes of stage 1; of
+    ``"nce-club"`` 2,000), each of 512 cells a step and, where nothing else is said, with learning rate 1e-3. Further
+    stages take no steps.
 
     Parameters
     ----------
@@ -119,19 +125,21 @@ class IndiSeekModel(MultimodalModel):
     n_shared
         Dimension of the shared codes. They lie on the unit sphere and so have one degree of freedom less.
     n_specific
-        Dimension of the specific codes; one number, or one for each modality. By default all dimensions of
-        the flow, and 8 for ``"nce-club"``. Of a flow, the dimensions that carry most of the modality are kept.
+        Dimension of the specific codes; one number, or one for each modality. By default 8 for ``"nce-club"``, all for
+        ``"flow"``, and for the closed form as many as the training cells can make independent,
+        :func:`indiseek.nn.whitenable_axes`. Of a map's dimensions those that carry most of the modality are kept.
     alignment
         Weight of ``1 - cos(c_1, c_2)`` in stage 1; removes from the shared codes what the other modality
         cannot know. 0 is the paper's stage 1. The wide codes of a flow are never penalised.
     specific
-        ``"flow"``, ``"closed-form"`` or ``"nce-club"``, or with options of their own :class:`indiseek.Flow`,
-        :class:`indiseek.ClosedForm` or :class:`indiseek.NCEClub`.
+        ``"closed-form"``, ``"flow"`` or ``"nce-club"``, or with options of their own :class:`indiseek.ClosedForm`,
+        :class:`indiseek.Flow` or :class:`indiseek.NCEClub`.
     encoder
         Form of the encoders, and of the decoders and critics of ``"nce-club"``; networks of your own.
     transforms
         Transform by modality, out of :mod:`indiseek.data` or derived from :class:`indiseek.data.Transform`; by default
-        raw RNA counts get ``LogNormalizePCA``, raw protein counts ``CLR``, and values that are not counts ``Scale``.
+        raw RNA counts get ``LogNormalizePCA``, raw protein counts ``CLR``, and values that are not counts ``Scale``; of
+        more than 50 proteins or values ``CLRPCA`` and ``ScalePCA``. Principal components are as many as hold signal.
 
     Raises
     ------
@@ -344,17 +352,17 @@ class IndiSeekModel(MultimodalModel):
         hold next to nothing of what only one modality knows (their excess), and of these the narrowest is taken
         whose held-out InfoNCE is within one standard error of the best at its alignment. With
         ``specific="nce-club"`` the weight `lam` follows: the best held-out reconstruction among those whose
-        leakage passes. With ``specific="flow"`` one flow is fitted, and the number of its dimensions that carry
-        95 % of what only their modality knows is reported.
+        leakage passes. Otherwise one map is fitted, and the number of its dimensions that carry 95 % of what only their
+        modality knows is reported.
 
         Parameters
         ----------
         n_shared, alignment
             Values to try, every pair of them.
         lam
-            Values to try with ``specific="nce-club"``; the flow has no such weight.
+            Values to try with ``specific="nce-club"``; the others have no such weight.
         choose_n_specific
-            Whether the flow's number of dimensions is set too, instead of suggested only.
+            Whether the map's number of dimensions is set too, instead of suggested only.
         directory
             Where finished candidates are kept, so that an interrupted or wider search goes on from them.
         max_epochs
@@ -393,11 +401,11 @@ class IndiSeekModel(MultimodalModel):
         options = SplitOptions(
             train_size=train_size, validation_size=validation_size, external_indexing=external_indexing
         )
-        is_flow = not isinstance(self._options.specific, NCEClub)
+        is_map = not isinstance(self._options.specific, NCEClub)
         grid = Grid(
             n_shared=candidates("n_shared", n_shared, low=2, whole=True),
             alignment=candidates("alignment", alignment, low=0),
-            lam=() if is_flow else candidates("lam", lam, low=0),
+            lam=() if is_map else candidates("lam", lam, low=0),
         )
         self._with({"n_shared": max(grid.n_shared)})._check_options()
         settings = settings_of(
@@ -420,7 +428,7 @@ class IndiSeekModel(MultimodalModel):
             )
         pipeline = fitted.pipeline.to(device)
         # What is searched is no part of what the results depend on.
-        fixed = self._with({"n_shared": 2, "alignment": 0.0} | ({"n_specific": None} if is_flow else {"lam": 1.0}))
+        fixed = self._with({"n_shared": 2, "alignment": 0.0} | ({"n_specific": None} if is_map else {"lam": 1.0}))
         fingerprint: dict[str, Any] = {}
         if directory is not None:
             fingerprint = fingerprint_of_data(cells.values, self._schema.features, split) | {
