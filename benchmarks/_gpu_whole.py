@@ -49,7 +49,7 @@ def whole_fit(session: Session, report: Report) -> None:
     trained = [stage for stage in model.stage_seconds if f"{stage}/train_loss" in model.history]
     n_epochs = {stage: len(model.history[f"{stage}/train_loss"]) for stage in trained}
     report("epochs by stage", n_epochs)
-    cells = {s: n_epochs[s] * len(model.train_indices) / max(t, 1e-9) for s, t in model.stage_seconds.items()}
+    cells = {s: n_epochs[s] * len(model.train_indices) / max(model.stage_seconds[s], 1e-9) for s in trained}
     report("training cells/s by stage", cells)
     session.values["fitted"] = model
     report.step()

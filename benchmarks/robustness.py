@@ -52,8 +52,8 @@ DATA = {
     "pbmc": Data("pbmc10k_cite.h5mu", "prot", (400, 800, 1600, 3200, 4500)),
     "covid": Data("covid_cite_donors.h5mu", "prot", (1000, 3000, 10_000, 18_000), "mergedcelltype"),
     "bmmc": Data("bmmc_cite_starter.h5mu", "prot", (400,), "cell_type"),
-    "midas": Data("midas_pbmc_paired.h5mu", "prot", (520,), "labels"),
-    "snare": Data("mop_snareseq_multiome.h5mu", "atac", (7500,)),
+    "midas": Data("midas_pbmc_paired.h5mu", "prot", (520,), "cell_type"),
+    "snare": Data("mop_snareseq_multiome.h5mu", "atac", (7500,), "cell_type"),
 }
 
 _NOTES = """\
@@ -102,7 +102,7 @@ def fit(data: Data, n_train: int, seed: int, shared: Path) -> dict[str, Any]:
     found["FOSCTTM"] = float(certificate.table("retrieval")["foscttm"].iloc[0])
     found["nll"] = _above_lowest(model)
     if data.types is not None:
-        found |= _types(mdata, data.types, np.sort(split[0]), np.sort(split[2]))
+        found |= _types(mdata, data, np.sort(split[0]), np.sort(split[2]))
     return found
 
 
@@ -116,9 +116,9 @@ def _above_lowest(model: IndiSeekModel) -> float:
     return max(0.0, now - min(float(table.min().iloc[0]) for table in history)) if history else 0.0
 
 
-def _types(mdata: MuData, column: str, train: NDArray[np.intp], test: NDArray[np.intp]) -> dict[str, float]:
+def _types(mdata: MuData, data: Data, train: NDArray[np.intp], test: NDArray[np.intp]) -> dict[str, float]:
     frames = [mdata.obs, *(adata.obs for adata in mdata.mod.values())]
-    types = next(f[c] for f in frames for c in f.columns if c.split(":")[-1] == column).astype(str).to_numpy()
+    types = next(f[c] for f in frames for c in f.columns if c.split(":")[-1] == data.types).astype(str).to_numpy()
     names, counts = np.unique(types[train], return_counts=True)
     told = names[counts >= _LEAST_OF_A_TYPE]
     test = test[np.isin(types[test], told)]
@@ -128,7 +128,8 @@ def _types(mdata: MuData, column: str, train: NDArray[np.intp], test: NDArray[np
         return float(f1_score(types[test], neighbours.predict(code[test]), average="macro"))
 
     parts = []
-    for name, transform in {"rna": LogNormalizePCA(n_components=_N_PCA), "prot": CLRPCA(n_components=_N_PCA)}.items():
+    second = CLRPCA if data.second == "prot" else LogNormalizePCA
+    for name, transform in ("rna", LogNormalizePCA(n_components=_N_PCA)), (data.second, second(n_components=_N_PCA)):
         values = mdata[name].X
         transform.fit(values, train)
         x = transform.apply_to(values).numpy()

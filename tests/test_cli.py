@@ -83,12 +83,12 @@ def test_stopped_in_any_stage_the_same_command_goes_on_to_the_same_codes(
 ):
     assert _train(cells_on_disk, tmp_path / "whole") == 0
     assert "Certificate on 150 held-out cells" in capsys.readouterr().out
-    written = ["checkpoint", "latents.zarr", "model", "training.png"]
+    written = ["certificate.json", "certificate.png", "checkpoint", "latents.zarr", "model", "training.png"]
     assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == written
     codes = anndata.read_zarr(tmp_path / "whole" / "latents.zarr").obsm
     train = IndiSeekModel.train
     # That every stage does is in the contract of the models.
-    for stage in (0, 2):
+    for stage in (0, 1):
         out = tmp_path / str(stage)
         callbacks = [At(stage, interrupt, epoch=1)]
         monkeypatch.setattr(IndiSeekModel, "train", functools.partialmethod(train, callbacks=callbacks))
@@ -140,6 +140,10 @@ def test_neither_the_input_nor_a_file_of_the_users_is_replaced_by_results(cells_
         # Said before any work.
         assert os.listdir(out) == [name]
         (out / name).unlink()
+    (out / "model").mkdir()
+    (out / "model" / "model.pt").write_text("mine")
+    assert cli.main(["train", str(h5mu), "--out", str(out)]) == 2
+    assert os.listdir(out) == ["model"] and (out / "model" / "model.pt").read_text() == "mine"
 
 
 def test_results_are_replaced_by_those_of_the_next_run_and_links_followed(cells_on_disk, tmp_path):
@@ -196,11 +200,18 @@ def test_a_zarr_that_a_killed_process_had_put_aside_is_brought_back(h5mu, tmp_pa
     assert target.is_dir()
 
 
+@pytest.mark.filterwarnings("ignore:The HDF5 file was not created by muon")
 def test_what_cannot_be_used_is_said_in_one_line(tmp_path, capsys):
     for arguments in (["train", "none.h5mu"], ["convert", "none.h5mu", str(tmp_path / "out.zarr")]):
         assert cli.main(arguments) == 2
         message = capsys.readouterr().err
         assert message.startswith("indiseek: expected an h5mu file") and message.count("\n") == 1
+    (tmp_path / "text.h5mu").write_text("mine")
+    anndata.AnnData(np.ones((3, 2))).write_h5ad(tmp_path / "other.h5mu")
+    for name in ("text.h5mu", "other.h5mu"):
+        assert cli.main(["train", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("indiseek: expected an h5mu file at") and message.count("\n") == 1
 
 
 def test_a_wrong_path_is_said_before_anything_is_imported(tmp_path):
@@ -222,11 +233,16 @@ def test_a_wrong_path_is_said_before_anything_is_imported(tmp_path):
         assert "Traceback" not in done.stderr
 
 
-def test_a_colour_and_a_device_that_do_not_exist_are_said_before_training(h5mu, tmp_path, monkeypatch, capsys):
+def test_a_colour_and_a_device_that_do_not_exist_are_said_before_training(
+    h5mu, cells_on_disk, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr("indiseek.train._fit.fit_stage", None)
     command = ["train", str(h5mu), "--out", str(tmp_path / "out")]
     assert cli.main([*command, "--color", "NOSUCH"]) == 2
     assert "expected a column of .obs or a feature of ['rna', 'prot'], got 'NOSUCH'" in capsys.readouterr().err
+    for more in ([str(cells_on_disk)], [str(h5mu), "--backed"]):
+        assert cli.main(["train", *more, "--out", str(tmp_path / "out"), "--color", "NOSUCH"]) == 2
+        assert "expected no --color with cells on disk, of which no maps are drawn, got" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert cli.main([*command, "--accelerator", "nonsense"]) == 2
     assert "expected a device that this machine has, got accelerator='nonsense'" in capsys.readouterr().err

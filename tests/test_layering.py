@@ -17,7 +17,7 @@ API_PAGES = ROOT / "docs" / "api"
 
 PAGE = ROOT / "docs" / "design.md"
 # Files at the root of the package that every layer may import.
-COMMON = {"_checks"}
+COMMON = {"_checks", "_streams"}
 
 
 def arrows(page: str) -> dict[str, set[str]]:

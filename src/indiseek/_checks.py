@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+# What every library that draws takes.
+_HIGHEST_SEED = 2**32 - 1
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
@@ -64,10 +69,66 @@ def check_number(
         raise ValueError(f"expected {name} to be {wanted}, got {value}; choose a smaller one.")
 
 
+def check_seed(name: str, value: object) -> None:
+    """Raise if `value` is no whole number that can be a seed: TypeError for no number, else ValueError."""
+    check_number(name, value, low=0, whole=True)
+    if int(value) > _HIGHEST_SEED:  # type: ignore[call-overload]
+        raise ValueError(f"expected {name} of at most {_HIGHEST_SEED}, got {value}; choose a smaller one.")
+
+
+def check_path(name: str, value: object) -> Path:
+    """Path that a user gave.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    ValueError
+        If it is empty.
+    """
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise TypeError(
+            f"expected {name} to be a path, got {value!r} of type {type(value).__name__}; give a str or a pathlib.Path."
+        )
+    if not os.fspath(value):
+        raise ValueError(f"expected {name} to be a path, got an empty one; give '.' for the current directory.")
+    return Path(value)
+
+
+def check_mapping(name: str, value: object, what: str) -> None:
+    """Raise TypeError if `value` is no mapping; `what` says of what, such as ``"transforms by modality"``."""
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"expected {name} to be a dict of {what}, got {value!r} of type {type(value).__name__}; give a dict."
+        )
+
+
+def check_strings(name: str, value: object) -> tuple[str, ...]:
+    """Names that a user gave, as a tuple; TypeError if they are no sequence of strings."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"expected {name} to be a list of names, got {value!r}; write a list such as ['{value}'].")
+    found = tuple(value)
+    wrong = [each for each in found if not isinstance(each, str)]
+    if wrong:
+        raise TypeError(f"expected {name} to be a list of names, got {wrong[0]!r} in it; give strings.")
+    return tuple(map(str, found))
+
+
+def printable(text: str) -> str:
+    """Text from the data as a terminal may have it: without what would move its cursor or change its colours."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
+
+
 def check_flag(name: str, value: object) -> None:
     """Raise TypeError if `value` is neither True nor False."""
     if type(value).__name__ not in ("bool", "bool_"):
         raise TypeError(f"expected {name} to be True or False, got {value!r}; give one of them.")
+
+
+def check_flags(flags: Mapping[str, object]) -> None:
+    """:func:`check_flag` of several, by name."""
+    for name, value in flags.items():
+        check_flag(name, value)
 
 
 def check_widths(name: str, widths: Iterable[int]) -> tuple[int, ...]:

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from indiseek._checks import printable
+
 # Nothing else here: torch and scanpy take seconds, and a wrong path is to be said at once. What a command needs is
 # imported in it.
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except (OSError, ValueError, TypeError, KeyError, FloatingPointError, MemoryError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
-        print(f"indiseek: {_printable(str(message))}", file=sys.stderr)
+        print(f"indiseek: {printable(str(message))}", file=sys.stderr)
         return 2
     return 0
 
@@ -89,16 +91,11 @@ def _check_paths(options: argparse.Namespace) -> None:
         )
 
 
-def _printable(text: str) -> str:
-    """Text from the data as a terminal may have it: without what would move its cursor or change its colours."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
-
-
 def _as_text(name: object) -> Text:
     """A name from the data, in which nothing is markup."""
     from rich.text import Text
 
-    return Text(_printable(str(name)))
+    return Text(printable(str(name)))
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
@@ -108,7 +105,13 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     on_disk = options.command == "train" and (options.backed or options.file.is_dir())
     # Before hours of work, of which there would be no place for the result.
     names = (*_FILES, *(("latents.zarr",) if on_disk else ("latents.h5mu", "spaces.png")))
-    check_replaceable([options.out / name for name in names], [options.file] if options.command == "train" else [])
+    if on_disk and options.color:
+        raise ValueError(
+            f"expected no --color with cells on disk, of which no maps are drawn, got {' '.join(options.color)}; leave "
+            "it out, or give an h5mu file without --backed."
+        )
+    targets = [options.out / name for name in (*names, "model/model.pt")]
+    check_replaceable(targets, [options.file] if options.command == "train" else [])
     if options.command == "demo":
         mdata = datasets.pbmc10k_cite()
         colors = [f"{protein}_TotalSeqB" for protein in DEMO_PROTEINS]
@@ -293,7 +296,7 @@ def _print_certificate(certificate: metrics.Certificate, modality: str, console:
     from rich.table import Table
 
     console.print()
-    console.print(_printable(certificate.summary()), markup=False, highlight=False)
+    console.print(printable(certificate.summary()), markup=False, highlight=False)
     features = certificate.features
     features = features[features["modality"] == modality].head(_MOST_FEATURES)
     console.print(_as_text(f"\nR2 of each feature of {modality} on test cells"), style="bold")
@@ -318,8 +321,14 @@ def _read(path: Path) -> MuData:
         raise FileNotFoundError(f"expected an h5mu file, got {path}, which does not exist; check the path.")
     import mudata
 
-    with mudata.set_options(pull_on_update=False):
-        return mudata.read_h5mu(path)
+    try:
+        with mudata.set_options(pull_on_update=False):
+            return mudata.read_h5mu(path)
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise OSError(
+            f"expected an h5mu file at {path}, got what cannot be read ({type(error).__name__}: {error}); restore it, "
+            "or write a MuData there."
+        ) from error
 
 
 def _whole_from(low: int) -> Callable[[str], int]:

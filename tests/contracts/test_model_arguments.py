@@ -13,8 +13,10 @@ from model_contract import FAST, At, assert_same, copy_of, latents, once
 from small import pair
 
 from indiseek.data import Scale
+from indiseek.metrics import _critic, infonce_bound
 from indiseek.models import CoMMModel, DisentangledSSLModel, Flow, IndiSeekModel, NCEClub
 from indiseek.nn import Encoder
+from indiseek.objectives import NCEClubObjective
 
 DEFEATED = {
     "limit_train_batches": (0, 0.0, 1, 0.5),
@@ -95,6 +97,15 @@ def test_defaults_of_torch_that_others_have_set_change_nothing(case, mdata, refe
 
 
 @once
+@pytest.mark.parametrize("around", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_what_a_block_of_the_users_sets_changes_nothing(case, mdata, reference, around):
+    with around():
+        model = case.new(copy_of(mdata))
+        model.train(**FAST)
+        assert_same(latents(model), reference)
+
+
+@once
 def test_two_trainings_in_two_threads_are_those_of_one(case, mdata, reference):
     models = [case.new(copy_of(mdata)) for _ in range(2)]
     failed = []
@@ -114,6 +125,50 @@ def test_two_trainings_in_two_threads_are_those_of_one(case, mdata, reference):
     assert not failed
     for model in models:
         assert_same(latents(model), reference)
+
+
+# Filters of warnings are those of all threads.
+@pytest.mark.filterwarnings("ignore")
+@once
+@pytest.mark.parametrize("what", ["certificate", "load"])
+def test_what_another_thread_draws_meanwhile_changes_no_training(case, mdata, reference, tmp_path, monkeypatch, what):
+    model = case.new(mdata)
+    model.train(**FAST)
+    model.save(tmp_path / "model")
+    codes = np.random.default_rng(0).normal(size=(60, 3))
+    over, n_done = threading.Event(), []
+
+    def slowly(function):
+        def call(*arguments, **options):
+            if threading.current_thread() is not threading.main_thread():
+                over.wait(0.02)
+            return function(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(_critic, "_fit", slowly(_critic._fit))
+    monkeypatch.setattr(NCEClubObjective, "__init__", slowly(NCEClubObjective.__init__))
+
+    def work():
+        torch.set_num_threads(1)
+        while not over.is_set():
+            n_done.append(
+                infonce_bound(codes, codes, max_steps=1).nats
+                if what == "certificate"
+                else case.model.load(tmp_path / "model", accelerator="cpu")
+            )
+
+    again, thread = case.new(copy_of(mdata)), threading.Thread(target=work)
+    thread.start()
+    try:
+        again.train(**FAST)
+    finally:
+        over.set()
+        thread.join()
+    assert n_done
+    assert_same(latents(again), reference)
+    if what == "certificate":
+        assert set(n_done) == {infonce_bound(codes, codes, max_steps=1).nats}
 
 
 @once

@@ -13,7 +13,7 @@ from scipy import sparse
 from small import pair
 
 from indiseek.data import Scale, open_mudata
-from indiseek.models import embed
+from indiseek.models import ClosedForm, IndiSeekModel, embed
 
 VERBS = {
     "codes": lambda model, path: model.get_latent_representation(),
@@ -51,7 +51,18 @@ def _csr(mdata):
     mdata["rna"].X.data[:] = np.log1p(mdata["rna"].X.data)
 
 
-CHANGES = {"log1p": (_log1p, "prot"), "scale": (_scale, "prot"), "one": (_one_cell, "prot"), "csr": (_csr, "rna")}
+def _places(mdata):
+    # Neither of the two is among the cells that are looked at one by one.
+    mdata["prot"].X[[3, 6]] = mdata["prot"].X[[6, 3]]
+
+
+CHANGES = {
+    "places": (_places, "prot"),
+    "log1p": (_log1p, "prot"),
+    "scale": (_scale, "prot"),
+    "one": (_one_cell, "prot"),
+    "csr": (_csr, "rna"),
+}
 
 
 @once
@@ -93,6 +104,63 @@ def test_cells_that_are_filtered_or_put_in_another_order_are_noticed(case, chang
         # Its cells as they are now, said.
         assert_close(latents(model, mdata), {key: code[rows] for key, code in before.items()})
         assert "the MuData of the model has changed since the model was made" in log.records[-1].getMessage()
+
+
+@once
+def test_covariates_that_change_are_other_cells_where_they_are_asked_for(mdata, case, log):
+    mdata.obs["day"] = np.where(np.arange(mdata.n_obs) % 2, "first", "second")
+    IndiSeekModel.setup_mudata(mdata, batch_key="day")
+    model = IndiSeekModel(mdata, n_shared=4, specific=ClosedForm(n_landmarks=20))
+    model.train(**FAST)
+    before = latents(model)
+    mdata.obs["day"] = mdata.obs["day"].to_numpy()[::-1]
+    assert_same(latents(model), before)
+    with mudata_options(pull_on_update=False):
+        assert_same(latents(model, mdata), latents(model, mdata.copy()))
+    assert "has changed since" in log.records[-1].getMessage()
+    assert not np.array_equal(latents(model, mdata)["specific_prot"], before["specific_prot"])
+    del mdata.obs["day"]
+    with pytest.raises(KeyError, match="expected a column 'day' in .obs"):
+        model.get_latent_representation(mdata)
+
+
+CHANGED = {
+    "values": (lambda m: m["prot"].layers.update(counts=m["prot"].layers["counts"] * 2), ValueError, "expected in the"),
+    "names": (
+        lambda m: setattr(m["rna"], "var_names", [f"g{i}" for i in range(m["rna"].n_vars)]),
+        ValueError,
+        "the 300",
+    ),
+    "features": (
+        lambda m: m["rna"]._inplace_subset_var(np.arange(50)),
+        ValueError,
+        "expected in modality 'rna' the 300",
+    ),
+    "layer": (lambda m: m["prot"].layers.clear(), KeyError, "expected layer 'counts' in modality 'prot'"),
+    "X": (lambda m: setattr(m["rna"], "X", None), TypeError, "expected values in modality 'rna', got X = None"),
+}
+
+
+@once
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_mudata_that_has_changed_is_neither_saved_nor_taken_for_what_it_was(case, mdata, change, tmp_path):
+    mdata["prot"].layers["counts"] = np.asarray(mdata["prot"].X).copy()
+    case.model.setup_mudata(mdata, layers={"prot": "counts"})
+    model = case.new(mdata)
+    model.train(**FAST)
+    before = latents(model)
+    function, error, message = CHANGED[change]
+    function(mdata)
+    assert_same(latents(model), before)
+    with pytest.raises(error, match=message):
+        model.save(tmp_path / "model", save_mdata=True)
+    assert not (tmp_path / "model").exists()
+    if change == "values":
+        assert not np.array_equal(latents(model, mdata)["specific_prot"], before["specific_prot"])
+    else:
+        with pytest.raises(error, match=message):
+            model.get_latent_representation(mdata)
+    model.save(tmp_path / "model")
 
 
 @once
@@ -177,6 +245,19 @@ def test_query_cells_are_checked_as_those_of_training_are(case, fitted, kind, tm
 
 
 @once
+def test_what_terminals_obey_is_not_in_the_names_of_a_message(case, fitted):
+    model, mdata = fitted
+
+    def coloured(adata):
+        adata.var_names = [f"\x1b[31m{name}" for name in adata.var_names]
+        return adata
+
+    with pytest.raises(ValueError, match=r"14 extra \(\\x1b\[31mCD") as caught:
+        model.get_latent_representation(copy_of(mdata, {"prot": coloured}))
+    assert "\x1b" not in str(caught.value)
+
+
+@once
 def test_query_cells_that_are_nearly_counts_have_the_codes_of_counts(case, fitted):
     model, mdata = fitted
     near = copy_of(mdata, {"prot": lambda a: AnnData(np.expm1(np.log1p(np.asarray(a.X))), obs=a.obs, var=a.var)})
@@ -222,6 +303,25 @@ def test_empty_features_are_left_out_and_asked_of_nobody(case, mdata, make_mdata
         other = padded(mdata["prot"])
         other.var_names = [name.replace("empty protein 1", "unknown") for name in other.var_names]
         model.get_latent_representation(copy_of(mdata, {"prot": lambda _: other}))
+
+
+@once
+def test_masked_values_are_refused(case, fitted):
+    model, mdata = fitted
+    masked = copy_of(mdata)
+    masked["prot"].layers["counts"] = np.asarray(mdata["prot"].X)
+    masked["prot"].X = np.ma.masked_equal(np.asarray(mdata["prot"].X), 1)
+    if not isinstance(masked["prot"].X, np.ma.MaskedArray):
+        pytest.skip("this anndata keeps no masks")
+    for call in (model.get_latent_representation, case.new):
+        with pytest.raises(ValueError, match="expected a value for every cell and feature in modality 'prot', got"):
+            call(masked)
+
+
+@once
+def test_a_modality_without_features_is_refused(case, mdata):
+    with pytest.raises(ValueError, match="expected features that vary in modality 'prot', got .* in all 0; name the"):
+        case.new(copy_of(mdata, {"prot": lambda a: a[:, :0].copy()}))
 
 
 def test_one_protein_trains_and_every_verb_works(case, mdata, log):

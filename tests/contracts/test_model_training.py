@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import weakref
 
 import numpy as np
@@ -17,12 +18,18 @@ from model_contract import (
     assert_content,
     assert_same,
     content,
+    copy_of,
     diverge,
     interrupt,
     latents,
+    once,
     weights,
 )
 from scipy import sparse
+
+from indiseek.models import Flow, IndiSeekModel
+from indiseek.objectives import CLIPObjective
+from indiseek.train import Pipeline
 
 
 def test_split_is_disjoint_complete_and_reported(fitted):
@@ -222,6 +229,80 @@ def test_ctrl_c_before_anything_is_learned_is_passed_on(case, mdata):
         model.train(**FAST, callbacks=[At(0, interrupt)])
     assert not model.is_trained
     assert_content(content(mdata), before)
+
+
+def _stopped(function, *, at: int, times: int = 1):
+    """A function that the user stops when it is called the so-manieth time, once or oftener."""
+    calls = []
+
+    def call(*arguments, **options):
+        calls.append(0)
+        if len(calls) == at:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        return function(*arguments, **options)
+
+    return call
+
+
+@once
+def test_ctrl_c_between_stages_keeps_what_is_trained(case, mdata, monkeypatch, log):
+    for name, at in (("begin", 2), ("inputs", 4)):
+        model = case.new(copy_of(mdata))
+        with monkeypatch.context() as patch:
+            patch.setattr(Pipeline, name, _stopped(getattr(Pipeline, name), at=at))
+            model.train(**FAST)
+        assert model.fitted.trained_stages == [case.first] and model.fitted.interrupted
+        assert f"interrupted in stage '{case.last}' after 0 epochs" in log.records[-1].getMessage()
+        assert case.joint_key in model.adata.obsm and case.key("rna") not in model.adata.obsm
+        model.train(**FAST)
+        assert model.fitted.trained_stages == list(case.widths)
+
+
+@once
+def test_ctrl_c_right_after_the_epochs_waits_for_the_stage(case, mdata, monkeypatch):
+    for owner, name in ((CLIPObjective, "finish"), (Pipeline, "fit_bridge")):
+        model = case.new(copy_of(mdata))
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, _stopped(getattr(owner, name), at=1))
+            model.train(**FAST)
+        assert model.fitted.trained_stages == [case.first] and model.fitted.interrupted
+        only = copy_of(mdata)
+        del only.mod["prot"]
+        assert np.isfinite(model.get_latent_representation(only)).all()
+
+
+@once
+def test_ctrl_c_twice_does_not_wait_and_leaves_a_model_that_goes_on(case, mdata, monkeypatch):
+    flow = IndiSeekModel(mdata, n_shared=4, specific=Flow(n_context=4))
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "fit_bridge", _stopped(Pipeline.fit_bridge, at=1, times=2))
+        flow.train(**FAST)
+    assert flow.fitted.trained_stages == ["shared"]
+    flow.train(**FAST)
+    assert flow.fitted.trained_stages == ["shared", "context", "specific"]
+
+
+@once
+def test_ctrl_c_in_a_further_training_leaves_no_codes_of_earlier_conditions(case, mdata, monkeypatch, log):
+    model = case.new(mdata)
+    model.train(**FAST)
+    before = latents(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "begin", _stopped(Pipeline.begin, at=1))
+        model.train(**FAST)
+    assert_same(latents(model), before)
+    for callbacks, patched in ([At(0, interrupt, epoch=1)], None), ([], 2):
+        again = case.new(copy_of(mdata))
+        again.train(**FAST)
+        with monkeypatch.context() as patch:
+            if patched:
+                patch.setattr(Pipeline, "begin", _stopped(Pipeline.begin, at=patched))
+            again.train(**FAST | {"max_epochs": 3}, callbacks=callbacks)
+        assert again.fitted.trained_stages == [case.first]
+        assert f"but those of ['{case.last}'], which were trained on earlier codes" in log.records[-1].getMessage()
+        with pytest.raises(RuntimeError, match=rf"expected a finished stage '{case.last}', got an interrupted"):
+            again.get_latent_representation(modality="rna", kind=case.last)
 
 
 WRONG_TRAIN = [

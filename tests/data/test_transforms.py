@@ -247,9 +247,9 @@ def test_an_empty_cell_gives_finite_features(counts, rows):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_top_features": 0}, "expected n_top_features of at least 1, got 0; give a positive integer"),
-        ({"n_components": -2}, "expected n_components of at least 1, got -2"),
-        ({"target_sum": 0.0}, "expected a positive target_sum, got 0.0; 1e4 is usual"),
+        ({"n_top_features": 0}, "expected n_top_features to be a whole number of at least 1, got 0"),
+        ({"n_components": -2}, "expected n_components to be a whole number of at least 1, got -2"),
+        ({"target_sum": 0.0}, "expected target_sum to be a number above 0, got 0.0"),
     ],
 )
 def test_wrong_settings_are_refused(options, message):

@@ -24,7 +24,7 @@ def _simulation() -> Simulation:
 
 def _train(simulation: Simulation, arguments: dict[str, Any], **options: Any) -> IndiSeekModel:
     model = IndiSeekModel(simulation.to_mudata(), **arguments)
-    model.train(**TRAIN | options)
+    model.train(**TRAIN | options, train_size=0.8)
     return model
 
 

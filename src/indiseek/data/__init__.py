@@ -26,7 +26,7 @@ from indiseek.data._signal import ComponentSignal, count_components, reconstruct
 from indiseek.data._sources import files_of
 from indiseek.data._transforms import CLR, Scale, Transform
 from indiseek.data._views import thinned_views
-from indiseek.data._workspace import settle
+from indiseek.data._workspace import make_folder, settle
 from indiseek.data._zarr import checked_array, new_zarr
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "is_ours",
     "is_sparse",
     "isotype_controls",
+    "make_folder",
     "make_setup",
     "mark",
     "mudata_of",

@@ -64,7 +64,7 @@ def mudata_of(adata: AnnData, protein_obsm_key: str | None = None) -> MuData:
         used: set[str] = set()
     else:
         key = _protein_key(adata) if protein_obsm_key is None else protein_obsm_key
-        if key not in adata.obsm:
+        if not isinstance(key, str) or key not in adata.obsm:
             raise KeyError(f"expected proteins in .obsm[{key!r}], got keys {sorted(adata.obsm)}; name one of them.")
         genes = AnnData(adata.X, obs=adata.obs.copy(), var=adata.var.copy(), layers=dict(adata.layers))
         parts, used = {"rna": genes, "prot": _proteins(adata, key)}, {key}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from indiseek._checks import check_number
 from indiseek.data._disk import Matrix, Values, row_chunks
 from indiseek.data._signal import LEAST_CELLS, count_components, reconstructed_components
 from indiseek.data._transforms import Transform, csr, dense, log_ratio, to_tensor
@@ -43,8 +44,8 @@ class ComponentTransform(Transform):
     def __init__(self, *, n_components: int | None = None, at_least: int = 2) -> None:
         super().__init__()
         for key, value in {"n_components": n_components, "at_least": at_least}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"expected {key} of at least 1, got {value}; give a positive integer.")
+            if value is not None or key == "at_least":
+                check_number(key, value, low=1, whole=True)
         self.n_components = n_components
         self.at_least = at_least
 
@@ -162,10 +163,8 @@ class LogNormalizePCA(ComponentTransform):
         target_sum: float = 1e4,
     ) -> None:
         super().__init__(n_components=n_components, at_least=at_least)
-        if n_top_features < 1:
-            raise ValueError(f"expected n_top_features of at least 1, got {n_top_features}; give a positive integer.")
-        if target_sum <= 0:
-            raise ValueError(f"expected a positive target_sum, got {target_sum}; 1e4 is usual.")
+        check_number("n_top_features", n_top_features, low=1, whole=True)
+        check_number("target_sum", target_sum, above=0)
         self.n_top_features = n_top_features
         self.target_sum = target_sum
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
+from indiseek._checks import check_flag, check_seed
 from indiseek.data._disk import DiskMatrix, Matrix, Values, is_sparse, row_chunks
 from indiseek.data._open import COMPLETE, SLOTS, opened
 from indiseek.data._progress import progress
@@ -72,6 +73,9 @@ def convert(
     OSError
         If the disk is full or `source` damaged; nothing new is left then, and an earlier `target` stays.
     """
+    check_flag("shuffle", shuffle)
+    check_flag("show_progress", show_progress)
+    check_seed("seed", seed)
     with (
         opened(source) as mdata,
         new_zarr(target, overwrite=overwrite, sources=[Path(source)]) as path,

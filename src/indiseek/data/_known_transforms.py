@@ -22,7 +22,7 @@ def check_transforms(transforms: Mapping[str, Transform], modalities: Sequence[s
     ValueError
         If one of the user's own has the name of one of these.
     """
-    unknown = sorted(set(transforms) - set(modalities))
+    unknown = sorted(set(transforms) - set(modalities), key=str)
     if unknown:
         raise KeyError(f"expected transforms for the modalities {list(modalities)}, got {unknown}; use their names.")
     for name, transform in transforms.items():

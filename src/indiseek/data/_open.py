@@ -15,6 +15,7 @@ from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset
 from mudata import MuData
 
+from indiseek._checks import check_path
 from indiseek.data._disk import READ_ERRORS
 from indiseek.data._workspace import settle
 
@@ -48,14 +49,14 @@ def open_mudata(path: str | Path) -> MuData:
     ValueError
         If it holds no MuData.
     """
-    path = Path(path)
+    path = check_path("path", path)
     return _read(_root(path), path)
 
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[MuData]:
     """Open as :func:`open_mudata` does, and close the file at the end."""
-    path = Path(path)
+    path = check_path("source", path)
     root = _root(path)
     try:
         yield _read(root, path)

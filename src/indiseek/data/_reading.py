@@ -14,6 +14,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
+from indiseek._checks import printable
 from indiseek.data._components import CLRPCA, LogNormalizePCA, ScalePCA
 from indiseek.data._disk import DiskMatrix, Values, mostly_zero, row_chunks
 from indiseek.data._known_transforms import TRANSFORMS
@@ -155,7 +156,9 @@ def read_to_encode(
     extra = adata.var_names.difference(wanted, sort=False).difference(pd.Index(dropped), sort=False)
     if len(missing) or len(extra):
         parts = [
-            f"{len(x)} {word} ({', '.join(x[:5])})" for x, word in ((missing, "missing"), (extra, "extra")) if len(x)
+            f"{len(x)} {word} ({printable(', '.join(x[:5]))})"
+            for x, word in ((missing, "missing"), (extra, "extra"))
+            if len(x)
         ]
         raise ValueError(
             f"expected in modality {name!r} the {len(wanted)} features that the model was trained on, got "
@@ -216,7 +219,7 @@ def _that_vary(
 ) -> tuple[Values, Summary, NDArray[np.intp]]:
     """The features that differ between cells, what is known of them, and their positions; said if that is not all."""
     varies = summary.low < summary.high
-    if varies.all():
+    if len(names) and varies.all():
         return values, summary, np.arange(len(names))
     if not varies.any():
         raise ValueError(

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from indiseek._checks import check_seed
+
 # Fractions of the cells where nothing is said. Verdicts on codes of ten dimensions need some 1,500 cells.
 _VALIDATION_SIZE, _TEST_SIZE, _MOST_TEST, _TEST_CELLS = 0.1, 0.1, 0.25, 1500
 
@@ -104,6 +106,7 @@ def random_split(n_cells: int, *, train_size: float, validation_size: float, see
         If the fractions are not in (0, 1], add up to more than 1, or leave too few cells.
     """
     _check_sizes(train_size, validation_size)
+    check_seed("seed", seed)
     n_train = round(train_size * n_cells)
     n_validation = min(round(validation_size * n_cells), n_cells - n_train)
     order = np.random.default_rng(seed).permutation(n_cells)

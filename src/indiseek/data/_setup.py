@@ -10,6 +10,7 @@ from typing import Any, Self
 import pandas as pd
 from mudata import MuData
 
+from indiseek._checks import check_mapping, check_strings
 from indiseek.data._anndata import how_to_build
 from indiseek.data._pairing import check_names
 
@@ -119,6 +120,12 @@ def make_setup(
     """
     if not isinstance(mdata, MuData):
         raise TypeError(f"expected a MuData with two modalities, got {type(mdata).__name__}; {how_to_build(mdata)}.")
+    if layers is not None:
+        check_mapping("layers", layers, "layers by modality")
+    if batch_key is not None and not isinstance(batch_key, str):
+        raise TypeError(f"expected batch_key to be the name of a column of .obs, got {batch_key!r}; give a string.")
+    if modalities is not None and not isinstance(modalities, str):
+        modalities = check_strings("modalities", modalities)
     names = tuple(modalities) if modalities is not None else _detect(mdata, at_least)
     if isinstance(modalities, str) or len(names) < at_least or len(set(names)) < len(names):
         number = "two different modalities" if at_least > 1 else "one modality, none twice"
@@ -258,7 +265,7 @@ def isotype_controls(modality: str, features: Sequence[str]) -> list[str]:
 def _keys(name: str, keys: Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(keys, str):
         raise TypeError(f"expected {name} to be a list of columns of .obs, got {keys!r}; write [{keys!r}].")
-    return tuple(keys or ())
+    return () if keys is None else check_strings(name, keys)
 
 
 def _detect(mdata: MuData, at_least: int) -> tuple[str, ...]:

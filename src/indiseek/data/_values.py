@@ -57,6 +57,11 @@ def canonical_values(adata: AnnData, layer: str | None, where: str, *, as_sparse
     values = stored_values(adata, layer)
     if values is None:
         raise TypeError(f"expected values in modality {where!r}, got X = None; name a layer that holds them in layers.")
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise ValueError(
+            f"expected a value for every cell and feature in modality {where!r}, got {np.ma.count_masked(values)} that "
+            "are masked; remove or impute them, and store a plain array."
+        )
     if isinstance(values, anndata.abc.CSCDataset):
         raise TypeError(
             f"expected CSR or dense values on disk in modality {where!r}, got CSC, of which no cell can be read "
@@ -185,7 +190,8 @@ def check_counts(summary: Summary | Facts, where: str) -> None:
     if not summary.whole:
         raise ValueError(
             f"expected whole-number counts in modality {where!r}, got fractions; name the layer of raw counts, "
-            f"or pass transforms={{{where!r}: indiseek.data.Scale()}} for values that are not counts."
+            "round counts that a correction such as SoupX has left with fractions, or pass "
+            f"transforms={{{where!r}: indiseek.data.Scale()}} for values that are not counts."
         )
 
 

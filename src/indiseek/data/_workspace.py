@@ -35,6 +35,23 @@ def settle(directory: Path) -> None:
             lock.release()
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where there is none.
+
+    Raises
+    ------
+    OSError
+        If there is something else, or none can be made; of the class that tells why.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"expected a folder at {path}, or a place to make one, got {(error.strerror or str(error)).lower()}"
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+            raise
+        raise type(error)(f"{reason}; give another place.") from error
+
+
 class Workspace:
     """Folder of one process beside what it is to write, under a name that nobody can guess.
 

@@ -13,10 +13,11 @@ from typing import Any
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from indiseek._checks import check_flag, check_path
 from indiseek.data._files import is_full_disk, replaced_folder
 from indiseek.data._locks import only_writer
 from indiseek.data._ours import check_replaceable, mark
-from indiseek.data._workspace import settle
+from indiseek.data._workspace import make_folder, settle
 
 
 @contextmanager
@@ -42,9 +43,12 @@ def new_zarr(target: str | Path, *, overwrite: bool, sources: Iterable[Path] = (
     OSError
         If the disk is too full.
     """
-    target = Path(os.path.realpath(target))
+    check_flag("overwrite", overwrite)
+    target = Path(os.path.realpath(check_path("target", target)))
+    if not target.name:
+        raise FileExistsError(f"expected a new path, got {target}, which exists; choose another.")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         with only_writer(target):
             settle(target.parent)
             _check_target(target, overwrite, sources)

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from mudata import MuData
 from scipy import sparse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from mudata import MuData
 
 PBMC_THRESHOLDS: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {
@@ -75,7 +74,9 @@ def gate_pbmc(mdata: MuData, *, modality: str = "prot") -> pd.Series:
     The labels are functions of the protein modality alone. They colour plots and check that structure survives, but
     they are no neutral truth: protein carries them by construction, so they cannot tell what either modality adds.
     """
-    if modality not in mdata.mod:
+    if not isinstance(mdata, MuData):
+        raise TypeError(f"expected a MuData, got {type(mdata).__name__}; give the cells with their proteins.")
+    if not isinstance(modality, str) or modality not in mdata.mod:
         raise KeyError(f"expected a protein modality {modality!r}, got {list(mdata.mod)}; pass modality=...")
     adata = mdata.mod[modality]
     columns = {str(name).removesuffix("_TotalSeqB"): i for i, name in enumerate(adata.var_names)}

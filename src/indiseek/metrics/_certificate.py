@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from indiseek._checks import printable
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -130,7 +132,7 @@ class Certificate:
             lines.append(f"  [{row.verdict}] {row.words}.")
             if row.advice:
                 lines.append(f"      What to do: {row.advice}.")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     def __str__(self) -> str:
         return self.summary()

@@ -106,6 +106,10 @@ def certify(
         If there are fewer than two modalities, they differ between the mappings, cells or features differ, there are
         fewer than 100 cells, or values are not finite.
     """
+    if thresholds is not None and not isinstance(thresholds, Thresholds):
+        raise TypeError(f"expected thresholds of class Thresholds, got {thresholds!r}; do pass Thresholds(...)")
+    if not isinstance(checks, (list, tuple)) or not all(hasattr(check, "measure") for check in checks):
+        raise TypeError(f"expected checks as a list of Check, got {checks!r}; do pick them from metrics.CHECKS")
     check_number("max_cells", max_cells, low=MIN_CELLS, whole=True)
     cells = check_inputs(
         features,

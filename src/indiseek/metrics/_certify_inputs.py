@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indiseek._checks import check_number
+from indiseek._checks import check_number, check_seed
 
 from ._cells import MIN_CELLS, Cells
-from ._checks import as_cells, check_paired
+from ._checks import as_cells, check_mapping, check_paired
 from ._probes import varying
 
 if TYPE_CHECKING:
@@ -40,6 +41,21 @@ def check_inputs(
     seed: int,
 ) -> Cells:
     """Return the cells as finite matrices, or raise the ValueError that says what to mend."""
+    for kind, given in (
+        ("features", features),
+        ("shared", shared),
+        ("specific", specific),
+        ("reference", reference),
+        ("replicates", replicates),
+        ("all_replicates", all_replicates),
+        ("covariates", covariates),
+        ("feature_names", feature_names),
+    ):
+        if given is not None or kind in ("features", "shared"):
+            check_mapping(given, kind)
+    if not (reconstruction is None or callable(reconstruction)):
+        check_mapping(reconstruction, "reconstruction")
+    check_seed("seed", seed)
     modalities = list(features)
     if len(modalities) < 2:
         raise ValueError(f"expected at least 2 modalities in features, got {modalities}; do pass all paired modalities")
@@ -74,9 +90,10 @@ def check_inputs(
         k=k,
         seed=seed,
     )
-    given = reconstruction(cells.shared, cells.specific) if callable(reconstruction) else (reconstruction or {})
-    _check_modalities("reconstruction", given, modalities, all_of_them=False)
-    back = {name: as_cells(array, f"reconstruction['{name}']") for name, array in given.items()}
+    back_given = reconstruction(cells.shared, cells.specific) if callable(reconstruction) else (reconstruction or {})
+    check_mapping(back_given, "reconstruction")
+    _check_modalities("reconstruction", back_given, modalities, all_of_them=False)
+    back = {name: as_cells(array, f"reconstruction['{name}']") for name, array in back_given.items()}
     cells = replace(cells, reconstruction=back)
     named = [
         (f"{kind}['{name}']", array)
@@ -167,6 +184,8 @@ def _check_columns(name: str, array: Array, features: Array) -> None:
 def _names(features: dict[str, Array], given: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     names = {name: [str(column) for column in range(array.shape[1])] for name, array in features.items()}
     for name, own in given.items():
+        if isinstance(own, str) or not isinstance(own, Sized):
+            raise TypeError(f"expected feature_names for {name} as a list of names, got {own!r}; do pass a list")
         if len(own) != len(names[name]):
             raise ValueError(
                 f"expected {len(names[name])} feature_names for {name}, got {len(own)}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,6 +62,8 @@ def completeness(
     x = as_cells(features, "features")
     c, z = as_cells(shared, "shared"), as_cells(specific, "specific")
     check_paired((x, c, z), ("features", "shared", "specific"))
+    if feature_names is not None and (isinstance(feature_names, str) or not isinstance(feature_names, Iterable)):
+        raise TypeError(f"expected feature_names as a list of names, got {feature_names!r}; do pass a list")
     names = list(range(x.shape[1])) if feature_names is None else list(feature_names)
     if len(names) != x.shape[1]:
         raise ValueError(

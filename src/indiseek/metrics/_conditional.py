@@ -61,6 +61,8 @@ def conditional_mean(
     if reference is None:
         (mean,) = cross_predict(x, [y], probe="nonlinear", n_splits=n_splits, seed=seed)
         return mean
+    if not isinstance(reference, tuple | list) or len(reference) != 2:
+        raise TypeError(f"expected reference as features and given, got {reference!r}; do pass a pair of arrays")
     reference_y = as_cells(reference[0], "reference features", min_cells=4)
     reference_x = as_cells(reference[1], "reference given", min_cells=4)
     check_paired((reference_y, reference_x), ("reference features", "reference given"))

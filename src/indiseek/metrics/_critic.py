@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from indiseek._checks import check_number
+from indiseek._checks import check_number, check_seed
+from indiseek._streams import one_stream
 
 from ._probes import pair
 
@@ -79,11 +80,12 @@ def infonce_bound(
     check_number("n_cells", len(x), low=30, whole=True)
     check_number("max_steps", max_steps, low=1, whole=True)
     check_number("max_cells", max_cells, low=30, whole=True)
+    check_seed("seed", seed)
     rng = np.random.default_rng([seed, 3])
     order = rng.permutation(len(x))[:max_cells]
     train, validation, test = np.split(order, [len(order) // 2, 2 * len(order) // 3])
     parts = [(_tensor(x, train, part), _tensor(y, train, part)) for part in (train, validation, test)]
-    with torch.random.fork_rng(devices=[]):
+    with one_stream, torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.integers(2**31)))
         critic = _Critic(x.shape[1], y.shape[1])
         _fit(critic, parts[0], parts[1], max_steps=max_steps)

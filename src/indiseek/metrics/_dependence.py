@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from indiseek._checks import check_number
+from indiseek._checks import check_number, check_seed
 
 from ._probes import pair
 
@@ -87,6 +87,7 @@ def distance_correlations(
     """Distance correlation of one code with several targets; a permutation of the code serves all of them."""
     check_number("n_permutations", n_permutations, low=0, whole=True)
     check_number("max_cells", max_cells, low=4, whole=True)
+    check_seed("seed", seed)
     rng = np.random.default_rng([seed, 2])
     cells = np.sort(rng.permutation(len(x))[:max_cells])
     code = _centred_distances(x[cells])

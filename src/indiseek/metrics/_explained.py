@@ -10,7 +10,7 @@ from scipy.linalg import svd
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-from indiseek._checks import check_number
+from indiseek._checks import check_flag, check_number, check_seed
 
 from ._checks import as_cells, check_paired
 from ._probes import COLLAPSED, varying
@@ -189,6 +189,8 @@ def explained_each(
     """
     z = as_cells(code, "code", min_cells=20)
     check_number("max_cells", max_cells, low=20, whole=True)
+    check_seed("seed", seed)
+    check_flag("products", products)
     if not targets:
         return {}
     z = winsorised(z)

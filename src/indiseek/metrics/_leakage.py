@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from indiseek._checks import check_number
+from indiseek._checks import check_number, check_seed
 
+from ._checks import check_mapping
 from ._probes import PROBES, cross_predict, pair, weighted_r2
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ def leakages(
         If cells differ, values are not finite, all columns of a target are constant, or an option is out of range.
     """
     check_number("n_permutations", n_permutations, low=0, whole=True)
+    check_seed("seed", seed)
+    check_mapping(targets, "targets")
     pairs = [pair(specific, target, "specific", name) for name, target in targets.items()]
     x = pairs[0][0]
     rng = np.random.default_rng([seed, 1])

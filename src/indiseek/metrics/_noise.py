@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from indiseek._checks import check_seed
+
 from ._checks import as_cells, check_paired
 from ._probes import cross_predict
 
@@ -49,13 +51,16 @@ def thin_counts(counts: Any, *, overdispersion: ArrayLike | None = None, seed: i
     ----------
     Neufeld et al., "Data thinning for convolution-closed distributions", JMLR 2024.
     """
+    check_seed("seed", seed)
     values = counts.data if sparse.issparse(counts) else np.asarray(counts)
+    if values.ndim != (1 if sparse.issparse(counts) else 2) or values.dtype.kind not in "biuf":
+        raise ValueError(f"expected a matrix of counts, got {type(counts).__name__}; do pass cells by features")
     if not np.isfinite(values).all() or (values < 0).any() or (values != np.floor(values)).any():
         raise ValueError("expected non-negative integer counts, got other values; do pass raw counts")
     rng = np.random.default_rng(seed)
     coins: float | Array = 0.5
     if overdispersion is not None:
-        phi = np.asarray(overdispersion, dtype=float)
+        phi = as_cells(overdispersion, "overdispersion", min_cells=1).ravel()
         if phi.shape != (counts.shape[1],) or not (phi >= 0).all():
             raise ValueError(
                 f"expected overdispersion as {counts.shape[1]} values of at least 0, one for each feature, got shape "
@@ -97,6 +102,7 @@ def overdispersion(draw_a: Any, draw_b: Any) -> Array:
     ValueError
         If the two differ in shape.
     """
+    draw_a, draw_b = (draw if sparse.issparse(draw) else as_cells(draw, "draws") for draw in (draw_a, draw_b))
     if draw_a.shape != draw_b.shape:
         raise ValueError(
             f"expected two draws of the same cells and features, got shapes {draw_a.shape} and {draw_b.shape}; do "
@@ -149,6 +155,7 @@ def noise_share(half_a: ArrayLike, half_b: ArrayLike, *, given: ArrayLike | None
     ----------
     Spearman, "Correlation calculated from faulty data", British Journal of Psychology 1910.
     """
+    check_seed("seed", seed)
     a, b = as_cells(half_a, "half_a", min_cells=4), as_cells(half_b, "half_b", min_cells=4)
     check_paired((a, b), ("half_a", "half_b"))
     if a.shape != b.shape:

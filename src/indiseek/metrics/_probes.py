@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from sklearn.model_selection import KFold
 
-from indiseek._checks import check_choice, check_number
+from indiseek._checks import check_choice, check_number, check_seed
 
 from ._checks import as_cells, check_paired
 from ._kernel_ridge import fit_predict
@@ -110,6 +110,7 @@ def cross_predict(x: Array, targets: Sequence[Array], *, probe: Probe, n_splits:
     """Out-of-fold predictions of each array of ``targets`` from ``x``; each array chooses its own kernel."""
     check_choice("probe", probe, PROBES)
     check_number("n_splits", n_splits, low=2, high=len(x) // 2, whole=True)
+    check_seed("seed", seed)
     edges = np.cumsum([0, *(y.shape[1] for y in targets)])
     groups = [slice(start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
     y = np.hstack(targets)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from indiseek._streams import one_stream
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -47,7 +49,7 @@ def ensemble_predict(
     targets = _tensor((y - y_mean) / y_scale)
     train, stop = torch.as_tensor(fitted), torch.as_tensor(held_out)
     total = torch.zeros(len(x_new), y.shape[1])
-    with torch.random.fork_rng(devices=[]):
+    with one_stream, torch.random.fork_rng(devices=[]):
         for member in range(n_members):
             torch.manual_seed(int(np.random.default_rng([seed, 6, member]).integers(2**31)))
             network = _network(x.shape[1], y.shape[1])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from indiseek._checks import check_choice, check_number
+from indiseek._checks import check_choice, check_number, check_seed
 
 from ._checks import as_cells, check_paired
 
@@ -103,6 +103,7 @@ def match_ranks(
         )
     check_choice("metric", metric, _METRICS)
     check_number("chunk_size", chunk_size, low=1, whole=True)
+    check_seed("seed", seed)
     if max_cells is not None:
         check_number("max_cells", max_cells, low=2, whole=True)
         if len(x) > max_cells:

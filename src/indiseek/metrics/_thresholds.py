@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from indiseek._checks import check_number
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -23,9 +25,19 @@ class Thresholds:
         Smallest share of a modality's variance that its codes give back together, default 0.7.
     foscttm
         Largest FOSCTTM between the shared codes of two modalities, default 0.25, half of chance.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is no number from 0 to 1.
     """
 
     independence: float = 0.05
     excess: float = 0.1
     completeness: float = 0.7
     foscttm: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Check them."""
+        for name in ("independence", "excess", "completeness", "foscttm"):
+            check_number(name, getattr(self, name), low=0, high=1)

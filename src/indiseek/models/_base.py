@@ -22,7 +22,7 @@ from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 from scvi.data import AnnDataManager
 
-from indiseek._checks import check_number
+from indiseek._checks import check_flags, check_mapping, check_number, check_path, check_seed, check_strings
 from indiseek.data import (
     Cells,
     CellTensors,
@@ -37,6 +37,7 @@ from indiseek.data import (
     files_of,
     how_to_build,
     isotype_controls,
+    make_folder,
     make_setup,
     note_setup,
     noted_setup,
@@ -105,6 +106,8 @@ class MultimodalModel(ABC):
         noted = noted_setup(mdata, type(self).__name__)
         setup = make_setup(mdata, at_least=self._least_modalities) if noted is None else noted
         unused = [] if noted is not None else [name for name in mdata.mod if name not in setup.modalities]
+        if transforms is not None:
+            check_mapping("transforms", transforms, "transforms by modality")
         given = dict(transforms or {})
         check_transforms(given, setup.modalities)
         with plain_torch():
@@ -289,6 +292,18 @@ class MultimodalModel(ABC):
             )
         return cells
 
+    def _check_mdata_to_save(self) -> None:
+        """Raise ValueError if the MuData is not what the model was made with: loaded, it would give other codes."""
+        mdata, cells = cast(MuData, self._mdata), self._unchanged_cells()
+        if cells.is_unchanged(mdata):
+            return
+        found = self._read(mdata)
+        if not (cells.same_values(found) and cells.same_covariates(found)):
+            raise ValueError(
+                "expected in the MuData the values and covariates with which the model was made, got others, because "
+                "it has changed since; put them back, or leave save_mdata out and pass cells to load()."
+            )
+
     def _read(self, mdata: MuData, *, one_is_enough: bool = False) -> Cells:
         counts = [name for name, transform in self._transforms.items() if transform.needs_counts]
         return self._schema.read(mdata, counts=counts, one_is_enough=one_is_enough)
@@ -304,7 +319,7 @@ class MultimodalModel(ABC):
             return known
         cells = self._read(mdata, one_is_enough=one_is_enough)
         if known is not None:
-            if known.same_values(cells):
+            if known.same_values(cells) and known.same_covariates(cells):
                 return cells
             logger.warning(
                 "the MuData of the model has changed since the model was made: what follows is of its cells and values "
@@ -390,7 +405,14 @@ class MultimodalModel(ABC):
         RuntimeError
             Before training, or if there is no such device.
         """
-        self.module.to(torch.device(device))
+        module = self.module
+        try:
+            module.to(torch.device(device))
+        except (RuntimeError, TypeError, AssertionError) as error:
+            raise RuntimeError(
+                f"expected a device that this machine has, got {device!r} ({str(error).splitlines()[0]}); for example "
+                "'cpu'."
+            ) from error
 
     @plain_torch()
     def train(
@@ -484,6 +506,8 @@ class MultimodalModel(ABC):
         split = SplitOptions(
             train_size=train_size, validation_size=validation_size, external_indexing=external_indexing
         )
+        flags = {"keep_checkpoint": keep_checkpoint, "write_latents": write_latents, "show_progress": show_progress}
+        check_flags(flags)
         self._check_split(split, seed)
         make_views, cells = self._make_views, self._unchanged_cells()
         stages = self._stages()
@@ -818,6 +842,9 @@ class MultimodalModel(ABC):
         ValueError
             If there are fewer than 100 cells to measure on.
         """
+        check_seed("seed", seed)
+        check_number("n_permutations", n_permutations, low=0, whole=True)
+        obs = check_strings("obs", obs)
         self._check_stage(list(self.module.stages)[-1])
         training = self._unchanged_cells()
         split = self.fitted.split
@@ -893,17 +920,18 @@ class MultimodalModel(ABC):
         fitted = self.fitted
         if rank() > 0:
             return
+        check_flags({"overwrite": overwrite, "save_mdata": save_mdata, "save_anndata": save_anndata})
         save_mdata = save_mdata or save_anndata
         if save_mdata and self._mdata is None:
             raise RuntimeError("expected a model with data, got one loaded without; leave save_mdata out.")
         if save_mdata:
-            self._unchanged_cells()
-        directory = Path(dir_path)
+            self._check_mdata_to_save()
+        directory = check_path("dir_path", dir_path)
         settle(directory)
         # One that is empty may be what a process has left that was killed just then.
         if directory.exists() and not overwrite and (not directory.is_dir() or any(directory.iterdir())):
             raise FileExistsError(f"expected a new directory, got {directory}, which exists; pass overwrite=True.")
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
         own = {"model": type(self).__name__, "options": self._options.record()}
         payload = {**own, **fitted.payload()}
         read_from = set() if self._mdata is None else files_of(self._mdata)
@@ -946,7 +974,9 @@ class MultimodalModel(ABC):
             If a file is damaged or has changed since, carries code, has weights that are not finite, needs `own_code`,
             or the features are not the model's.
         """
-        directory = Path(dir_path)
+        directory = check_path("dir_path", dir_path)
+        if isinstance(own_code, str) or not isinstance(own_code, Iterable):
+            raise TypeError(f"expected own_code to be a list of classes and functions, got {own_code!r}; give a list.")
         saved = read_saved(directory, cls.__name__)
         mdata = read_beside(directory, saved) if mdata is None else mdata
         own = list(own_code)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from indiseek._checks import by_name, check_choice, check_number
 from indiseek.data import LogNormalizePCA, Transform, thinned_views
 from indiseek.models._base import MultimodalModel
-from indiseek.models._options import Options, check_dimension
+from indiseek.models._options import Options, check_dimension, check_encoder
 from indiseek.nn import Encoder
 from indiseek.objectives import CoMMObjective, Form, Negatives, Objective
 from indiseek.train import Fitted, MakeViews, Schedule, Shapes, Space, Stage
@@ -46,7 +46,9 @@ class CoMMOptions(Options):
 
     def __post_init__(self) -> None:
         """Check them."""
+        check_number("n_latent", self.n_latent, low=1, whole=True)
         check_dimension("n_latent", self.n_latent, low=1)
+        check_encoder(self.encoder)
         for name in ("n_tokens", "n_layers", "n_heads"):
             check_number(name, getattr(self, name), low=1, whole=True)
         if self.n_latent % self.n_heads:

@@ -11,7 +11,7 @@ from mudata import MuData
 from indiseek._checks import by_name, check_choice, check_number
 from indiseek.data import Transform
 from indiseek.models._base import MultimodalModel
-from indiseek.models._options import Options, check_dimension
+from indiseek.models._options import Options, check_dimension, check_encoder
 from indiseek.nn import Encoder
 from indiseek.objectives import (
     Bottleneck,
@@ -55,6 +55,7 @@ class DisentangledSSLOptions(Options):
         check_number("noise", self.noise, low=0)
         check_number("masked", self.masked, low=0, below=1)
         check_number("temperature", self.temperature, above=0)
+        check_encoder(self.encoder)
 
 
 @final

@@ -11,6 +11,7 @@ from anndata import AnnData
 from anndata.io import write_elem
 from mudata import MuData
 
+from indiseek._checks import check_flag
 from indiseek.data import checked_array, files_of, new_zarr, progress
 from indiseek.models._base import MultimodalModel
 from indiseek.objectives import gather_objects, rank
@@ -59,6 +60,11 @@ def embed(
     OSError
         If the disk is full or the cells' file damaged; nothing new is left then, and an earlier `target` stays.
     """
+    if not isinstance(model, MultimodalModel):
+        raise TypeError(
+            f"expected model to be a model of this package, got {type(model).__name__}; load one with load_model()."
+        )
+    check_flag("show_progress", show_progress)
     if rank() > 0:
         _wait(target)
         return

@@ -16,10 +16,10 @@ import torch
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
-from indiseek._checks import by_name, check_choice, check_flag, check_number
+from indiseek._checks import by_name, check_choice, check_flag, check_number, check_seed
 from indiseek.data import ComponentTransform, Split, SplitOptions, Transform
 from indiseek.models._base import FEWER_CELLS, MIN_HELD_OUT_CELLS, MultimodalModel
-from indiseek.models._options import ClosedForm, Flow, NCEClub, Options, check_dimension
+from indiseek.models._options import ClosedForm, Flow, NCEClub, Options, check_dimension, check_encoder
 from indiseek.nn import Encoder, whitenable_axes
 from indiseek.objectives import (
     CLIPObjective,
@@ -85,11 +85,7 @@ class IndiSeekOptions(Options):
         check_number("alignment", self.alignment, low=0)
         if not isinstance(self.specific, Flow | ClosedForm | NCEClub):
             check_choice("specific", self.specific, tuple(_WORDS))
-        if not isinstance(self.encoder, Encoder):
-            raise TypeError(
-                f"expected encoder to be an indiseek.Encoder, got {type(self.encoder).__name__}; for example "
-                "indiseek.Encoder(hidden=(128,))."
-            )
+        check_encoder(self.encoder)
 
 
 @final
@@ -395,7 +391,8 @@ class IndiSeekModel(MultimodalModel):
         """
         if self.is_trained:
             raise RuntimeError("expected an untrained model, got a trained one; make a new model to tune it.")
-        check_number("seed", seed, low=0, whole=True)
+        check_seed("seed", seed)
+        check_flag("show_progress", show_progress)
         check_flag("choose_n_specific", choose_n_specific)
         cells = self._unchanged_cells()
         options = SplitOptions(
@@ -520,8 +517,13 @@ class IndiSeekModel(MultimodalModel):
         cells = self._cells_of(mdata)
         own, other = self._tensors(cells, indices), self._tensors(cells, donors)
         if own.n_cells != other.n_cells:
-            raise ValueError(f"expected one donor for each cell, got {other.n_cells} donors for {own.n_cells} cells.")
+            raise ValueError(
+                f"expected one donor for each cell, got {other.n_cells} donors for {own.n_cells} cells; give as many."
+            )
         position = self.modalities.index(modality)
         with torch.no_grad(), self._explained(own.n_cells, FEWER_CELLS):
             own, other = (self.module.inputs("specific", part) for part in (own, other))
-            return objective.inverse(position, objective.full_code(position, own), other).cpu().numpy()
+            code = objective.full_code(position, own)
+            # What lies on axes beyond those of the code stays what it is.
+            rest = own.features[position] - objective.inverse(position, code, own)
+            return (objective.inverse(position, code, other) + rest).cpu().numpy()

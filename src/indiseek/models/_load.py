@@ -8,6 +8,7 @@ from typing import Any
 
 from mudata import MuData
 
+from indiseek._checks import check_path
 from indiseek.models._base import MultimodalModel
 from indiseek.models._comm import CoMMModel
 from indiseek.models._disentangled_ssl import DisentangledSSLModel
@@ -46,7 +47,7 @@ def load_model(
     ValueError
         If the file is damaged or carries code, holds a model of an unknown class, or the features are not the model's.
     """
-    name = saved_class(Path(dir_path))
+    name = saved_class(check_path("dir_path", dir_path))
     if name not in _MODELS:
         raise ValueError(
             f"expected a model of one of the classes {sorted(_MODELS)} in {dir_path}, got {name!r}; call load() of "

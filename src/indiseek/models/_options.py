@@ -122,6 +122,15 @@ class NCEClub:
 _MOST_DIMENSIONS: Final = 4096
 
 
+def check_encoder(encoder: object) -> None:
+    """Raise TypeError if it is none."""
+    if not isinstance(encoder, Encoder):
+        raise TypeError(
+            f"expected encoder to be an indiseek.Encoder, got {type(encoder).__name__}; for example "
+            "indiseek.Encoder(hidden=(128,))."
+        )
+
+
 def check_dimension(name: str, value: object, *, low: int) -> None:
     """Raise if `value` is no whole number of dimensions; one number, or one for each modality."""
     for number in value.values() if isinstance(value, Mapping) else [value]:

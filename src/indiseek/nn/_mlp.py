@@ -9,7 +9,7 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from indiseek._checks import check_choice, check_flag, check_widths
+from indiseek._checks import check_choice, check_flag, check_mapping, check_widths
 
 Activation = Literal["gelu", "relu"]
 
@@ -102,6 +102,7 @@ class Encoder:
         object.__setattr__(self, "hidden", check_widths("hidden", self.hidden))
         check_choice("activation", self.activation, tuple(_ACTIVATIONS))
         check_flag("layer_norm", self.layer_norm)
+        check_mapping("own", self.own, "classes or functions by modality")
         for name, make in self.own.items():
             if isinstance(make, nn.Module) or not callable(make):
                 found = "a module" if isinstance(make, nn.Module) else type(make).__name__

@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ._figure import NotebookFigure, as_text
+from indiseek._checks import check_number
+
+from ._figure import NotebookFigure, as_text, check_has
 
 if TYPE_CHECKING:
     from typing import Any
@@ -55,6 +57,8 @@ def certificate(result: Certified, *, panel_height: float = 3.4) -> Figure:
     -------
     matplotlib.figure.Figure
     """
+    check_has(result, ("verdicts", "features"), "a certificate")
+    check_number("panel_height", panel_height, above=0)
     # What has no size, such as a p, is told in the summary.
     findings = result.verdicts[result.verdicts["value"].notna()]
     modalities = list(dict.fromkeys(result.features["modality"]))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from matplotlib.ticker import MaxNLocator
 
+from indiseek._checks import check_mapping, check_number
+
 from ._figure import NotebookFigure, as_text
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ def training_curves(history: Mapping[str, pd.DataFrame], *, panel_size: float = 
     ValueError
         If the history has no curve.
     """
+    check_mapping("history", history, "tables by name")
+    check_number("panel_size", panel_size, above=0)
     stages = _by_stage(history)
     if not stages:
         raise ValueError(

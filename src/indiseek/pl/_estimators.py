@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._figure import NotebookFigure
+from indiseek._checks import check_number
+
+from ._figure import NotebookFigure, check_has
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +45,8 @@ def estimators(table: pd.DataFrame, *, panel_size: float = 3.2) -> Figure:
     ValueError
         If the table has no row, or batches of different sizes.
     """
+    check_has(table, ("columns", "groupby"), "a table")
+    check_number("panel_size", panel_size, above=0)
     missing = [column for column in _COLUMNS if column not in table]
     if missing:
         raise KeyError(f"expected the columns {list(_COLUMNS)}, got none called {missing}; add them to the table")

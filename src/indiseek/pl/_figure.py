@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 
 from matplotlib.figure import Figure
+from mudata import MuData
 
 _DISPLAY_DPI = 110
 
@@ -12,6 +14,20 @@ def as_text(name: object) -> str:
     text = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(name))
     # Nor does it put into a legend what begins so.
     return (" " + text if text.startswith("_") else text).replace("$", r"\$")
+
+
+def check_mdata(mdata: object) -> None:
+    """Raise TypeError if it is no MuData."""
+    if not isinstance(mdata, MuData):
+        raise TypeError(
+            f"expected a MuData, got {type(mdata).__name__}; give the one that the latents were written to."
+        )
+
+
+def check_has(value: object, names: Sequence[str], what: str) -> None:
+    """Raise TypeError if an object has not what is drawn of it."""
+    if not all(hasattr(value, name) for name in names):
+        raise TypeError(f"expected {what}, got {type(value).__name__}; give it as it is.")
 
 
 class NotebookFigure(Figure):

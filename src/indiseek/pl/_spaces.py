@@ -12,8 +12,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from indiseek._checks import check_choice, check_mapping, check_number, check_seed, check_strings
+
 from ._colour import Colour, find_colour
-from ._figure import NotebookFigure, as_text
+from ._figure import NotebookFigure, as_text, check_mdata
 from ._umap import latent, umap_coordinates
 
 if TYPE_CHECKING:
@@ -93,13 +95,25 @@ def spaces(
         If there is no colour or no space, a colour's name is found in two modalities, or coordinates do not fit the
         cells.
     """
-    names = [color] if isinstance(color, str) else list(color)
+    check_mdata(mdata)
+    names = [color] if isinstance(color, str) else list(check_strings("color", color))
+    check_seed("seed", seed)
+    check_number("panel_size", panel_size, above=0)
+    if point_size is not None:
+        check_number("point_size", point_size, above=0)
+    check_choice("cmap", cmap, list(mpl.colormaps))
+    if coordinates is not None:
+        check_mapping("coordinates", coordinates, "coordinates by key")
+    if not isinstance(clip, tuple | list) or len(clip) != 2:
+        raise TypeError(f"expected clip as two percentiles, got {clip!r}; for example (1, 99).")
+    for limit in clip:
+        check_number("percentiles in clip", limit, low=0, high=100)
     titles = _row_titles(mdata, spaces)
     if not names or not titles:
-        raise ValueError(f"expected at least one colour and one space, got {names} and {list(titles)}")
+        raise ValueError(f"expected at least one colour and one space, got {names} and {list(titles)}; name them.")
     low, high = clip
-    if not 0 <= low < high <= 100:
-        raise ValueError(f"expected clip as two increasing percentiles in [0, 100], got {clip}")
+    if not low < high:
+        raise ValueError(f"expected clip as two increasing percentiles in [0, 100], got {clip}; for example (1, 99).")
     colours = [find_colour(mdata, name) for name in names]
     if coordinates is None:
         coordinates = umap_coordinates(mdata, titles, seed=seed)
@@ -145,7 +159,8 @@ def check_colors(mdata: MuData, color: str | Sequence[str]) -> None:
     ValueError
         If a colour's name is found in two modalities.
     """
-    for name in [color] if isinstance(color, str) else color:
+    check_mdata(mdata)
+    for name in [color] if isinstance(color, str) else check_strings("color", color):
         find_colour(mdata, name)
 
 
@@ -157,7 +172,9 @@ def _row_titles(mdata: MuData, spaces: Sequence[str] | Mapping[str, str] | None)
     if spaces is None:
         spaces = next((keys for keys in by_model if next(iter(keys)) in mdata.obsm), by_model[0])
     known = {key: title for keys in by_model for key, title in keys.items()}
-    titles = dict(spaces) if isinstance(spaces, Mapping) else {key: known.get(key, key) for key in spaces}
+    if not isinstance(spaces, Mapping):
+        spaces = {key: known.get(key, key) for key in check_strings("spaces", spaces)}
+    titles = dict(spaces)
     for key in titles:
         latent(mdata, key)
     return titles
@@ -170,7 +187,7 @@ def _checked(coordinates: Mapping[str, np.ndarray], key: str, n_cells: int) -> n
         )
     xy = np.asarray(coordinates[key])
     if xy.shape != (n_cells, 2):
-        raise ValueError(f"expected coordinates[{key!r}] of shape ({n_cells}, 2), got {xy.shape}")
+        raise ValueError(f"expected coordinates[{key!r}] of shape ({n_cells}, 2), got {xy.shape}; compute them anew.")
     return xy
 
 

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Protocol
 import matplotlib
 import numpy as np
 
-from ._figure import NotebookFigure
+from indiseek._checks import check_number
+
+from ._figure import NotebookFigure, check_has
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +56,8 @@ def tuning(result: TuningResult, *, panel_size: float = 3.6) -> Figure:
     ValueError
         If the table has no candidates for the shared space.
     """
+    check_has(result, ("table", "chosen"), "the result of tune()")
+    check_number("panel_size", panel_size, above=0)
     table = result.table
     shared = table[table["stage"] == "shared"] if "stage" in table else table.iloc[:0]
     if shared.empty:

@@ -7,6 +7,10 @@ import anndata
 import numpy as np
 import scanpy as sc
 
+from indiseek._checks import check_number, check_seed, check_strings
+
+from ._figure import check_mdata
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -28,7 +32,7 @@ def latent(mdata: MuData, key: str) -> np.ndarray:
         )
     codes = np.asarray(mdata.obsm[key])
     if codes.ndim != 2:
-        raise ValueError(f"expected mdata.obsm[{key!r}] of shape (n_cells, n_latent), got {codes.shape}")
+        raise ValueError(f"expected mdata.obsm[{key!r}] of shape (n_cells, n_latent), got {codes.shape}; give codes.")
     if not np.isfinite(codes).all():
         n_bad = int((~np.isfinite(codes).all(axis=1)).sum())
         raise ValueError(
@@ -73,9 +77,13 @@ def umap_coordinates(
     ----------
     McInnes, Healy and Melville, "UMAP: Uniform Manifold Approximation and Projection", arXiv 1802.03426 (2018).
     """
-    codes = {key: latent(mdata, key) for key in keys}
+    check_mdata(mdata)
+    check_seed("seed", seed)
+    check_number("n_neighbors", n_neighbors, low=2, whole=True)
+    check_number("min_dist", min_dist, low=0, high=1)
+    codes = {key: latent(mdata, key) for key in check_strings("keys", keys)}
     if mdata.n_obs < 4:
-        raise ValueError(f"expected at least 4 cells for a UMAP, got {mdata.n_obs}")
+        raise ValueError(f"expected at least 4 cells for a UMAP, got {mdata.n_obs}; take more.")
     return {key: _umap(x, seed, min(n_neighbors, mdata.n_obs - 1), min_dist) for key, x in codes.items()}
 
 

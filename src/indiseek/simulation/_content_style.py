@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ._arguments import Sizes, check_int, check_positive, modality_names, sizes_by_name
+from indiseek._checks import check_flag
+
+from ._arguments import Sizes, check_int, check_positive, is_number, modality_names, sizes_by_name
 from ._simulation import Simulation
 
 _N_DRAWS = 1000
@@ -83,16 +85,18 @@ class ContentStyleProcess:
         self.n_style = check_int(n_style, "n_style", 0)
         names = modality_names(n_specific)
         if len(names) != 2:
-            raise ValueError(f"expected exactly two modalities, got {list(names)}")
+            raise ValueError(f"expected exactly two modalities, got {list(names)}; leave out the others.")
         self.n_specific = sizes_by_name(n_specific, "n_specific", names, minimum=0)
-        if not 0 < change_probability <= 1:
+        check_flag("statistical", statistical)
+        check_flag("causal", causal)
+        if not is_number(change_probability) or not 0 < change_probability <= 1:
             raise ValueError(
                 f"expected change_probability in (0, 1], got {change_probability!r}; "
                 "style that never changes is content: count it in n_content"
             )
         self.change_probability = float(change_probability)
         check_int(n_layers, "n_layers", 1)
-        if not 0 < slope <= 1:
+        if not is_number(slope) or not 0 < slope <= 1:
             raise ValueError(f"expected slope in (0, 1], got {slope!r}; at 0 the mixing has no inverse")
         self._slope = float(slope)
         check_positive(max_condition, "max_condition")

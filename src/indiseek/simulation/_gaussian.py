@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import ortho_group
 
-from ._arguments import Sizes, check_int, modality_names, sizes_by_name
+from indiseek._checks import check_flag
+
+from ._arguments import Sizes, check_int, is_number, modality_names, sizes_by_name
 from ._simulation import Simulation
 
 
@@ -66,9 +68,10 @@ def simulate_gaussian(
     n_shared = check_int(n_shared, "n_shared", 1)
     names = modality_names(n_specific)
     if len(names) != 2:
-        raise ValueError(f"expected exactly two modalities, got {list(names)}")
+        raise ValueError(f"expected exactly two modalities, got {list(names)}; leave out the others.")
     private = sizes_by_name(n_specific, "n_specific", names, minimum=0)
-    if not 0 <= rho < 1:
+    check_flag("rotate", rotate)
+    if not is_number(rho) or not 0 <= rho < 1:
         raise ValueError(f"expected rho in [0, 1), got {rho!r}; at 1 the mutual information is infinite")
 
     streams = np.random.SeedSequence(check_int(seed, "seed", 0)).spawn(1 + 2 * len(private))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._arguments import Sizes, check_int, check_positive, modality_names, sizes_by_name
+from ._arguments import Sizes, check_int, check_positive, is_number, modality_names, sizes_by_name
 from ._simulation import Simulation
 
 
@@ -75,11 +75,11 @@ def simulate_trifeature(
     n_cells = check_int(n_cells, "n_cells", 1)
     names = modality_names(n_features)
     if len(names) != 2:
-        raise ValueError(f"expected exactly two modalities, got {list(names)}")
+        raise ValueError(f"expected exactly two modalities, got {list(names)}; leave out the others.")
     widths = sizes_by_name(n_features, "n_features", names, minimum=1)
     n_states = check_int(n_states, "n_states", 2)
-    if matched is not None and not 0 <= matched <= 1:
-        raise ValueError(f"expected matched in [0, 1] or None, got {matched!r}")
+    if matched is not None and not (is_number(matched) and 0 <= matched <= 1):
+        raise ValueError(f"expected matched in [0, 1] or None, got {matched!r}; give a share.")
     noise = check_positive(noise, "noise", zero=True)
     seed, draw = check_int(seed, "seed", 0), check_int(draw, "draw", 0)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from indiseek.data import FileLock, settle
+from indiseek.data import FileLock, make_folder, settle
 from indiseek.train._archive import is_intact, read_archive, to_plain, write_archive
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Checkpoint:
             If another fit has locked it.
         """
         if self.directory is not None and self.writes:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_folder(self.directory)
             # The file stays when the fit is over, for all to see that this directory is one of checkpoints.
             lock = FileLock(self.directory / LOCK_NAME, keep=True)
             try:

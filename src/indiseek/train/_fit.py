@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
 from indiseek.data import CellTensors, OrderedBatches, RowBatches
 from indiseek.objectives import Objective, gather_objects
-from indiseek.train._guards import memory_explained, memory_of_all_explained, seeded
+from indiseek.train._guards import interrupts_held, memory_explained, memory_of_all_explained, seeded
 from indiseek.train._lightning import EveryEpoch, KeepBest, Progress, StageModule, StageState
 from indiseek.train._stage import StageSettings
 
@@ -93,13 +93,63 @@ def resolve_process(accelerator: str, *, devices: int | Sequence[int] = 1, num_n
                 num_nodes=num_nodes,
                 **{**_NO_FILES, **_strategy(devices, num_nodes)},
             )
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         what = f"accelerator={accelerator!r}" if devices == 1 else f"accelerator={accelerator!r}, devices={devices!r}"
         raise ValueError(
             f"expected a device that this machine has, got {what} ({' '.join(str(error).split())}); pass "
             "accelerator='auto', which takes what there is, or accelerator='cpu'."
         ) from error
     return Process(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
+
+
+def check_trainer(
+    given: Mapping[str, Any], accelerator: str, *, devices: int | Sequence[int] = 1, num_nodes: int = 1
+) -> None:
+    """Raise for further arguments that a Trainer would refuse, before any work.
+
+    Parameters
+    ----------
+    given
+        The arguments.
+    accelerator, devices, num_nodes
+        As in :func:`resolve_process`.
+
+    Raises
+    ------
+    TypeError
+        If callbacks are none.
+    ValueError
+        If another argument is refused.
+    """
+    options = {**_NO_FILES, **given, **_strategy(devices, num_nodes), "callbacks": _callbacks_of(given)}
+    if isinstance(options["logger"], str):
+        raise TypeError(f"expected a logger of lightning.pytorch, got {options['logger']!r}; give one, or True.")
+    try:
+        with _quiet(), _torch_flags_kept():
+            lightning.Trainer(
+                accelerator=accelerator,
+                devices=devices if isinstance(devices, int) else list(devices),
+                num_nodes=num_nodes,
+                **options,
+            )
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError, AttributeError) as error:
+        raise ValueError(
+            f"expected arguments that lightning.pytorch.Trainer takes, got {sorted(given)} "
+            f"({' '.join(str(error).split())}); see what it says of them, or leave them out."
+        ) from error
+
+
+def _callbacks_of(given: Mapping[str, Any]) -> list[lightning.Callback]:
+    """Callbacks of the user, of whom Lightning takes one alone, a list, or None."""
+    callbacks = given.get("callbacks")
+    found = list(callbacks) if isinstance(callbacks, list | tuple) else [] if callbacks is None else [callbacks]
+    for callback in found:
+        if not isinstance(callback, lightning.Callback):
+            raise TypeError(
+                f"expected callbacks of lightning.pytorch, got {callback!r} of type {type(callback).__name__}; give a "
+                "list of them."
+            )
+    return found
 
 
 def resolve_device(accelerator: str) -> torch.device:
@@ -170,9 +220,9 @@ def fit_stage(
     ValueError
         If the processes do not have the same cells.
     """
+    callbacks = _callbacks_of(trainer_kwargs or {})
     train, validation = cells
     n_train, n_validation = train.n_cells, validation.n_cells
-    callbacks: list[lightning.Callback] = list((trainer_kwargs or {}).get("callbacks", ()))
     keep_best = None
     if settings.patience is not None:
         keep_best = KeepBest(
@@ -242,14 +292,15 @@ def fit_stage(
             if process.world_size > 1:
                 # The others may be anywhere by now.
                 raise KeyboardInterrupt from error
-    if keep_best is not None and keep_best.state is not None:
-        keep_best.settle()
-        objective.load_state_dict(keep_best.state)
-    with all_explained(process.device), torch.no_grad():
-        objective.to(process.device).eval()
-        objective.finish(module.train_cells)
-    if process.world_size > 1:
-        objective.load_state_dict(gather_objects({k: v.cpu() for k, v in objective.state_dict().items()})[0])
+    with interrupts_held() as late:
+        if keep_best is not None and keep_best.state is not None:
+            keep_best.settle()
+            objective.load_state_dict(keep_best.state)
+        with all_explained(process.device), torch.no_grad():
+            objective.to(process.device).eval()
+            objective.finish(module.train_cells)
+        if process.world_size > 1:
+            objective.load_state_dict(gather_objects({k: v.cpu() for k, v in objective.state_dict().items()})[0])
     # Lightning's objects refer to each other in circles and would hold the cells until they are collected.
     del module.train_cells, module.validation_cells
     if not module.epochs and not trainer.interrupted:
@@ -259,7 +310,7 @@ def fit_stage(
         )
     history = pd.DataFrame(module.epochs).rename_axis("epoch")
     best_epoch = len(history) - 1 if keep_best is None or keep_best.state is None else keep_best.best_epoch
-    return StageResult(history, best_epoch, time.perf_counter() - start, trainer.interrupted)
+    return StageResult(history, best_epoch, time.perf_counter() - start, trainer.interrupted or bool(late))
 
 
 def fit_in_closed_form(objective: Objective, train: CellTensors) -> StageResult:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from indiseek._streams import one_stream
 
 # Parts of the messages for which torch has no class of error: of the allocator of the CPU, of MPS and of a CUDA device
 # that others fill, and of cuBLAS and its like.
@@ -26,7 +30,7 @@ def plain_torch() -> Iterator[None]:
     """Run a block with torch's own defaults, float32 on the CPU, whatever others have set, and give theirs back.
 
     Another library or another cell of a notebook may have set float64 or a device, for all tensors that are made
-    without saying of what.
+    without saying of what; and a block of the user's may cast by itself, or keep no graph.
     """
     with _PLAIN_LOCK:
         if not _plain["n"]:
@@ -35,7 +39,8 @@ def plain_torch() -> Iterator[None]:
         _plain["n"] += 1
     try:
         # Only where needed, because inside it every call of torch takes a little longer.
-        with nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
+        device = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+        with device, torch.inference_mode(mode=False), _no_autocast():
             yield
     finally:
         with _PLAIN_LOCK:
@@ -45,17 +50,33 @@ def plain_torch() -> Iterator[None]:
 
 
 @contextmanager
+def _no_autocast() -> Iterator[None]:
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Run a block with torch seeded, on the CPU and every CUDA device, and give the old state back.
+
+    What draws in the block holds :data:`indiseek._streams.one_stream`, for other threads may do so meanwhile.
 
     Parameters
     ----------
     seed
         Seed inside the block.
     """
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
+    with ExitStack() as stack:
+        with one_stream:
+            stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+            torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            with one_stream:
+                stack.close()
 
 
 @contextmanager
@@ -67,7 +88,7 @@ def drawn_from(state: Tensor) -> Iterator[None]:
     state
         Random state of torch on the CPU; changed in place.
     """
-    with torch.random.fork_rng(devices=[]):
+    with one_stream, torch.random.fork_rng(devices=[]):
         torch.set_rng_state(state)
         yield
         state.copy_(torch.get_rng_state())
@@ -75,17 +96,43 @@ def drawn_from(state: Tensor) -> Iterator[None]:
 
 def random_states(device: torch.device) -> list[Tensor]:
     """Random states of torch on the CPU and, where it is a GPU, on `device`."""
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+    with one_stream:
+        states = [torch.get_rng_state()]
+        return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
 
 def set_random_states(states: Sequence[Tensor], device: torch.device) -> None:
     """Take up what :func:`random_states` gave, inside :func:`seeded`."""
     on_cpu, *on_gpu = states
-    torch.set_rng_state(on_cpu)
-    if device.type == "cuda":
-        for state in on_gpu:
-            torch.cuda.set_rng_state(state, device)
+    with one_stream:
+        torch.set_rng_state(on_cpu)
+        if device.type == "cuda":
+            for state in on_gpu:
+                torch.cuda.set_rng_state(state, device)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[list[int]]:
+    """Run a short block to its end although the user stops it (Ctrl-C): what it yields is then not empty.
+
+    A second Ctrl-C is not waited with.
+    """
+    seen: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield seen
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if seen:
+            before(number, frame)
+        seen.append(number)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
+from indiseek._streams import one_stream
 from indiseek.data import CellTensors, OrderedBatches, RowBatches, progress
 from indiseek.objectives import Objective, across_processes, gather_objects
 from indiseek.train._guards import random_states, set_random_states
@@ -159,6 +160,10 @@ class StageModule(lightning.LightningModule):
 
     def training_step(self, rows: tuple[Tensor, ...], batch_idx: int) -> None:
         """Critic steps on `rows[1:]`, then one encoder step on `rows[0]`."""
+        with one_stream:
+            self._training_step(rows, batch_idx)
+
+    def _training_step(self, rows: tuple[Tensor, ...], batch_idx: int) -> None:
         encoder_optimizer, *critic_optimizers = self._optimizers()
         for critic_rows in rows[1:]:
             with self._across():
@@ -187,7 +192,9 @@ class StageModule(lightning.LightningModule):
         """Held-out terms of one batch, whole; the processes take turns."""
         if batch_idx % self.trainer.world_size != self.trainer.global_rank:
             return
-        for name, value in self.objective.validate(self.validation_cells.take(rows)).items():
+        with one_stream:
+            terms = self.objective.validate(self.validation_cells.take(rows))
+        for name, value in terms.items():
             self._held_out[name].append((len(rows), value))
 
     def on_validation_epoch_end(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import threading
@@ -18,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indiseek._checks import check_number
+from indiseek._checks import check_number, check_path, check_seed
 from indiseek.data import Cells, CellTensors, Split
-from indiseek.objectives import gather_objects
+from indiseek.objectives import gather_objects, world_size
 from indiseek.train._checkpoint import Checkpoint
-from indiseek.train._fit import Process, fit_in_closed_form, fit_stage, resolve_process
-from indiseek.train._guards import memory_of_all_explained
+from indiseek.train._fit import Process, check_trainer, fit_in_closed_form, fit_stage, resolve_process
+from indiseek.train._guards import interrupts_held, memory_of_all_explained
 from indiseek.train._lightning import StageState
 from indiseek.train._pipeline import Fitted
 from indiseek.train._stage import StageSettings
@@ -84,7 +85,7 @@ class Plan:
         """Raise for what Lightning would take and these models cannot, or would refuse in its own words."""
         _check_trainer_kwargs(self.trainer_kwargs)
         check_number("num_nodes", self.num_nodes, low=1, whole=True)
-        check_number("seed", self.seed, low=0, whole=True)
+        check_seed("seed", self.seed)
         if isinstance(self.devices, list | tuple):
             for number in self.devices:
                 check_number("numbers in devices", number, low=0, whole=True)
@@ -95,6 +96,8 @@ class Plan:
             check_number("devices", self.devices, low=1, whole=True)
             n_devices = cast(int, self.devices)
         strategy = self.trainer_kwargs.get("strategy", "auto")
+        if n_devices * self.num_nodes == 1 and isinstance(strategy, str) and strategy != "auto":
+            raise ValueError(f"expected no strategy for one device, got {strategy!r}; leave it out.")
         if n_devices * self.num_nodes > 1 and strategy not in ("auto", "ddp"):
             raise ValueError(
                 f"expected strategy='ddp' for several devices, got {strategy!r}; leave it out: the networks are small, "
@@ -117,6 +120,8 @@ class Plan:
             If there is no such device, or a batch has fewer cells than there are processes.
         """
         process = resolve_process(self.accelerator, devices=self.devices, num_nodes=self.num_nodes)
+        if self.trainer_kwargs:
+            check_trainer(self.trainer_kwargs, self.accelerator, devices=self.devices, num_nodes=self.num_nodes)
         for stage, settings in self.settings.items():
             if settings is not None and settings.batch_size < process.world_size:
                 raise ValueError(
@@ -221,6 +226,8 @@ def fit_pipeline(
     ValueError
         If there is no such device, or the checkpoint is of another fit or in use by one.
     """
+    if checkpoint_dir is not None:
+        checkpoint_dir = check_path("checkpoint_dir", checkpoint_dir)
     process = plan.process()
     if checkpoint_dir is None:
         with one_at_a_time:
@@ -305,7 +312,6 @@ def _fit_stages(
     """Train the stages from `start` on; whether all are trained, False if the user interrupted one."""
     pipeline = fitted.pipeline
     stages = list(pipeline.stages)
-    train, validation = cells
     first = stages.index(start.stage)
     for number, stage in list(enumerate(stages))[first:]:
 
@@ -313,43 +319,97 @@ def _fit_stages(
             progress = start._replace(stage=stage, state=state)._asdict()
             cast(Checkpoint, checkpoint).write({"fitted": fitted.payload(), **progress})
 
-        what = f"what stage {stage!r} needs of all its cells"
-        with explained(what):
-            seen = (pipeline.inputs(stage, train), pipeline.inputs(stage, validation))
-        objective = pipeline.begin(stage)
-        settings = plan.settings[stage]
-        if settings is None:
-            with explained(what):
-                result = fit_in_closed_form(objective, seen[0])
-        else:
-            result = fit_stage(
-                objective,
-                seen,
-                settings,
-                name=stage,
-                accelerator=plan.accelerator,
-                devices=plan.devices,
-                num_nodes=plan.num_nodes,
+        earlier = None
+        try:
+            # Of a further training, which Ctrl-C before its first epoch must not leave half begun.
+            earlier = copy.deepcopy(pipeline.objective(stage)) if stage in fitted.trained_stages else None
+            interrupted, n_epochs = _fit_stage(
+                fitted,
+                cells,
+                stage,
+                plan,
                 seed=plan.seed + number + start.seed_offset,
-                show_progress=show_progress,
                 save=None if checkpoint is None else save,
                 resume=start.state if number == first else None,
-                trainer_kwargs=plan.trainer_kwargs,
+                explained=explained,
+                show_progress=show_progress,
             )
-        # Those of the next stage take as much.
-        del seen
-        if len(result.history) or settings is None:
-            fitted.record(stage, result.history, result.seconds)
+        except KeyboardInterrupt:
+            # Outside the epochs, where Lightning does not see it.
+            if not fitted.trained_stages or world_size() > 1:
+                raise
+            if earlier is not None:
+                pipeline.objectives[stage] = earlier
+            elif stage in pipeline.objectives:
+                del pipeline.objectives[stage]
+            interrupted, n_epochs = True, 0
+        if interrupted:
+            if not fitted.trained_stages:
+                raise KeyboardInterrupt
+            _say_what_is_kept(fitted, stage, n_epochs, plan.settings[stage])
+            return False
+    return True
+
+
+def _fit_stage(
+    fitted: Fitted,
+    cells: tuple[CellTensors, CellTensors],
+    stage: str,
+    plan: Plan,
+    *,
+    seed: int,
+    save: Callable[[StageState], None] | None,
+    resume: StageState | None,
+    explained: Callable[[str], AbstractContextManager[None]],
+    show_progress: bool,
+) -> tuple[bool, int]:
+    """Train one stage; whether the user interrupted it, and how many epochs it has had."""
+    pipeline = fitted.pipeline
+    train, validation = cells
+    what = f"what stage {stage!r} needs of all its cells"
+    with explained(what):
+        seen = (pipeline.inputs(stage, train), pipeline.inputs(stage, validation))
+    objective = pipeline.begin(stage)
+    settings = plan.settings[stage]
+    if settings is None:
+        with explained(what):
+            result = fit_in_closed_form(objective, seen[0])
+    else:
+        result = fit_stage(
+            objective,
+            seen,
+            settings,
+            name=stage,
+            accelerator=plan.accelerator,
+            devices=plan.devices,
+            num_nodes=plan.num_nodes,
+            seed=seed,
+            show_progress=show_progress,
+            save=save,
+            resume=resume,
+            trainer_kwargs=plan.trainer_kwargs,
+        )
+    # Those of the next stage take as much.
+    del seen
+    with interrupts_held() as late:
         if stage in pipeline.conditions[-1:]:
             with explained(what):
                 pipeline.fit_bridge(train)
-        if result.interrupted:
-            if not fitted.trained_stages:
-                raise KeyboardInterrupt
-            kept = "last" if settings is None or settings.patience is None else "best"
-            logger.warning(
-                f"training interrupted in stage {stage!r} after {len(result.history)} epochs; the {kept} weights "
-                "so far are kept, train() goes on from them."
-            )
-            return False
-    return True
+        if len(result.history) or settings is None:
+            fitted.record(stage, result.history, result.seconds)
+    return result.interrupted or bool(late), len(result.history)
+
+
+def _say_what_is_kept(fitted: Fitted, stage: str, n_epochs: int, settings: StageSettings | None) -> None:
+    """Say what an interrupted training has left, and take from it what was trained on codes that are others now."""
+    stages = list(fitted.pipeline.stages)
+    number = stages.index(stage)
+    others = stages[number + 1 :] if n_epochs else stages[number:] if number else []
+    stale = [name for name in others if name in fitted.trained_stages and fitted.pipeline.stages[name].given]
+    fitted.trained_stages = [name for name in fitted.trained_stages if name not in stale]
+    kept = "last" if settings is None or settings.patience is None else "best"
+    lost = f" but those of {stale}, which were trained on earlier codes" if stale else ""
+    logger.warning(
+        f"training interrupted in stage {stage!r} after {n_epochs} epochs; the {kept} weights so far are kept{lost}, "
+        "train() goes on from them."
+    )
