@@ -61,7 +61,7 @@ def _no_autocast() -> Iterator[None]:
 def seeded(seed: int) -> Iterator[None]:
     """Run a block with torch seeded, on the CPU and every CUDA device, and give the old state back.
 
-    What draws in the block holds :data:`indiseek._streams.one_stream`, for other threads may do so meanwhile.
+    What draws in the block holds ``one_stream``, for other threads may do so meanwhile.
 
     Parameters
     ----------
