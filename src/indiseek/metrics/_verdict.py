@@ -20,6 +20,7 @@ BELOW, ABOVE = 2.05, 2.33
 # Limits over standard errors at which a reading of 0 passes in about 80 % of draws.
 CLEAN_PASS = 2.9
 # Nobody collects more than so many times the cells for one verdict.
+_LEAST_MORE = 1.2
 _MANY_TIMES = 20
 
 
@@ -88,7 +89,8 @@ def cells_to_tell(reading: Explained, limit: float) -> int:
     error = ABOVE * reading.guard if distance > 0 else BELOW * reading.se
     if not abs(distance) * math.sqrt(_MANY_TIMES) > error:
         return 0
-    return two_digits(reading.n_cells * max(1.0, error / abs(distance)) ** 2)
+    # A few cells more would only be another draw.
+    return two_digits(reading.n_cells * max(_LEAST_MORE, (error / abs(distance)) ** 2))
 
 
 def two_digits(cells: float) -> int:

@@ -389,6 +389,8 @@ def _fit_stage(
             resume=resume,
             trainer_kwargs=plan.trainer_kwargs,
         )
+        if result.best_epoch < 0:
+            logger.info(f"stage {stage!r}: its epochs have gained too little, what was computed before them is kept")
     # Those of the next stage take as much.
     del seen
     with interrupts_held() as late:
