@@ -11,7 +11,7 @@ import pytest
 from mudata import MuData
 
 from indiseek import metrics, pl, simulation
-from indiseek.data import CLRPCA, LogNormalizePCA, convert, mudata_of, open_mudata, random_split
+from indiseek.data import CLRPCA, LogNormalizePCA, ScalePCA, convert, mudata_of, open_mudata, random_split
 from indiseek.datasets import gate_pbmc
 from indiseek.models import CoMMModel, DisentangledSSLModel, IndiSeekModel, embed, load_model
 from indiseek.nn import Encoder
@@ -220,9 +220,11 @@ def test_settings_of_models_and_data(trained, real_cells):
         refused(lambda encoder, f=kind: f(real_cells, encoder=encoder), (None, "x", 5), encoder=None)
     refused(lambda n: CoMMModel(real_cells, n_latent=n), (*WHOLE, {"rna": 4}), n=None)
     refused(lambda own: Encoder(own=own), (None, *MAPPING), own=None)
-    refused(lambda n: LogNormalizePCA(n_components=n), WHOLE, n=None)
+    for transform in (LogNormalizePCA, CLRPCA, ScalePCA):
+        # None has them counted.
+        refused(lambda n, f=transform: f(n_components=n), [n for n in WHOLE if n is not None], n=None)
+        refused(lambda n, f=transform: f(at_least=n), WHOLE, n=None)
     refused(lambda n: LogNormalizePCA(target_sum=n), NUMBER, n=None)
-    refused(lambda n: CLRPCA(n_components=n), WHOLE, n=None)
     refused(lambda seed: random_split(300, train_size=0.8, validation_size=0.1, seed=seed), SEED, seed=None)
     refused(lambda mdata: gate_pbmc(mdata), (None, "x"), mdata=None)
     refused(lambda key: mudata_of(real_cells["rna"], key), (5, [1], {"a": 1}, "x"), key=None)
@@ -263,5 +265,5 @@ def test_one_callback_alone_and_none_are_taken(mdata):
     for callbacks in (counts, None):
         model = IndiSeekModel(mdata, n_shared=4, encoder=Encoder(hidden=(16,)))
         model.train(1, accelerator="cpu", show_progress=False, callbacks=callbacks)
-    assert counts.n == 3
+    assert counts.n == 2
     assert isinstance(model.adata, MuData) and isinstance(model.history["shared/train_loss"], pd.DataFrame)

@@ -123,7 +123,7 @@ def test_codes_that_want_more_components_get_them(counts):
     few = CLRPCA()
     few.fit(counts, np.arange(15))
     assert few.n_output == 2
-    with pytest.raises(ValueError, match="expected at_least of at least 1, got 0"):
+    with pytest.raises(ValueError, match="expected at_least to be a whole number of at least 1, got 0"):
         CLRPCA(at_least=0)
 
 
