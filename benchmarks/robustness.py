@@ -174,15 +174,16 @@ def draw(found: dict[tuple[str, int], list[dict[str, Any]]], path: Path) -> None
     """Leak and completeness against the number of training cells."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for i, name in enumerate(dict.fromkeys(name for name, _ in found)):
-        for modality, style in (("rna", "-"), (DATA[name].second, "--")):
+        for modality, style, face in (("rna", "-", f"C{i}"), (DATA[name].second, "--", "white")):
             sizes = [n for other, n in found if other == name]
-            for axis, key in zip(axes, ("leak", "in codes", "left out"), strict=True):
+            for axis, key in zip(axes, ("leak", "in codes"), strict=True):
                 means = [np.mean([fit.get(f"{key} {modality}", np.nan) for fit in found[name, n]]) for n in sizes]
-                axis.plot(sizes, means, style, marker="o", ms=4, color=f"C{i}", label=f"{name}, {modality}")
+                line = {"color": f"C{i}", "marker": "o", "ms": 5, "mfc": face}
+                axis.plot(sizes, means, style, **line, label=f"{name}, {modality}")
     axes[0].axhline(0.05, color="0.6", lw=0.8)
     axes[0].set_ylabel("leak of the specific code")
     axes[1].set_ylabel("variance given back by the codes")
-    axes[1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes[1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3)
     for axis in axes:
         axis.set_xscale("log")
         axis.set_xlabel("training cells")
