@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +29,12 @@ LONGEST = (
 )
 TESTS = Path(__file__).parent
 FAST = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "show_progress": False}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A process that a shell has put into the background ignores Ctrl-C, of which tests want to see what it does."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
