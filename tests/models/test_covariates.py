@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 import torch
 from model_contract import FAST, assert_content, content, copy_of
+from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
-from indiseek.models import IndiSeekModel, MultimodalModel, Options
+from indiseek.models import ClosedForm, IndiSeekModel, MultimodalModel, Options
 from indiseek.objectives import Objective, ObjectiveOutput
 from indiseek.train import Schedule, Space, Stage
 
@@ -124,8 +125,31 @@ def test_new_cells_have_the_codes_of_the_categories_of_training(cells):
         model.get_latent_representation(some, modality="rna", kind="centred")
 
 
+def test_a_batch_that_shifts_proteins_leaves_the_space_of_everything(make_mdata, tmp_path):
+    """A lane in which half of the proteins are doubled is told from held-out cells' codes, unless it is set up."""
+    told = {}
+    for batch_key in (None, "lane"):
+        mdata = make_mdata()
+        lane = np.random.default_rng(0).integers(2, size=600)
+        mdata.obs["lane"] = np.where(lane, "a", "b")
+        x = mdata["prot"].X.toarray() if hasattr(mdata["prot"].X, "toarray") else np.array(mdata["prot"].X)
+        x[lane == 1, ::2] *= 2
+        mdata["prot"].X = x.astype(np.float32)
+        IndiSeekModel.setup_mudata(mdata, batch_key=batch_key)
+        model = IndiSeekModel(mdata, n_shared=4, specific=ClosedForm(n_landmarks=60, refine=False))
+        model.train({"shared": 40}, batch_size=128, accelerator="cpu", show_progress=False)
+        train, test = model.train_indices, model.test_indices
+        near = KNeighborsClassifier(15).fit(mdata.obsm["X_indiseek"][train], lane[train])
+        told[batch_key] = near.score(mdata.obsm["X_indiseek"][test], lane[test])
+    print(told)
+    assert told[None] > 0.75 and told["lane"] < 0.65
+    model.save(tmp_path / "model")
+    loaded = IndiSeekModel.load(tmp_path / "model", mdata, accelerator="cpu")
+    np.testing.assert_array_equal(loaded.get_latent_representation(kind="everything"), mdata.obsm["X_indiseek"])
+
+
 def test_a_model_that_does_not_use_them_says_so(cells, log):
-    IndiSeekModel.setup_mudata(cells, batch_key="lane")
+    IndiSeekModel.setup_mudata(cells, categorical_covariate_keys=["lane"])
     IndiSeekModel(cells)
     assert not any("not corrected" in message for message in log.messages)
     IndiSeekModel(cells, specific="nce-club")

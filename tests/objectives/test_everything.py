@@ -57,3 +57,22 @@ def test_one_modality_has_its_own_block_and_its_own_shared_code(started, cells):
     torch.testing.assert_close(code[:, :3], joint[:, 5:8])
     center, scale = started.center[-N_SHARED:], started.scale[-N_SHARED:]
     torch.testing.assert_close(code[:, 3:], (cells.condition[1] - center) * scale)
+
+
+def test_batches_are_moved_together_and_a_cell_does_not_depend_on_the_others(cells):
+    batch = torch.arange(N_CELLS) % 2
+    features = tuple(x + 2.0 * batch[:, None] * x.std(dim=0) for x in cells.features)
+    cells = cells._replace(features=features, covariates=(batch,))
+    apart = []
+    for n_batches in (0, 2):
+        objective = EverythingObjective(WIDTHS, N_SHARED, n_batches=n_batches).eval()
+        objective.start(cells)
+        joint = objective.joint(cells)
+        apart.append((joint[batch == 0].mean(dim=0) - joint[batch == 1].mean(dim=0)).abs().mean())
+        rows = torch.tensor([7, 100])
+        torch.testing.assert_close(objective.joint(cells.take(rows)), joint[rows])
+    assert apart[1] < 0.5 * apart[0]
+    again = EverythingObjective(WIDTHS, N_SHARED, n_batches=2).eval()
+    again.load_state_dict(objective.state_dict())
+    torch.testing.assert_close(again.joint(cells), joint, rtol=0, atol=0)
+    assert again.encode(1, cells).shape == (N_CELLS, WIDTHS["prot"] + N_SHARED)

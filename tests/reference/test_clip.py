@@ -54,3 +54,33 @@ def test_objective_of_three_modalities_averages_the_loop_over_all_pairs():
     info = np.mean([clip_loop(a, b, 5.0) for a, b in itertools.combinations(codes, 2)])
     gap = np.mean([1 - np.dot(a[i], b[i]) for a, b in itertools.combinations(codes, 2) for i in range(9)])
     assert output.loss.item() == pytest.approx(info + 2.0 * gap)
+
+
+def test_with_batches_each_cell_is_compared_with_those_of_its_own():
+    a, b = _codes(12, 3, 0), _codes(12, 3, 1)
+    batch = np.random.default_rng(2).permutation([0] * 5 + [1] * 4 + [2] * 3)
+    found = clip_loss(torch.from_numpy(a), torch.from_numpy(b), 6.0, batch=torch.from_numpy(batch)).item()
+    parts = [(batch == k).sum() * clip_loop(a[batch == k], b[batch == k], 6.0) for k in range(3)]
+    assert found == pytest.approx(sum(parts) / 12, abs=1e-10)
+    one = torch.zeros(12, dtype=torch.long)
+    whole = clip_loss(torch.from_numpy(a), torch.from_numpy(b), 6.0)
+    torch.testing.assert_close(clip_loss(torch.from_numpy(a), torch.from_numpy(b), 6.0, batch=one), whole)
+    # A cell that is alone in its batch has nobody to be told from.
+    each = torch.arange(12)
+    assert clip_loss(torch.from_numpy(a), torch.from_numpy(b), 6.0, batch=each).item() == 0.0
+
+
+def test_the_objective_takes_the_batch_from_its_covariate():
+    torch.manual_seed(0)
+    plain = CLIPObjective({"a": 6, "b": 4}, 5, encoder=Encoder(hidden=(8,))).eval()
+    torch.manual_seed(0)
+    within = CLIPObjective({"a": 6, "b": 4}, 5, encoder=Encoder(hidden=(8,)), batch=1).eval()
+    batch = torch.arange(20) % 3
+    cells = CellTensors((torch.randn(20, 6), torch.randn(20, 4)), covariates=(torch.randn(20), batch))
+    rows = [torch.where(batch == k)[0] for k in range(3)]
+    parts = sum(len(r) * plain.loss(cells.take(r)).loss for r in rows) / 20
+    torch.testing.assert_close(within.loss(cells).loss, parts)
+    assert not torch.isclose(within.loss(cells).loss, plain.loss(cells).loss)
+    torch.testing.assert_close(within.infonce_of_cells(cells).mean(), within.loss(cells).terms["infonce"])
+    within.loss(cells).loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in within.encoder_parameters())

@@ -163,9 +163,11 @@ class MultimodalModel(ABC):
         layers
             Layer by modality; ``X`` where none is named.
         batch_key
-            Column of ``.obs`` with the batch, of the MuData or else of a modality. The specific codes of
-            ``specific="closed-form"`` are independent of it and of the categorical covariates; every other latent
-            space registers them and checks them in new cells without correcting for them, and the constructor says so.
+            Column of ``.obs`` with the batch, of the MuData or else of a modality. In IndiSeekModel cells are compared
+            within a batch in stage 1, so that the shared codes have no use for it; ``X_indiseek`` is corrected for it
+            state by state; and the specific codes of ``specific="closed-form"`` are independent of it and of the
+            categorical covariates. What uses no covariates registers them and checks them in new cells, and the
+            constructor says so.
         categorical_covariate_keys, continuous_covariate_keys
             Further columns of ``.obs``: categories, and numbers.
         **others

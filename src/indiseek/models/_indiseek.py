@@ -201,8 +201,11 @@ class IndiSeekModel(MultimodalModel):
         method = options.specific
         wanted = None if options.n_specific is None else self._n_specific({})
 
+        # Covariates are in the set-up's order, of which the batch is the first.
+        batch = None if self._schema.setup.batch_key is None else 0
+
         def context(shapes: Shapes) -> Objective:
-            return CLIPObjective(shapes.n_features, cast(Flow, method).n_context, encoder=options.encoder)
+            return CLIPObjective(shapes.n_features, cast(Flow, method).n_context, encoder=options.encoder, batch=batch)
 
         def flow(shapes: Shapes) -> Objective:
             n_condition = options.n_shared + cast(Flow, method).n_context
@@ -211,9 +214,10 @@ class IndiSeekModel(MultimodalModel):
         shared = Stage(
             name="shared",
             objective=lambda shapes: CLIPObjective(
-                shapes.n_features, options.n_shared, alignment=options.alignment, encoder=options.encoder
+                shapes.n_features, options.n_shared, alignment=options.alignment, encoder=options.encoder, batch=batch
             ),
             schedule=_SHARED,
+            uses_covariates=batch is not None,
             space=Space(joint="X_indiseek_shared"),
         )
         specific = Stage(
@@ -225,9 +229,14 @@ class IndiSeekModel(MultimodalModel):
         )
         everything = Stage(
             name="everything",
-            objective=lambda shapes: EverythingObjective(shapes.n_features, options.n_shared),
+            objective=lambda shapes: EverythingObjective(
+                shapes.n_features,
+                options.n_shared,
+                n_batches=0 if batch is None else next(iter(shapes.n_categories.values())),
+            ),
             schedule=None,
             given=("shared",),
+            uses_covariates=batch is not None,
             space=Space(joint="X_indiseek"),
         )
         if isinstance(method, NCEClub):

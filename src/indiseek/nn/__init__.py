@@ -1,5 +1,6 @@
 """Networks: encoders, critics, flows and fusion by attention; maps given a condition, in closed form."""
 
+from indiseek.nn._batch_displacement import BatchDisplacement
 from indiseek.nn._conditional_gaussian import ConditionalGaussian, whitenable_axes
 from indiseek.nn._conditional_quantiles import ConditionalQuantiles
 from indiseek.nn._critic import GaussianCritic, SeparableCritic
@@ -13,6 +14,7 @@ from indiseek.nn._refining_flow import RefiningFlow
 __all__ = [
     "MLP",
     "Activation",
+    "BatchDisplacement",
     "ConditionalFlow",
     "ConditionalGaussian",
     "ConditionalQuantiles",

@@ -19,7 +19,7 @@ from indiseek.objectives._gather import gather
 _MAX_LOGIT_SCALE: Final = 100.0
 
 
-def clip_loss(codes_a: Tensor, codes_b: Tensor, logit_scale: Tensor | float) -> Tensor:
+def clip_loss(codes_a: Tensor, codes_b: Tensor, logit_scale: Tensor | float, *, batch: Tensor | None = None) -> Tensor:
     r"""Symmetric InfoNCE loss between two sets of unit codes.
 
     .. math::
@@ -32,6 +32,9 @@ def clip_loss(codes_a: Tensor, codes_b: Tensor, logit_scale: Tensor | float) -> 
         ``(n_cells, n_shared)`` each, rows of unit length, the same cells in the same order.
     logit_scale
         Inverse temperature :math:`s`.
+    batch
+        Batch of each cell, ``(n_cells,)``: the sums over k then run over the cells of the same batch, so that telling
+        batches apart is worth nothing. None for one batch.
 
     Returns
     -------
@@ -41,7 +44,14 @@ def clip_loss(codes_a: Tensor, codes_b: Tensor, logit_scale: Tensor | float) -> 
     ----------
     Radford et al. (2021), arXiv 2103.00020; stage 1 of Gui et al. (2025), arXiv 2509.21584.
     """
-    return symmetric_cross_entropy(logit_scale * codes_a @ codes_b.T)
+    return symmetric_cross_entropy(_within(logit_scale * codes_a @ codes_b.T, batch))
+
+
+def _within(logits: Tensor, batch: Tensor | None) -> Tensor:
+    """Logits without those of pairs of cells from different batches."""
+    if batch is None:
+        return logits
+    return logits.masked_fill(batch[:, None] != batch[None], float("-inf"))
 
 
 def symmetric_cross_entropy(logits: Tensor) -> Tensor:
@@ -70,6 +80,8 @@ class CLIPObjective(Objective):
         Starting value; learned afterwards.
     encoder
         Form of the encoders.
+    batch
+        Position in ``CellTensors.covariates`` of the batch, within which cells are compared; None for none.
 
     References
     ----------
@@ -84,9 +96,11 @@ class CLIPObjective(Objective):
         alignment: float = 0.0,
         temperature: float = 0.1,
         encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
+        batch: int | None = None,
     ) -> None:
         super().__init__()
         self.alignment = alignment
+        self.batch = batch
         self.encoders = nn.ModuleList(encoder.of(name, n, n_shared) for name, n in n_features.items())
         self.log_scale = nn.Parameter(torch.tensor(math.log(1.0 / temperature)))
 
@@ -98,7 +112,8 @@ class CLIPObjective(Objective):
         """Symmetric InfoNCE plus the alignment term."""
         scale = self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
         pairs = list(itertools.combinations(map(gather, self.latents(cells)), 2))
-        info = torch.stack([clip_loss(a, b, scale) for a, b in pairs]).mean()
+        batch = None if self.batch is None else gather(cells.covariates[self.batch])
+        info = torch.stack([clip_loss(a, b, scale, batch=batch) for a, b in pairs]).mean()
         misalignment = torch.stack([1.0 - (a * b).sum(dim=-1).mean() for a, b in pairs]).mean()
         terms = {"infonce": info.detach(), "misalignment": misalignment.detach()}
         return ObjectiveOutput(info + self.alignment * misalignment, terms)
@@ -109,6 +124,7 @@ class CLIPObjective(Objective):
         target = torch.arange(cells.n_cells, device=cells.features[0].device)
         losses = []
         for a, b in itertools.combinations(self.latents(cells), 2):
-            logits = scale * a @ b.T
+            batch = None if self.batch is None else cells.covariates[self.batch]
+            logits = _within(scale * a @ b.T, batch)
             losses += [F.cross_entropy(side, target, reduction="none") for side in (logits, logits.T)]
         return torch.stack(losses).mean(dim=0)
