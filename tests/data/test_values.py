@@ -261,6 +261,9 @@ def test_values_that_are_no_counts_are_scaled_with_a_warning_that_says_what_to_c
     for make, whole in ((np.asarray, r"numpy.rint\(mdata\['rna'\].X\)"), (sparse.csr_matrix, r"\['rna'\].X.rint\(\)")):
         _read(x * 10 * np.float32(0.95), make)
         assert re.search(f"like counts with fractions.*{whole} and {CALL}", log.records[-1].getMessage())
+    for n_features, name, kept in ((50, "scale", "Scale"), (51, "scale-pca", "ScalePCA")):
+        assert _read(np.log1p(_counts(0.5, (60, n_features)))).transform.name == name
+        assert log.records[-1].getMessage().endswith(f"pass transforms={{'rna': indiseek.data.{kept}()}}.")
     n_said = len(log.records)
     # Said to be meant, or of a modality that has no counts.
     _read(logged, transform=Scale())

@@ -206,12 +206,16 @@ def choose_transform(name: str, summary: Summary) -> Transform:
     """
     n_features = len(summary.low)
     if not summary.whole:
-        return Scale() if n_features <= _FEW_NAMED else ScalePCA()
+        return _scaling(n_features)
     check_counts(summary, name)
     are_proteins = name.lower() in PROTEIN_NAMES or (name.lower() not in RNA_NAMES and n_features <= _MANY_FEATURES)
     if not are_proteins:
         return LogNormalizePCA()
     return CLR() if n_features <= _FEW_NAMED else CLRPCA()
+
+
+def _scaling(n_features: int) -> Transform:
+    return Scale() if n_features <= _FEW_NAMED else ScalePCA()
 
 
 def _that_vary(
@@ -274,7 +278,7 @@ def _warn_of_scale(adata: AnnData, layer: str | None, name: str, summary: Summar
     logger.warning(
         f"{where} of {name!r} holds no counts but other numbers: each feature is only scaled, which finds less than "
         f"the transforms for counts do. {remedy} To keep these values, pass transforms={{{name!r}: "
-        "indiseek.data.Scale()}."
+        f"indiseek.data.{type(_scaling(len(summary.low))).__name__}()}}."
     )
 
 
