@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 DEMO_PROTEINS = ("CD3", "CD4", "CD8a", "CD14", "CD19", "CD56", "CD45RA", "CD45RO")
 _FILES = ("training.png", "certificate.json", "certificate.png")
 _MOST_COLORS = 8
+_SHOWN_SECONDS = 0.05
 _MOST_FEATURES = 30
 
 
@@ -251,12 +252,14 @@ def _print_training(model: IndiSeekModel, console: Console) -> None:
     split, mdata = _split(model), cast("MuData", model.adata)
     console.print("\n[bold]Training[/bold]")
     table = Table()
-    for column in ("cells", "training", "validation", "test", *(f"{s}, s" for s in model.stage_seconds)):
+    # Stages that compute next to nothing would only make the others narrow.
+    seconds = {f"{stage}, s": f"{s:.1f}" for stage, s in model.stage_seconds.items() if s >= _SHOWN_SECONDS}
+    for column in ("cells", "training", "validation", "test", *seconds):
         table.add_column(column, justify="right")
     table.add_row(
         str(mdata.n_obs),
         *(str(len(part)) for part in split),
-        *(f"{seconds:.1f}" for seconds in model.stage_seconds.values()),
+        *seconds.values(),
     )
     console.print(table)
 
