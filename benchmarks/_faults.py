@@ -227,7 +227,7 @@ TASKS = {
         _command_line_before,
         _command_line,
         _command_line_left,
-        ("checkpoint", "latents.zarr", "model", "training.png"),
+        ("certificate.json", "certificate.png", "checkpoint", "latents.zarr", "model", "training.png"),
     ),
 }
 
