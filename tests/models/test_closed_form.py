@@ -13,6 +13,7 @@ from indiseek.data import LogNormalizePCA, Scale
 from indiseek.metrics import explained
 from indiseek.models import ClosedForm, IndiSeekModel
 from indiseek.nn import Encoder
+from indiseek.objectives import ClosedFormFlowObjective
 
 SMALL = {"n_shared": 4, "encoder": Encoder(hidden=(32,)), "specific": ClosedForm(n_landmarks=60, refine=False)}
 FAST = {"accelerator": "cpu", "show_progress": False, "max_epochs": {"shared": 5}, "batch_size": {"shared": 64}}
@@ -123,20 +124,33 @@ def _bent_cells(n=600):
     return pair(**cells)
 
 
+def _refined_on_bent_cells(lr):
+    model = IndiSeekModel(
+        _bent_cells(),
+        n_shared=2,
+        encoder=SMALL["encoder"],
+        specific=ClosedForm(n_landmarks=60, refine=True),
+        transforms={"rna": Scale(), "prot": Scale()},
+    )
+    model.train(**FAST | {"max_epochs": {"shared": 5, "specific": 12}, "batch_size": 64}, lr={"specific": lr})
+    return model
+
+
+def test_a_flow_that_gains_less_than_is_asked_is_left_out_and_that_is_said(monkeypatch, log):
+    closed = _refined_on_bent_cells(0.5)
+    monkeypatch.setattr(ClosedFormFlowObjective, "least_gain", 5.0)
+    log.clear()
+    model = _refined_on_bent_cells(0.01)
+    assert "stage 'specific': its epochs have gained too little" in log.text
+    # They were better: only the size of the gain speaks against them.
+    assert model.history["specific/validation_nll"].to_numpy().min() < _validation_nll(closed) - 0.02
+    for name in ("rna", "prot"):
+        codes = [m.get_latent_representation(modality=name, kind="specific") for m in (model, closed)]
+        np.testing.assert_array_equal(codes[0], codes[1])
+
+
 def test_a_flow_on_top_is_kept_where_validation_cells_like_it():
-    cells, transforms = _bent_cells(), {"rna": Scale(), "prot": Scale()}
-    train = FAST | {"max_epochs": {"shared": 5, "specific": 12}, "batch_size": 64}
-    models = {}
-    for lr in (0.5, 0.01):
-        model = IndiSeekModel(
-            cells,
-            n_shared=2,
-            encoder=SMALL["encoder"],
-            specific=ClosedForm(n_landmarks=60, refine=True),
-            transforms=transforms,
-        )
-        model.train(**train, lr={"specific": lr})
-        models[lr] = model
+    models = {lr: _refined_on_bent_cells(lr) for lr in (0.5, 0.01)}
     nll = {lr: _validation_nll(model) for lr, model in models.items()}
     # The first is the closed form, which no epoch of such steps beats.
     assert nll[0.01] < nll[0.5] - 0.02
