@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indiseek._checks import check_number, check_seed
+from indiseek._checks import check_mapping, check_number, check_seed
 
 from ._cells import MIN_CELLS, Cells
-from ._checks import as_cells, check_mapping, check_paired
+from ._checks import as_cells, check_paired
 from ._probes import varying
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def check_inputs(
         ("feature_names", feature_names),
     ):
         if given is not None or kind in ("features", "shared"):
-            check_mapping(given, kind)
+            check_mapping(kind, given, "entries by name")
     if not (reconstruction is None or callable(reconstruction)):
-        check_mapping(reconstruction, "reconstruction")
+        check_mapping("reconstruction", reconstruction, "arrays by modality")
     check_seed("seed", seed)
     modalities = list(features)
     if len(modalities) < 2:
@@ -91,7 +91,7 @@ def check_inputs(
         seed=seed,
     )
     back_given = reconstruction(cells.shared, cells.specific) if callable(reconstruction) else (reconstruction or {})
-    check_mapping(back_given, "reconstruction")
+    check_mapping("reconstruction", back_given, "arrays by modality")
     _check_modalities("reconstruction", back_given, modalities, all_of_them=False)
     back = {name: as_cells(array, f"reconstruction['{name}']") for name, array in back_given.items()}
     cells = replace(cells, reconstruction=back)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,11 +68,3 @@ def check_paired(arrays: Sequence[NDArray[np.float64]], names: Sequence[str]) ->
     if len({len(array) for array in arrays}) > 1:
         counts = ", ".join(f"{name} {len(array)}" for name, array in zip(names, arrays, strict=True))
         raise ValueError(f"expected the same cells in the same order in all arrays, got {counts}; do subset them alike")
-
-
-def check_mapping(values: object, name: str) -> None:
-    """Raise a TypeError unless ``values`` is a mapping."""
-    if not isinstance(values, Mapping):
-        raise TypeError(
-            f"expected {name} as a mapping by modality or name, got {type(values).__name__}; do pass a dict"
-        )

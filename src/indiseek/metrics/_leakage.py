@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from indiseek._checks import check_number, check_seed
+from indiseek._checks import check_mapping, check_number, check_seed
 
-from ._checks import check_mapping
 from ._probes import PROBES, cross_predict, pair, weighted_r2
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def leakages(
     """
     check_number("n_permutations", n_permutations, low=0, whole=True)
     check_seed("seed", seed)
-    check_mapping(targets, "targets")
+    check_mapping("targets", targets, "arrays by name")
     pairs = [pair(specific, target, "specific", name) for name, target in targets.items()]
     x = pairs[0][0]
     rng = np.random.default_rng([seed, 1])
