@@ -1,5 +1,6 @@
 """Networks: encoders, critics, flows and fusion by attention; maps given a condition, in closed form."""
 
+from indiseek.nn._axes import leading_axes
 from indiseek.nn._batch_displacement import BatchDisplacement
 from indiseek.nn._conditional_gaussian import ConditionalGaussian, whitenable_axes
 from indiseek.nn._conditional_quantiles import ConditionalQuantiles
@@ -25,5 +26,6 @@ __all__ = [
     "NystromRidge",
     "RefiningFlow",
     "SeparableCritic",
+    "leading_axes",
     "whitenable_axes",
 ]

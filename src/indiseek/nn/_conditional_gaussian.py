@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from indiseek.nn._axes import leading_axes
 from indiseek.nn._fitted import FittedModule
 from indiseek.nn._mixture import NormalMixture
 from indiseek.nn._nystrom_ridge import N_FOLDS, NystromRidge
@@ -226,9 +227,7 @@ class ConditionalGaussian(FittedModule):
         for piece in x.split(_PIECE_CELLS):
             centred = piece.double() - center
             scatter += centred.T @ centred
-        axes = torch.linalg.eigh(scatter).eigenvectors.flip(1)[:, : self.n_axes]
-        # The sign of an eigenvector is arbitrary; fixed, a second fit finds the same axes.
-        axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+        axes = leading_axes(scatter, self.n_axes)
         wide = c.double()
         scale = wide.std(dim=0).clamp_min(1e-6)
         # Components keep their relative variances: the later ones are mostly noise.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from indiseek.nn._autoregressive import AutoregressiveMixture, MonotoneAutoregressive, soft_clip
+from indiseek.nn._axes import leading_axes
 from indiseek.nn._mlp import MLP
 
 _PIECE_CELLS = 8192
@@ -111,11 +112,8 @@ class ConditionalFlow(nn.Module):
         for piece in x.split(_PIECE_CELLS):
             centred = (piece - center).double()
             scatter += centred.T @ centred
-        axes = torch.linalg.eigh(scatter).eigenvectors.flip(1)[:, : self.n_axes]
-        # The sign of an eigenvector is arbitrary; fixed, a second fit finds the same axes.
-        axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
         self.center.copy_(center)
-        self.axes.copy_(axes)
+        self.axes.copy_(leading_axes(scatter, self.n_axes))
         self.condition_center.copy_(c.mean(dim=0))
         self.condition_scale.copy_(c.std(dim=0).clamp_min(1e-6))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from indiseek.data import CellTensors
-from indiseek.nn import BatchDisplacement
+from indiseek.nn import BatchDisplacement, leading_axes
 from indiseek.objectives._base import Objective, ObjectiveOutput, joint_code
 
 # Leading axes of the code on which the states of the second pass lie.
@@ -73,10 +73,7 @@ class EverythingObjective(Objective):
         self._fit_scales(torch.cat([features, shared], dim=1).double())
         if self.n_batches:
             code = self._scaled(features, shared)
-            variances, axes = torch.linalg.eigh((code.T @ code).double())
-            axes = axes.flip(1)[:, : self.axes.shape[1]]
-            # The sign of an eigenvector is arbitrary; fixed, a second fit finds the same axes.
-            self.axes.copy_(axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign())
+            self.axes.copy_(leading_axes((code.T @ code).double(), self.axes.shape[1]))
             self.in_all.fit(features, code @ self.axes, batch, seed=self.seed)
 
     def encode(self, modality: int, cells: CellTensors) -> Tensor:
