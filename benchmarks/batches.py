@@ -18,41 +18,19 @@ import pandas as pd
 import torch
 from _cache import CACHE, kept
 from _table import spread, write
-from numpy.typing import NDArray
-from sklearn.metrics import f1_score
-from sklearn.neighbors import KNeighborsClassifier
+from _types import Labels, Rows, column, macro_f1, predicted
 
 from indiseek import IndiSeekModel
-
-Rows = NDArray[np.intp]
-Labels = NDArray[np.str_]
 
 _FILE = "covid_cite_donors.h5mu"
 _KEYS = {"X_indiseek_shared": "shared", "X_indiseek": "everything", "X_indiseek_rna": "rna", "X_indiseek_prot": "prot"}
 _N_TEST = 4000
-_N_NEIGHBORS = 15
-_MOST_DRAWN, _LEAST_DRAWN, _LEAST_OF_A_TYPE = 200, 10, 8
+_MOST_DRAWN, _LEAST_DRAWN = 200, 10
 _NOTES = """\
 Test cells, mean [lowest, highest] of the seeds, one thread. batch: accuracy of the batch within types, chance .333. F1:
 macro-F1 of 17 cell types by 15 neighbours among the training cells; across: among those of the other batches only.
 condition: accuracy of COVID-19 against healthy. leak: of the specific code to the other modality's shared code, map and
 products. No measure of this table chose a setting but the displacement's shrinking, with seeds 0 and 1."""
-
-
-def _column(mdata: mudata.MuData, name: str) -> Labels:
-    frames = [mdata.obs, *(adata.obs for adata in mdata.mod.values())]
-    return next(f[c] for f in frames for c in f.columns if c.split(":")[-1] == name).astype(str).to_numpy()
-
-
-def _predicted(code: NDArray[Any], labels: Labels, train: Rows, test: Rows) -> Labels:
-    predicted: Labels = KNeighborsClassifier(_N_NEIGHBORS).fit(code[train], labels[train]).predict(code[test])
-    return predicted
-
-
-def _f1(code: NDArray[Any], types: Labels, train: Rows, test: Rows) -> float:
-    names, counts = np.unique(types[train], return_counts=True)
-    test = test[np.isin(types[test], names[counts >= _LEAST_OF_A_TYPE])]
-    return float(f1_score(types[test], _predicted(code, types, train, test), average="macro"))
 
 
 def _drawn(rows: Rows, types: Labels, batch: Labels, rng: np.random.Generator) -> Rows:
@@ -70,7 +48,7 @@ def fit(shared: Path, n_train: int, seed: int, *, with_batch: bool) -> dict[str,
     """Figures of the four spaces of one fit."""
     with mudata.set_options(pull_on_update=False):
         mdata = mudata.read_h5mu(shared / _FILE)
-    batch, types, condition = (_column(mdata, name) for name in ("Batch", "mergedcelltype", "cond_group"))
+    batch, types, condition = (column(mdata, name) for name in ("Batch", "mergedcelltype", "cond_group"))
     mdata.obs["batch"] = batch
     order = np.random.default_rng(5000 + seed).permutation(mdata.n_obs)
     n_validation = n_train // 9
@@ -85,12 +63,12 @@ def fit(shared: Path, n_train: int, seed: int, *, with_batch: bool) -> dict[str,
     few, probed = (_drawn(rows, types, batch, rng) for rows in (train, test))
     for key, name in _KEYS.items():
         code = mdata.obsm[key]
-        across = [_f1(code, types, train[batch[train] != b], test[batch[test] == b]) for b in np.unique(batch)]
+        across = [macro_f1(code, types, train[batch[train] != b], test[batch[test] == b]) for b in np.unique(batch)]
         found[name] = {
-            "batch": float((_predicted(code, batch, few, probed) == batch[probed]).mean()),
-            "F1": _f1(code, types, train, test),
+            "batch": float((predicted(code, batch, few, probed) == batch[probed]).mean()),
+            "F1": macro_f1(code, types, train, test),
             "across": float(np.mean(across)),
-            "condition": float((_predicted(code, condition, train, test) == condition[test]).mean()),
+            "condition": float((predicted(code, condition, train, test) == condition[test]).mean()),
         }
     independence = model.certify(n_permutations=0, seed=seed).table("independence")
     for name in model.modalities:

@@ -14,7 +14,7 @@ import argparse
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import mudata
@@ -23,19 +23,15 @@ import pandas as pd
 import torch
 from _cache import CACHE, kept
 from _table import RESULTS, markdown, spread, write_text
+from _types import column, macro_f1
 from mudata import MuData
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
-from sklearn.neighbors import KNeighborsClassifier
 
 from indiseek import IndiSeekModel
 from indiseek.data import CLRPCA, LogNormalizePCA
 
 _N_TEST = 2000
 _N_PCA = 30
-_N_NEIGHBORS = 15
-# Types of which so few training cells are there cannot be found by 15 neighbours.
-_LEAST_OF_A_TYPE = 8
 
 
 @dataclass(frozen=True)
@@ -117,15 +113,10 @@ def _above_lowest(model: IndiSeekModel) -> float:
 
 
 def _types(mdata: MuData, data: Data, train: NDArray[np.intp], test: NDArray[np.intp]) -> dict[str, float]:
-    frames = [mdata.obs, *(adata.obs for adata in mdata.mod.values())]
-    types = next(f[c] for f in frames for c in f.columns if c.split(":")[-1] == data.types).astype(str).to_numpy()
-    names, counts = np.unique(types[train], return_counts=True)
-    told = names[counts >= _LEAST_OF_A_TYPE]
-    test = test[np.isin(types[test], told)]
+    types = column(mdata, cast(str, data.types))
 
     def f1(code: NDArray[Any]) -> float:
-        neighbours = KNeighborsClassifier(_N_NEIGHBORS).fit(code[train], types[train])
-        return float(f1_score(types[test], neighbours.predict(code[test]), average="macro"))
+        return macro_f1(code, types, train, test)
 
     parts = []
     second = CLRPCA if data.second == "prot" else LogNormalizePCA
