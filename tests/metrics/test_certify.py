@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import FrozenInstanceError, dataclass
 
 import numpy as np
@@ -196,8 +197,15 @@ def test_covariates_are_told_with_a_null(simulated):
     assert table.loc[("donor", "rna", "specific"), "total"] > 0.6
     assert table["null"].abs().max() < 0.06
     assert (table.loc[["day"], "total"].abs() < 0.06).all()
+    # All features tell what a code that is one side of them tells, and of what nothing tells nothing.
+    assert table.loc[("depth", "rna", "specific"), "ceiling"] == pytest.approx(0.9, abs=0.2)
+    assert table.loc[("depth", "prot", "specific"), "ceiling"] < 0.15
+    assert (table.loc[["day"], "ceiling"].abs() < 0.1).all()
     assert found.passed and set(found.verdicts["verdict"]) == {"note"} and len(found.verdicts) == 2
-    assert "rna, specific code: also holds depth (explains 0." in str(found)
+    said = next(line for line in str(found).splitlines() if "rna, specific code: also holds depth" in line)
+    assert re.search(
+        r"\(explains 0\.\d+ of its variance, .*; of shuffled cells -?0\.0\d+, all features [01]\.\d+\)", said
+    )
 
 
 def test_duplicates_are_found_first_and_left_out(simulated):

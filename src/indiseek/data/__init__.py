@@ -12,7 +12,17 @@ from indiseek.data._open import open_mudata
 from indiseek.data._ours import check_replaceable, is_ours, mark
 from indiseek.data._progress import progress
 from indiseek.data._reading import choose_transform
-from indiseek.data._rows import OrderedBatches, RowBatches, Split, SplitOptions, given_split, positions, random_split
+from indiseek.data._rows import (
+    Groups,
+    OrderedBatches,
+    RowBatches,
+    Split,
+    SplitOptions,
+    given_split,
+    grouped_split,
+    positions,
+    random_split,
+)
 from indiseek.data._setup import (
     Setup,
     covariate_columns,
@@ -38,6 +48,7 @@ __all__ = [
     "ComponentTransform",
     "DiskMatrix",
     "FileLock",
+    "Groups",
     "LogNormalizePCA",
     "Matrix",
     "OrderedBatches",
@@ -61,6 +72,7 @@ __all__ = [
     "digest_of_names",
     "files_of",
     "given_split",
+    "grouped_split",
     "how_to_build",
     "is_ours",
     "is_sparse",

@@ -28,6 +28,29 @@ class Split(NamedTuple):
     test: NDArray[np.intp]
 
 
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Groups of cells that a split keeps whole.
+
+    Attributes
+    ----------
+    name
+        Column of ``.obs`` that they come from.
+    codes
+        Number of each cell's group, ``(n_cells,)``, from 0.
+    keep
+        Codes of covariates, ``(n_cells,)`` each, of which every category is to have training cells.
+    """
+
+    name: str
+    codes: NDArray[np.intp]
+    keep: tuple[NDArray[np.intp], ...] = ()
+
+    def digest(self) -> str:
+        """Digest of which cell is in which group."""
+        return hashlib.sha256(self.codes.astype(np.int64).tobytes()).hexdigest()
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SplitOptions:
     """What a user asks of the split.
@@ -39,25 +62,42 @@ class SplitOptions:
         many as a verdict needs, 1,500, where these are no more than a quarter, and the rest for training.
     external_indexing
         Positions of training, validation and (optionally) test cells, instead of a random split.
+    groups
+        Groups that are to stay whole, such as donors; None for none.
     """
 
     train_size: float | None = None
     validation_size: float | None = None
     external_indexing: Sequence[ArrayLike] | None = None
+    groups: Groups | None = None
 
-    def n_train(self, n_cells: int) -> int:
+    def n_train(self, n_cells: int, seed: int) -> int:
         """Number of training cells that these options give; ValueError and TypeError as in :meth:`split`."""
-        if self.external_indexing is not None:
-            return len(given_split(n_cells, self.external_indexing).train)
+        if self.external_indexing is not None or self.groups is not None:
+            return len(self.split(n_cells, seed).train)
         train_size, validation_size = self._sizes(n_cells)
         _check_sizes(train_size, validation_size)
         return max(1, round(train_size * n_cells))
 
     def split(self, n_cells: int, seed: int) -> Split:
-        """Split so many cells; ValueError as in :func:`random_split` and :func:`given_split`."""
+        """Split so many cells.
+
+        Raises
+        ------
+        ValueError
+            As in :func:`random_split`, :func:`given_split` and :func:`grouped_split`, or if both of these are asked
+            for.
+        """
         if self.external_indexing is not None:
+            if self.groups is not None:
+                raise ValueError(
+                    f"expected split_by or external_indexing, got both, {self.groups.name!r} and positions; leave one "
+                    "out."
+                )
             return given_split(n_cells, self.external_indexing)
         train_size, validation_size = self._sizes(n_cells)
+        if self.groups is not None:
+            return grouped_split(self.groups, train_size=train_size, validation_size=validation_size, seed=seed)
         return random_split(n_cells, train_size=train_size, validation_size=validation_size, seed=seed)
 
     def _sizes(self, n_cells: int) -> tuple[float, float]:
@@ -74,18 +114,21 @@ class SplitOptions:
         """:meth:`record`, with digests in place of positions."""
         parts = self.record()["external_indexing"] or []
         digests = [hashlib.sha256(repr(part).encode()).hexdigest() for part in parts]
-        return self.record() | {"external_indexing": digests or None}
+        found = self.record() | {"external_indexing": digests or None}
+        return found if self.groups is None else found | {"groups": self.groups.digest()}
 
     def record(self) -> dict[str, Any]:
         """The options as plain values."""
         indexing, validation_size = self.external_indexing, self.validation_size
         if self.train_size is not None and validation_size is None:
             validation_size = _VALIDATION_SIZE
-        return {
+        found = {
             "train_size": self.train_size,
             "validation_size": validation_size,
             "external_indexing": None if indexing is None else [_plain(part) for part in indexing],
         }
+        # Files of before there were groups know nothing of them.
+        return found if self.groups is None else found | {"split_by": self.groups.name}
 
 
 def random_split(n_cells: int, *, train_size: float, validation_size: float, seed: int) -> Split:
@@ -112,6 +155,64 @@ def random_split(n_cells: int, *, train_size: float, validation_size: float, see
     order = np.random.default_rng(seed).permutation(n_cells)
     parts = np.split(order, [n_train, n_train + n_validation])
     return _check(Split(*(np.sort(part) for part in parts)))
+
+
+def grouped_split(groups: Groups, *, train_size: float, validation_size: float, seed: int) -> Split:
+    """Split at random into whole groups.
+
+    Groups go to the validation and then to the test cells, in random order, each if that brings the part nearer to its
+    size and leaves training cells to every category of the covariates; the others are for training. Test and validation
+    cells have one group each at the least, where a test part is asked for.
+
+    Parameters
+    ----------
+    groups
+        Which cell belongs to which group.
+    train_size, validation_size
+        Fractions of the cells, which whole groups meet as well as they can; what they leave is the test part.
+    seed
+        Seed of the order.
+
+    Raises
+    ------
+    ValueError
+        If the fractions are not in (0, 1] or add up to more than 1, there are too few groups, or the parts are too
+        small.
+    """
+    _check_sizes(train_size, validation_size)
+    check_seed("seed", seed)
+    n_cells, n_groups = len(groups.codes), int(groups.codes.max()) + 1
+    sizes = np.bincount(groups.codes, minlength=n_groups)
+    # Cells of each group by category; of what is left for training, no category may run out.
+    tables = [_cross_table(groups.codes, codes, n_groups) for codes in groups.keep]
+    left = set(range(n_groups))
+    order = np.random.default_rng(seed).permutation(n_groups).tolist()
+    parts: list[list[int]] = []
+    for wanted in (validation_size * n_cells, (1.0 - train_size - validation_size) * n_cells):
+        picked: list[int] = []
+        # Half a cell is what rounding leaves of fractions that add up to 1.
+        for group in order if wanted > 0.5 else []:
+            rest = sorted(left - {group})
+            size = sizes[picked].sum()
+            nearer = abs(size + sizes[group] - wanted) < abs(size - wanted) or not picked
+            if group in left and nearer and rest and all((table[rest].sum(axis=0) > 0).all() for table in tables):
+                picked.append(group)
+                left.discard(group)
+        if wanted > 0.5 and not picked:
+            raise ValueError(
+                f"expected in {groups.name!r} groups enough for training, validation and test cells, with training "
+                f"cells left to every batch and covariate, got {n_groups} groups; split by a finer column, or leave "
+                "split_by out."
+            )
+        parts.append(picked)
+    validation, test = (np.flatnonzero(np.isin(groups.codes, picked)) for picked in parts)
+    return _check(Split(np.flatnonzero(np.isin(groups.codes, sorted(left))), validation, test))
+
+
+def _cross_table(rows: NDArray[np.intp], columns: NDArray[np.intp], n_rows: int) -> NDArray[np.intp]:
+    table = np.zeros((n_rows, int(columns.max()) + 1), dtype=np.intp)
+    np.add.at(table, (rows, columns), 1)
+    return table
 
 
 def _check_sizes(train_size: float | None, validation_size: float) -> None:

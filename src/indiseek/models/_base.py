@@ -26,6 +26,7 @@ from indiseek._checks import check_flags, check_mapping, check_number, check_pat
 from indiseek.data import (
     Cells,
     CellTensors,
+    Groups,
     Schema,
     Setup,
     Split,
@@ -429,6 +430,7 @@ class MultimodalModel(ABC):
         train_size: float | None = None,
         validation_size: float | None = None,
         external_indexing: Sequence[ArrayLike] | None = None,
+        split_by: str | None = None,
         accelerator: str = "auto",
         devices: int | Sequence[int] = 1,
         num_nodes: int = 1,
@@ -468,6 +470,10 @@ class MultimodalModel(ABC):
             or 1,500 where these are at most a quarter of the cells: fewer seldom allow a verdict.
         external_indexing
             Positions of training, validation and (optionally) test cells, instead of a random split.
+        split_by
+            Column of ``.obs``, such as the donor, whose groups the split keeps whole: the certificate is then of donors
+            that no fit has seen. The parts are as near to their sizes as whole groups come, and every batch keeps
+            training cells.
         accelerator
             ``"auto"``, ``"cpu"``, ``"gpu"``, ``"mps"``, as Lightning names them.
         devices, num_nodes
@@ -505,9 +511,7 @@ class MultimodalModel(ABC):
             If a step, or the features of the cells, do not fit into memory; likewise. Names a batch size to try, or
             what else would help. Where only the codes that are written at the end do not fit, the training is kept.
         """
-        split = SplitOptions(
-            train_size=train_size, validation_size=validation_size, external_indexing=external_indexing
-        )
+        split = self._split_options(train_size, validation_size, external_indexing, split_by)
         flags = {"keep_checkpoint": keep_checkpoint, "write_latents": write_latents, "show_progress": show_progress}
         check_flags(flags)
         self._check_split(split, seed)
@@ -515,7 +519,7 @@ class MultimodalModel(ABC):
         stages = self._stages()
         settings = settings_of(
             stages,
-            split.n_train(len(cells.names)),
+            split.n_train(len(cells.names), seed),
             max_epochs=max_epochs,
             batch_size=batch_size,
             lr=lr,
@@ -546,6 +550,36 @@ class MultimodalModel(ABC):
         )
         if write_latents:
             self.write_latents()
+
+    def _split_options(
+        self,
+        train_size: float | None,
+        validation_size: float | None,
+        external_indexing: Sequence[ArrayLike] | None,
+        split_by: str | None,
+    ) -> SplitOptions:
+        """What the user asks of the split; KeyError, TypeError and ValueError as for a covariate."""
+        groups = None
+        if split_by is not None:
+            if not isinstance(split_by, str):
+                raise TypeError(
+                    f"expected split_by to be the name of a column of .obs, got {split_by!r}; for example 'donor'."
+                )
+            cells = self._training_cells()
+            column = self._columns(cast(MuData, self._mdata), [split_by])[split_by]
+            categorical = [cells.covariates[key] for key in self._schema.setup.categorical]
+            groups = Groups(split_by, pd.factorize(column)[0], tuple(categorical))
+        return SplitOptions(
+            train_size=train_size,
+            validation_size=validation_size,
+            external_indexing=external_indexing,
+            groups=groups,
+        )
+
+    def _columns(self, mdata: MuData, keys: Sequence[str]) -> pd.DataFrame:
+        """Columns of ``.obs`` by name, ``(n_cells, n_keys)``, none of them with missing values."""
+        named = Setup(modalities=self.modalities, layers={}, categorical_covariate_keys=tuple(keys))
+        return covariate_columns(mdata, named)
 
     def _check_split(self, wanted: SplitOptions, seed: int) -> None:
         """Raise if the options were chosen, or a model was trained, with another split."""
@@ -644,8 +678,8 @@ class MultimodalModel(ABC):
         MemoryError
             If features and codes of so many cells do not fit into memory.
         """
-        kinds = list(self.module.stages)
-        kind = kinds[0] if kind is None else kind
+        kinds, default = list(self.module.stages), self.module.default
+        kind = default if kind is None else kind
         if kind not in kinds:
             raise ValueError(f"expected kind to be one of {kinds}, got {kind!r}; choose one of them.")
         self._check_stage(kind)
@@ -658,10 +692,10 @@ class MultimodalModel(ABC):
         cells = self._cells_of(mdata, one_is_enough=True)
         if cells.only is not None and modality not in (None, cells.only):
             raise KeyError(f"expected modality {cells.only!r}, the only one that these cells have, got {modality!r}.")
-        if cells.only is not None and modality is None and kind != kinds[0]:
+        if cells.only is not None and modality is None and kind != default:
             raise ValueError(
                 f"expected cells with all of {list(self.modalities)} for kind={kind!r}, got cells with only "
-                f"{cells.only!r}; name the modality, or ask for kind={kinds[0]!r}."
+                f"{cells.only!r}; name the modality, or ask for kind={default!r}."
             )
         if cells.only is not None and self.module.objective(kind).sees_others:
             logger.warning(
@@ -822,8 +856,8 @@ class MultimodalModel(ABC):
         mdata
             Other held-out cells with all modalities, instead of the test cells.
         obs
-            Columns of ``.obs`` that may be in the codes, such as donor or lane, beside the depth of each modality and
-            what was set up as batch or covariate.
+            Columns of ``.obs`` that may be in the codes, such as donor or lane, beside the depth of each modality,
+            what was set up as batch or covariate, and the column by which ``train(split_by=...)`` has split.
         n_permutations
             Permutations of the scan for dependence of other forms; 0 leaves it out.
         seed
@@ -854,8 +888,12 @@ class MultimodalModel(ABC):
             raise RuntimeError("expected the cells of training, got others; pass held-out cells as mdata.")
         cells = training if mdata is None else self._cells_of(mdata)
         rows = cast(Split, split).test if mdata is None else np.arange(len(cells))
-        named = Setup(modalities=self.modalities, layers={}, categorical_covariate_keys=tuple(obs))
-        columns = covariate_columns(cast(MuData, self._mdata if mdata is None else mdata), named)
+        split_by = self.fitted.split_options.get("split_by")
+        if mdata is None and split_by is not None:
+            column = self._columns(cast(MuData, self._mdata), [split_by])[split_by]
+            # Of one donor alone there is nothing to tell.
+            obs = tuple(dict.fromkeys((*obs, *[split_by] * (column.iloc[rows].nunique() > 1))))
+        columns = self._columns(cast(MuData, self._mdata if mdata is None else mdata), obs)
         if len(rows) < MIN_HELD_OUT_CELLS:
             raise ValueError(
                 f"expected at least {MIN_HELD_OUT_CELLS} held-out cells, got {len(rows)}; train with smaller "
@@ -868,7 +906,7 @@ class MultimodalModel(ABC):
             cells,
             rows,
             reference,
-            obs={key: column[rows] for key, column in columns.items()},
+            obs={key: column.to_numpy()[rows] for key, column in columns.items()},
             feature_names={name: self.feature_names(name) for name in self.modalities},
             n_permutations=n_permutations,
             seed=seed,

@@ -43,8 +43,7 @@ def certificate(
     n_permutations, seed, thresholds
         As in :func:`indiseek.metrics.certify`.
     """
-    stages = list(pipeline.stages)
-    first, last = stages[0], stages[-1]
+    first, last = pipeline.default, list(pipeline.stages)[-1]
     tensors = pipeline.tensors(cells, rows)
     values = {name: matrix[rows] for name, matrix in cells.values.items()}
     batch_key = cells.schema.setup.batch_key

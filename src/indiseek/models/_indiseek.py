@@ -17,11 +17,12 @@ from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
 from indiseek._checks import by_name, check_choice, check_flag, check_number, check_seed
-from indiseek.data import ComponentTransform, Split, SplitOptions, Transform
+from indiseek.data import ComponentTransform, Split, Transform
 from indiseek.models._base import FEWER_CELLS, MIN_HELD_OUT_CELLS, MultimodalModel
 from indiseek.models._options import ClosedForm, Flow, NCEClub, Options, check_dimension, check_encoder
 from indiseek.nn import Encoder, whitenable_axes
 from indiseek.objectives import (
+    BatchCorrectedObjective,
     CLIPObjective,
     ClosedFormFlowObjective,
     ComponentsObjective,
@@ -214,12 +215,19 @@ class IndiSeekModel(MultimodalModel):
         shared = Stage(
             name="shared",
             objective=lambda shapes: CLIPObjective(
-                shapes.n_features, options.n_shared, alignment=options.alignment, encoder=options.encoder, batch=batch
+                shapes.n_features,
+                options.n_shared,
+                alignment=options.alignment,
+                encoder=options.encoder,
+                batch=batch,
+                of_condition=batch is not None,
             ),
             schedule=_SHARED,
+            given=() if batch is None else ("corrected",),
             uses_covariates=batch is not None,
             space=Space(joint="X_indiseek_shared"),
         )
+        before = [] if batch is None else self._correction()
         specific = Stage(
             name="specific",
             objective=flow,
@@ -235,22 +243,46 @@ class IndiSeekModel(MultimodalModel):
                 n_batches=0 if batch is None else next(iter(shapes.n_categories.values())),
             ),
             schedule=None,
-            given=("shared",),
+            # Codes of corrected features have merged types of cells that are to stay apart here.
+            given=("shared",) if batch is None else ("states",),
             uses_covariates=batch is not None,
             space=Space(joint="X_indiseek"),
         )
         if isinstance(method, NCEClub):
-            return [shared, everything, self._nce_club(specific, method)]
+            return [*before, shared, everything, self._nce_club(specific, method)]
         if isinstance(method, ClosedForm):
-            return [shared, everything, _COMPONENTS, self._closed_form(specific, method)]
+            return [*before, shared, everything, _COMPONENTS, self._closed_form(specific, method)]
         if not method.n_context:
-            return [shared, everything, specific]
+            return [*before, shared, everything, specific]
         return [
+            *before,
             shared,
             everything,
             Stage(name="context", objective=context, schedule=_SHARED),
             replace(specific, given=("shared", "context")),
         ]
+
+    def _correction(self) -> list[Stage]:
+        """Stages by which features are corrected for the batch: codes that make the states, and the correction."""
+        options: IndiSeekOptions = self._options
+        states = Stage(
+            name="states",
+            objective=lambda shapes: CLIPObjective(
+                shapes.n_features, options.n_shared, alignment=options.alignment, encoder=options.encoder, batch=0
+            ),
+            schedule=_SHARED,
+            uses_covariates=True,
+        )
+        corrected = Stage(
+            name="corrected",
+            objective=lambda shapes: BatchCorrectedObjective(
+                shapes.n_features, options.n_shared, next(iter(shapes.n_categories.values()))
+            ),
+            schedule=None,
+            given=("states",),
+            uses_covariates=True,
+        )
+        return [states, corrected]
 
     def _closed_form(self, specific: Stage, method: ClosedForm) -> Stage:
         """The specific stage in closed form, given components and shared codes."""
@@ -342,6 +374,7 @@ class IndiSeekModel(MultimodalModel):
         train_size: float | None = None,
         validation_size: float | None = None,
         external_indexing: Sequence[ArrayLike] | None = None,
+        split_by: str | None = None,
         accelerator: str = "auto",
         seed: int = 0,
         show_progress: bool = True,
@@ -372,7 +405,7 @@ class IndiSeekModel(MultimodalModel):
             Where finished candidates are kept, so that an interrupted or wider search goes on from them.
         max_epochs
             As in :meth:`train`.
-        train_size, validation_size, external_indexing
+        train_size, validation_size, external_indexing, split_by
             As in :meth:`train`; at least 100 validation cells.
         accelerator, seed
             As in :meth:`train`.
@@ -404,9 +437,7 @@ class IndiSeekModel(MultimodalModel):
         check_flag("show_progress", show_progress)
         check_flag("choose_n_specific", choose_n_specific)
         cells = self._unchanged_cells()
-        options = SplitOptions(
-            train_size=train_size, validation_size=validation_size, external_indexing=external_indexing
-        )
+        options = self._split_options(train_size, validation_size, external_indexing, split_by)
         is_map = not isinstance(self._options.specific, NCEClub)
         grid = Grid(
             n_shared=candidates("n_shared", n_shared, low=2, whole=True),
@@ -416,7 +447,7 @@ class IndiSeekModel(MultimodalModel):
         self._with({"n_shared": max(grid.n_shared)})._check_options()
         settings = settings_of(
             self._stages(),
-            options.n_train(len(cells)),
+            options.n_train(len(cells), seed),
             max_epochs=max_epochs,
             batch_size=None,
             lr=None,

@@ -1,6 +1,7 @@
 """Objectives: the networks and losses of one stage each."""
 
 from indiseek.objectives._base import Objective, ObjectiveOutput, joint_code
+from indiseek.objectives._batch_corrected import BatchCorrectedObjective
 from indiseek.objectives._clip import CLIPObjective, clip_loss
 from indiseek.objectives._closed_form_flow import ClosedFormFlowObjective
 from indiseek.objectives._comm import CoMMObjective, Form, Negatives, nt_xent
@@ -30,6 +31,7 @@ from indiseek.objectives._nce_club import Independence, IndependentOf, NCEClubOb
 
 __all__ = [
     "Bottleneck",
+    "BatchCorrectedObjective",
     "CLIPObjective",
     "ClosedFormFlowObjective",
     "CoMMObjective",

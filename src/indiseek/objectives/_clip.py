@@ -82,6 +82,8 @@ class CLIPObjective(Objective):
         Form of the encoders.
     batch
         Position in ``CellTensors.covariates`` of the batch, within which cells are compared; None for none.
+    of_condition
+        Whether the encoders are given ``CellTensors.condition``, as wide as the features, instead of these.
 
     References
     ----------
@@ -97,16 +99,19 @@ class CLIPObjective(Objective):
         temperature: float = 0.1,
         encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
         batch: int | None = None,
+        of_condition: bool = False,
     ) -> None:
         super().__init__()
         self.alignment = alignment
         self.batch = batch
+        self.of_condition = of_condition
         self.encoders = nn.ModuleList(encoder.of(name, n, n_shared) for name, n in n_features.items())
         self.log_scale = nn.Parameter(torch.tensor(math.log(1.0 / temperature)))
 
     def encode(self, modality: int, cells: CellTensors) -> Tensor:
         """Unit code ``(n_cells, n_shared)`` of one modality."""
-        return F.normalize(self.encoders[modality](cells.features[modality]), dim=-1)
+        x = (cells.condition if self.of_condition else cells.features)[modality]
+        return F.normalize(self.encoders[modality](x), dim=-1)
 
     def loss(self, cells: CellTensors) -> ObjectiveOutput:
         """Symmetric InfoNCE plus the alignment term."""

@@ -95,6 +95,12 @@ class Pipeline(nn.Module):
         return cast(Objective, self.objectives[stage])
 
     @property
+    def default(self) -> str:
+        """Stage whose codes a user means who names none: the first that writes a joint code, or the first."""
+        joint = [name for name, stage in self.stages.items() if stage.space.joint is not None]
+        return joint[0] if joint else next(iter(self.stages))
+
+    @property
     def conditions(self) -> list[str]:
         """Stages whose frozen codes are given to later ones."""
         given = {name for stage in self.stages.values() for name in stage.given}
@@ -103,7 +109,8 @@ class Pipeline(nn.Module):
     def inputs(self, stage: str, cells: CellTensors) -> CellTensors:
         """What a stage sees of cells: features, covariates and, where it is given any, frozen codes.
 
-        Where cells have only one modality, the others' frozen codes are predicted from its own.
+        Where cells have only one modality, the others' frozen codes are predicted from its own for a stage that sees
+        them, and empty for others.
         """
         given = self.stages[stage].given
         if not given:
@@ -113,6 +120,10 @@ class Pipeline(nn.Module):
             joined = zip(*(code.values() for code in codes), strict=True)
             return cells._replace(condition=tuple(torch.cat(parts, dim=-1) for parts in joined))
         only = self._only(cells)
+        if not self.objective(stage).sees_others:
+            code = torch.cat([self.codes(name, cells)[only] for name in given], dim=-1)
+            blank = code.new_zeros(len(code), 0)
+            return cells._replace(condition=tuple(code if name == only else blank for name in self.names))
         own = torch.cat([self.codes(name, cells)[only] for name in self.conditions], dim=-1)
         predicted = self.bridge(self.names.index(only), own)
         by_stage = [dict(zip(self.conditions, parts, strict=True)) for parts in predicted]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from indiseek._checks import check_number
 from indiseek.data import CellTensors, progress
-from indiseek.objectives import CLIPObjective
+from indiseek.objectives import CLIPObjective, Objective
 from indiseek.train import Pipeline, StageSettings, fit_in_closed_form, fit_stage
 from indiseek.tuning._measures import HeldOut
 from indiseek.tuning._record import Record
@@ -145,7 +145,7 @@ class _Search:
         self.record = record
         self.bar = bar
         self.held_out = HeldOut(trials.names, trials.train, trials.validation, trials.seed)
-        self.objectives: dict[tuple[int, float], CLIPObjective] = {}
+        self.objectives: dict[tuple[int, float], dict[str, Objective]] = {}
 
     def run(self, grid: Grid, choose_dimensions: bool) -> Tuning:
         candidates: list[Candidate] = [
@@ -203,22 +203,28 @@ class _Search:
         return key | found
 
     def _shared(self, candidate: Candidate) -> dict[str, Any]:
-        pipeline = self.trials.new_pipeline(candidate)
-        self.trials.fit(pipeline, "shared")
+        pipeline = self._trained_shared(candidate)
+        stages = _up_to_shared(pipeline)
+        self.objectives[candidate["n_shared"], candidate["alignment"]] = {n: pipeline.objective(n) for n in stages}
         objective = cast(CLIPObjective, pipeline.objective("shared"))
-        self.objectives[candidate["n_shared"], candidate["alignment"]] = objective
-        return dict(self.held_out.shared(objective, self.trials.validation))
+        return dict(self.held_out.shared(objective, pipeline.inputs("shared", self.trials.validation)))
+
+    def _trained_shared(self, candidate: Candidate) -> Pipeline:
+        pipeline = self.trials.new_pipeline(candidate)
+        for stage in _up_to_shared(pipeline):
+            self.trials.fit(pipeline, stage)
+        return pipeline
 
     def _on_shared(self, candidate: Candidate) -> Pipeline:
         """Networks of a candidate with its stage 1 trained."""
-        pipeline = self.trials.new_pipeline(candidate)
         key = candidate["n_shared"], candidate["alignment"]
-        if key in self.objectives:
-            # Those of later stages are drawn after its own.
-            pipeline.begin("shared")
-            pipeline.objectives["shared"] = self.objectives[key]
-        else:
-            self.trials.fit(pipeline, "shared")
+        if key not in self.objectives:
+            return self._trained_shared(candidate)
+        pipeline = self.trials.new_pipeline(candidate)
+        # Those of later stages are drawn after its own.
+        pipeline.begin("shared")
+        for stage, objective in self.objectives[key].items():
+            pipeline.objectives[stage] = objective
         return pipeline
 
     def _nce_club(self, candidate: Candidate) -> dict[str, Any]:
@@ -238,7 +244,7 @@ class _Search:
         # All dimensions, in their order; how many of them are needed is the question.
         pipeline = self._on_shared(candidate | {"n_specific": None})
         for stage in pipeline.stages:
-            if stage != "shared":
+            if stage not in _up_to_shared(pipeline):
                 self.trials.fit(pipeline, stage)
         shared, specific = self._codes(pipeline)
         return {"leakage": self.held_out.leakage(shared, specific), "carried": self.held_out.carried(specific)}
@@ -246,6 +252,11 @@ class _Search:
     def _codes(self, pipeline: Pipeline) -> list[list[Tensor]]:
         """Shared and specific codes of the validation cells, each by modality."""
         return [list(pipeline.codes(stage, self.trials.validation).values()) for stage in ("shared", "specific")]
+
+
+def _up_to_shared(pipeline: Pipeline) -> list[str]:
+    stages = list(pipeline.stages)
+    return stages[: stages.index("shared") + 1]
 
 
 def _dimensions_in_words(n_specific: dict[str, int], carried: Mapping[str, Sequence[float]], chosen: bool) -> str:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 
 class Covariates:
-    """Variance of each covariate that each code explains, beside the same for permuted cells (``null``).
+    """Variance of each covariate that each code explains, beside two figures to compare it with.
 
-    Labels are taken apart into indicators, so that the share is that of telling the labels apart. Nothing is judged:
-    whether a code should hold depth or a batch is the user's to say.
+    ``null`` is the same for permuted cells, and ``ceiling`` what the features explain of which the code is made: those
+    of its modality, of the joint code those of all. Labels are taken apart into indicators, so that the share is that
+    of telling the labels apart. Nothing is judged: whether a code should hold depth or a batch is the user's to say.
     """
 
     name = "covariates"
@@ -37,6 +38,13 @@ class Covariates:
             key: explained_each(array, targets, max_cells=cells.max_cells, seed=cells.seed)
             for key, array in codes.items()
         }
+        made_of = {"all": np.hstack(list(cells.features.values())), **cells.features}
+        ceilings = {
+            modality: explained_each(
+                made_of[modality], dict(cells.covariates), max_cells=cells.max_cells, seed=cells.seed
+            )
+            for modality in dict.fromkeys(modality for modality, _ in codes)
+        }
         rows = []
         for covariate in cells.covariates:
             for (modality, code), readings in found.items():
@@ -44,7 +52,8 @@ class Covariates:
                 rows.append(
                     {"modality": modality, "code": code, "covariate": covariate}
                     | {name: columns[name] for name in ("map", "products", "total", "se", "low", "high", "n_cells")}
-                    | {"null": readings[covariate, "null"].total, "told": code != "shared" or cells.joint is None}
+                    | {"null": readings[covariate, "null"].total, "ceiling": ceilings[modality][covariate].total}
+                    | {"told": code != "shared" or cells.joint is None}
                 )
         return pd.DataFrame(rows)
 
@@ -59,7 +68,7 @@ class Covariates:
             f"{row.covariate} in the {row.code} code",
             "note",
             f"{name}: also holds {row.covariate} (explains {share(row.total)} of its variance, "
-            f"{interval(row.low, row.high)}; of shuffled cells {figure(row.null)})",
+            f"{interval(row.low, row.high)}; of shuffled cells {figure(row.null)}, all features {figure(row.ceiling)})",
             value=min(1.0, row.total),
             low=row.low,
             high=row.high,

@@ -1,0 +1,63 @@
+"""Features of each modality, moved to where the cells of all batches lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast, final
+
+import torch
+from torch import Tensor, nn
+
+from indiseek.data import CellTensors
+from indiseek.nn import BatchDisplacement
+from indiseek.objectives._base import Objective, ObjectiveOutput
+
+
+@final
+class BatchCorrectedObjective(Objective):
+    """Codes that are the transformed features less what the batch adds to them in each state of the cells.
+
+    The states are those of a modality's own shared code, learned by comparing cells within their batch, which knows
+    little of the batch: states of the features themselves would be batches before they are types of cells. A modality
+    is corrected from itself alone, so that cells without the others are corrected as well. A stage in closed form:
+    displacements (:class:`indiseek.nn.BatchDisplacement`) are found in :meth:`start`.
+
+    Parameters
+    ----------
+    n_features
+        Number of features by modality name; their order is that of ``CellTensors.features``.
+    n_shared
+        Dimension of the shared code, which is ``CellTensors.condition`` of each modality.
+    n_batches
+        Number of batches, the first of ``CellTensors.covariates``.
+    seed
+        Seed of the states.
+    """
+
+    def __init__(self, n_features: Mapping[str, int], n_shared: int, n_batches: int, *, seed: int = 0) -> None:
+        super().__init__()
+        self.seed = seed
+        self.displacements = nn.ModuleList(BatchDisplacement(n, n_shared, n_batches) for n in n_features.values())
+
+    @torch.no_grad()
+    def start(self, cells: CellTensors) -> None:
+        """Find states and displacements in the training cells."""
+        for i, (x, shared) in enumerate(zip(cells.features, cells.condition, strict=True)):
+            self._displacement(i).fit(x, shared, cells.covariates[0], seed=self.seed)
+
+    def encode(self, modality: int, cells: CellTensors) -> Tensor:
+        """Corrected features ``(n_cells, n_features)`` of one modality."""
+        displacement = self._displacement(modality)
+        corrected: Tensor = displacement(cells.features[modality], cells.condition[modality], cells.covariates[0])
+        return corrected
+
+    def joint(self, cells: CellTensors) -> Tensor:
+        """Corrected features of all modalities side by side, ``(n_cells, n_features)``."""
+        return torch.cat(self.latents(cells), dim=1)
+
+    def loss(self, cells: CellTensors) -> ObjectiveOutput:
+        """Nothing to lose: 0."""
+        return ObjectiveOutput(torch.zeros((), device=cells.device), {})
+
+    def _displacement(self, modality: int) -> BatchDisplacement:
+        return cast(BatchDisplacement, self.displacements[modality])
