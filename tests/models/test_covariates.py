@@ -203,3 +203,46 @@ def test_a_covariate_with_one_value_is_refused_before_training(cells):
     IndiSeekModel.setup_mudata(cells, batch_key="lane")
     with pytest.raises(ValueError, match="expected 'lane' to differ between cells, got 'a' in all"):
         IndiSeekModel(cells)
+
+
+def _one_cell_alone(cells):
+    cells.obs["lane"] = ["b", *["a", "c"] * 74, "a"]
+
+
+def _twice(cells):
+    cells.obs["plate"] = cells.obs["lane"].map({"a": 1, "b": 2, "c": 3})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_one_cell_alone, r"at least 10 cells, got 1 with fewer \('b' with 1\); join them to others, or leave these"),
+        (_twice, "expected covariates that differ, got 'lane' and 'plate', which part the cells in the same way; name"),
+    ],
+)
+def test_covariates_that_cannot_be_corrected_for_are_refused_before_training(cells, change, message):
+    cells.obs["plate"] = np.random.default_rng(1).choice(["x", "y"], 150)
+    change(cells)
+    IndiSeekModel.setup_mudata(cells, batch_key="lane", categorical_covariate_keys=["plate"])
+    before = content(cells)
+    with pytest.raises(ValueError, match=message):
+        IndiSeekModel(cells)
+    assert_content(content(cells), before)
+
+
+def test_what_cannot_be_told_from_the_batch_is_named(cells, log):
+    lane = cells.obs["lane"].astype(str)
+    cells.obs["condition"] = lane.map({"a": "ill", "b": "ill", "c": "well"})
+    cells.obs["site"] = "here"
+    cells.obs["kind"] = np.random.default_rng(1).choice(["T", "B"], 150)
+    cells["rna"].obs["machine"] = pd.Categorical(lane.map({"a": "x", "b": "y", "c": "x"}).to_numpy())
+    IndiSeekModel.setup_mudata(cells, batch_key="lane")
+    IndiSeekModel(cells)
+    (said,) = [message for message in log.messages if "corrected away" in message]
+    assert (
+        said.startswith("['condition', 'machine'] of .obs are the same for all cells of a batch")
+    )
+    log.clear()
+    IndiSeekModel.setup_mudata(cells)
+    IndiSeekModel(cells)
+    assert not any("corrected away" in message for message in log.messages)

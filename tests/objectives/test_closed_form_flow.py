@@ -100,3 +100,30 @@ def test_state_of_another_size_is_taken_up_and_the_covariate_matters(started, ce
         code = started.encode(i, cells)
         torch.testing.assert_close(other.encode(i, cells), code, rtol=0, atol=0)
         assert (other.encode(i, swapped) - code).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_codes_are_independent_of_a_covariate_of_numbers(cells):
+    """One that moves RNA alone, so that protein does not know it: told from the code unless it is a covariate."""
+    age = 50.0 + 10.0 * torch.randn(N_CELLS, generator=torch.Generator().manual_seed(2))
+    moved = (cells.features[0] + 0.2 * (age - 50.0)[:, None] * torch.tensor([1.0, -1, 0, 0, 1, 0]), cells.features[1])
+    condition = (torch.cat([moved[0], cells.condition[0][:, -3:]], dim=1), cells.condition[1])
+    cells = CellTensors(moved, condition, covariates=(cells.covariates[0], age))
+    told = {}
+    for n_categories in ([2], [2, 0]):
+        seen = cells._replace(covariates=cells.covariates[: len(n_categories)])
+        torch.manual_seed(1)
+        widths = {"rna": 6, "prot": 4}
+        objective = ClosedFormFlowObjective(
+            widths, widths, {"rna": 9, "prot": 7}, 3, widths, n_categories=n_categories, n_hidden=16
+        ).eval()
+        objective.start(seen)
+        code = objective.full_code(0, seen)
+        told[len(n_categories)] = torch.corrcoef(torch.cat([code, age[:, None]], dim=1).T)[-1, :-1].abs().max()
+        torch.testing.assert_close(objective.inverse(0, code, seen), moved[0], rtol=0, atol=1e-3)
+    assert told[1] > 0.5 and told[2] < 0.2
+    again = ClosedFormFlowObjective(
+        widths, widths, {"rna": 9, "prot": 7}, 3, widths, n_categories=[2, 0], n_hidden=16
+    ).eval()
+    again.load_state_dict(objective.state_dict())
+    torch.testing.assert_close(again.full_code(0, seen), code, rtol=0, atol=0)

@@ -25,6 +25,8 @@ from indiseek.data._rows import (
 )
 from indiseek.data._setup import (
     Setup,
+    check_covariates,
+    confounded_columns,
     covariate_columns,
     isotype_controls,
     make_setup,
@@ -62,10 +64,12 @@ __all__ = [
     "TRANSFORMS",
     "Transform",
     "Values",
+    "check_covariates",
     "check_replaceable",
     "check_transforms",
     "checked_array",
     "choose_transform",
+    "confounded_columns",
     "convert",
     "count_components",
     "covariate_columns",

@@ -21,7 +21,7 @@ from indiseek.data._disk import DiskMatrix, Values, identity_of, is_sparse
 from indiseek.data._manager import categories_of, covariates_of, register
 from indiseek.data._pairing import check_names
 from indiseek.data._reading import read_to_encode, read_to_train
-from indiseek.data._setup import Setup, covariate_columns, make_setup
+from indiseek.data._setup import Setup, check_covariates, covariate_columns, make_setup
 from indiseek.data._transforms import Transform
 from indiseek.data._values import MIN_CELLS, lies_on_disk, stored_values
 
@@ -248,7 +248,7 @@ class Cells:
         ------
         ValueError
             If there are fewer than 100 cells, a value is NaN or infinite, counts are negative or fractions, a cell has
-            no counts, no feature of a modality varies, or a covariate has one value only.
+            no counts, no feature of a modality varies, or :func:`check_covariates` refuses the covariates.
         """
         # Again, because cells, modalities or columns may have changed since they were set up.
         make_setup(mdata, setup.modalities, setup.layers, at_least=at_least)
@@ -263,12 +263,7 @@ class Cells:
         }
         values = {name: each.values for name, each in read.items()}
         features = {name: each.features for name, each in read.items()}
-        for key, column in columns.items():
-            if column.nunique() < 2:
-                raise ValueError(
-                    f"expected {key!r} to differ between cells, got {column.iloc[0]!r} in all; leave it out of the "
-                    "set-up."
-                )
+        check_covariates(columns, setup)
         manager = register(values, features, columns, setup)
         schema = Schema(
             setup=setup,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Self
 
 import pandas as pd
@@ -21,6 +22,8 @@ _RESERVED = "shared"
 _ISOTYPE = re.compile(r"isotype|^igg\d|(mouse|rat|hamster)[ _.-]*igg", re.IGNORECASE)
 # They part the paths of h5mu and zarr, and of modules of torch.
 _NOT_IN_NAMES = "./"
+# Of fewer cells nothing can be learned, and a random split may leave none of them for training.
+_LEAST_OF_A_CATEGORY = 10
 # Key in .uns.
 _NOTE = "indiseek_setup"
 
@@ -218,6 +221,64 @@ def covariate_columns(mdata: MuData, setup: Setup) -> pd.DataFrame:
                 )
         found[key] = column.to_numpy()
     return pd.DataFrame(found, index=mdata.obs_names)
+
+
+def check_covariates(columns: pd.DataFrame, setup: Setup) -> None:
+    """Check that what a model is to be trained on can be corrected for its covariates.
+
+    Parameters
+    ----------
+    columns
+        As :func:`covariate_columns` gives them.
+    setup
+        Which of them is what.
+
+    Raises
+    ------
+    ValueError
+        If a covariate has one value only, a category has fewer than 10 cells, or two covariates part the cells in the
+        same way.
+    """
+    for key, column in columns.items():
+        if column.nunique() < 2:
+            raise ValueError(
+                f"expected {key!r} to differ between cells, got {column.iloc[0]!r} in all; leave it out of the set-up."
+            )
+    for key in setup.categorical:
+        few = columns[key].value_counts().loc[lambda sizes: sizes < _LEAST_OF_A_CATEGORY]
+        if len(few):
+            found = ", ".join(f"{name!r} with {n}" for name, n in few.head(5).items())
+            raise ValueError(
+                f"expected in each category of {key!r} at least {_LEAST_OF_A_CATEGORY} cells, got {len(few)} with "
+                f"fewer ({found}); join them to others, or leave these cells out."
+            )
+    for key, other in combinations(setup.categorical, 2):
+        if len(columns[[key, other]].drop_duplicates()) == columns[key].nunique() == columns[other].nunique():
+            raise ValueError(
+                f"expected covariates that differ, got {key!r} and {other!r}, which part the cells in the same way; "
+                "name one of them."
+            )
+
+
+def confounded_columns(mdata: MuData, setup: Setup) -> list[str]:
+    """Columns of ``.obs`` that are the same for all cells of a batch and differ between batches.
+
+    What such a column says of the cells cannot be told from the batch, and is corrected away with it.
+    """
+    if setup.batch_key is None:
+        return []
+    batch = covariate_columns(mdata, setup)[setup.batch_key].to_numpy()
+    found: list[str] = []
+    for table in [mdata.obs, *(mdata.mod[name].obs for name in setup.modalities)]:
+        for key, column in table.items():
+            # As they are called where they come from: a MuData has a modality's columns with its name before them.
+            known = {setup.batch_key, *(f"{name}:{setup.batch_key}" for name in mdata.mod)}
+            if str(key) in (*known, *setup.covariates, *found) or pd.api.types.is_float_dtype(column):
+                continue
+            pairs = pd.DataFrame({"batch": batch, "value": column.astype(str).to_numpy()}).drop_duplicates()
+            if len(pairs) == pairs["batch"].nunique() and 1 < pairs["value"].nunique():
+                found.append(str(key))
+    return found
 
 
 def setup_line(

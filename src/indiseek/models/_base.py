@@ -33,6 +33,7 @@ from indiseek.data import (
     SplitOptions,
     Transform,
     check_transforms,
+    confounded_columns,
     covariate_columns,
     digest_of_names,
     files_of,
@@ -121,6 +122,12 @@ class MultimodalModel(ABC):
             logger.warning(
                 f"{list(setup.covariates)} are stored with the model, but its codes are not corrected for them: no "
                 f"stage of {type(self).__name__} with these options uses covariates."
+            )
+        elif confounded := confounded_columns(mdata, setup):
+            logger.warning(
+                f"{confounded} of .obs are the same for all cells of a batch: how cells differ in them cannot be told "
+                f"from {setup.batch_key!r} and is corrected away with it. Leave batch_key out, or name a finer batch, "
+                "if it is what you study."
             )
 
     @abstractmethod

@@ -34,7 +34,8 @@ class ClosedFormFlowObjective(InvertibleObjective):
 
     ``CellTensors.condition`` holds for each modality all that the others are conditioned on: first its components, then
     its shared code. Categorical covariates are one more index of mean and covariance: each of their combinations is a
-    category, and the codes are independent of it by the same construction.
+    category, and the codes are independent of it by the same construction. Covariates of numbers, standardised, stand
+    beside the components.
 
     Parameters
     ----------
@@ -49,8 +50,7 @@ class ClosedFormFlowObjective(InvertibleObjective):
     n_specific
         How many dimensions of the code to give out, by modality name: those that carry most of the modality.
     n_categories
-        Number of categories of each covariate, in the order of ``CellTensors.covariates``; 0 for one of numbers, which
-        is not used.
+        Number of categories of each covariate, in the order of ``CellTensors.covariates``; 0 for one of numbers.
     n_landmarks
         Landmarks of the conditional mean.
     feature_noise
@@ -68,6 +68,8 @@ class ClosedFormFlowObjective(InvertibleObjective):
     starts_fitted = True
     # Nats per axis, added up over modalities: blood cells gain at most .014 and leak no less, strong mixing gains .09.
     least_gain = 0.02
+    numbers_center: Tensor
+    numbers_scale: Tensor
 
     def __init__(
         self,
@@ -94,7 +96,11 @@ class ClosedFormFlowObjective(InvertibleObjective):
         self.n_landmarks = n_landmarks
         self.feature_noise = feature_noise
         self.seed = seed
-        n_others = {name: sum(n_condition.values()) - n_condition[name] for name in self.names}
+        self.numbers = tuple(i for i, n in enumerate(n_categories) if not n)
+        if self.numbers:
+            self.register_buffer("numbers_center", torch.zeros(len(self.numbers)))
+            self.register_buffer("numbers_scale", torch.ones(len(self.numbers)))
+        n_others = {name: sum(n_condition.values()) - n_condition[name] + len(self.numbers) for name in self.names}
         self.flows = nn.ModuleList(
             RefiningFlow(
                 n_axes[name],
@@ -132,6 +138,10 @@ class ClosedFormFlowObjective(InvertibleObjective):
     @torch.no_grad()
     def start(self, cells: CellTensors) -> None:
         """Compute the closed form from all training cells, choosing on folds of them, and the base of the flow."""
+        if self.numbers:
+            numbers = self._numbers(cells)
+            self.numbers_center.copy_(numbers.mean(dim=0))
+            self.numbers_scale.copy_(numbers.std(dim=0).clamp_min(1e-6))
         for i, x in enumerate(cells.features):
             condition, covariate = self._given(i, cells)
             gaussian = self._gaussian(i)
@@ -191,11 +201,21 @@ class ClosedFormFlowObjective(InvertibleObjective):
         return self._flow(modality)(z, self._all(condition, covariate)), residual
 
     def _given(self, modality: int, cells: CellTensors) -> tuple[Tensor, Tensor | None]:
-        """Components of the other modalities, then their shared codes; and the covariates' combinations, one-hot."""
+        """What the code is to be independent of.
+
+        Components of the other modalities, covariates of numbers, then the others' shared codes; and the categorical
+        covariates' combinations, one-hot.
+        """
         others = [j for j in range(len(self.names)) if j != modality]
         parts = [cells.condition[j][:, : self.n_components[j]] for j in others]
+        if self.numbers:
+            parts.append((self._numbers(cells) - self.numbers_center) / self.numbers_scale)
         parts += [cells.condition[j][:, self.n_components[j] :] for j in others]
         return torch.cat(parts, dim=1), self._combination(cells) if self.n_covariate else None
+
+    def _numbers(self, cells: CellTensors) -> Tensor:
+        """Covariates of numbers as they are, ``(n_cells, n_numbers)``."""
+        return torch.stack([cells.covariates[i] for i in self.numbers], dim=1)
 
     def _combination(self, cells: CellTensors) -> Tensor:
         """Which combination of categories a cell has, ``(n_cells, n_covariate)``, one-hot."""
