@@ -38,13 +38,13 @@ def test_each_modality_is_displaced_in_the_states_of_its_own_code(started, cells
     for i, x in enumerate(cells.features):
         alone = BatchDisplacement(x.shape[1], N_SHARED, N_BATCHES)
         alone.fit(x, cells.condition[i], cells.covariates[0])
-        expected = alone(x, cells.condition[i], cells.covariates[0])
-        torch.testing.assert_close(started.encode(i, cells), expected, rtol=0, atol=0)
+        expected = x + 0.75 * (alone(x, cells.condition[i], cells.covariates[0]) - x)
+        torch.testing.assert_close(started.encode(i, cells), expected, rtol=0, atol=1e-5)
         apart = [
             torch.stack([z[cells.covariates[0] == b].mean(dim=0) for b in range(3)]).std(dim=0).mean()
             for z in (x, expected)
         ]
-        assert apart[1] < 0.3 * apart[0]
+        assert apart[1] < 0.4 * apart[0]
     torch.testing.assert_close(started.joint(cells), torch.cat(started.latents(cells), dim=1), rtol=0, atol=0)
     assert float(started.loss(cells).loss) == 0.0
 

@@ -12,15 +12,21 @@ from indiseek.data import CellTensors
 from indiseek.nn import BatchDisplacement
 from indiseek.objectives._base import Objective, ObjectiveOutput
 
+# Of the displacement: chosen on COVID blood, three splits with 5,500 training cells.
+_STRENGTH = 0.75
+
 
 @final
 class BatchCorrectedObjective(Objective):
-    """Codes that are the transformed features less what the batch adds to them in each state of the cells.
+    r"""Codes that are the transformed features less most of what the batch adds to them in each state of the cells.
+
+    .. math:: x - \tfrac34 \sum_k \pi_k(c)\, \delta_{bk}
 
     The states are those of a modality's own shared code, learned by comparing cells within their batch, which knows
     little of the batch: states of the features themselves would be batches before they are types of cells. A modality
-    is corrected from itself alone, so that cells without the others are corrected as well. A stage in closed form:
-    displacements (:class:`indiseek.nn.BatchDisplacement`) are found in :meth:`start`.
+    is corrected from itself alone, so that cells without the others are corrected as well. States are mixtures of what
+    differs in finer ways, and the last quarter of a displacement takes more from types of cells than from batches. A
+    stage in closed form: displacements (:class:`indiseek.nn.BatchDisplacement`) are found in :meth:`start`.
 
     Parameters
     ----------
@@ -48,8 +54,9 @@ class BatchCorrectedObjective(Objective):
     def encode(self, modality: int, cells: CellTensors) -> Tensor:
         """Corrected features ``(n_cells, n_features)`` of one modality."""
         displacement = self._displacement(modality)
-        corrected: Tensor = displacement(cells.features[modality], cells.condition[modality], cells.covariates[0])
-        return corrected
+        x = cells.features[modality]
+        corrected: Tensor = displacement(x, cells.condition[modality], cells.covariates[0])
+        return torch.lerp(x, corrected, _STRENGTH)
 
     def joint(self, cells: CellTensors) -> Tensor:
         """Corrected features of all modalities side by side, ``(n_cells, n_features)``."""
