@@ -12,6 +12,7 @@ import io
 import logging
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import scvi
@@ -69,7 +70,7 @@ class Codes:
     seconds: float | None = None
 
 
-def _require(package: str) -> None:
+def require(package: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise NotInstalledError(package)
 
@@ -107,27 +108,16 @@ def mofa(cells: Cells, seed: int, epochs: int | None) -> Codes:
 
     The package has no encoder for new cells: theirs is the posterior mean given the fitted weights and noise.
     """
-    _require("mofapy2")
-    from mofapy2.run.entry_point import entry_point
-
+    require("mofapy2")
     names = list(cells.features)
     train = cells.take(cells.train)
     centre = {name: x.mean(axis=0) for name, x in train.items()}
     scale = {name: x.std() for name, x in train.items()}
     views = {name: (x - centre[name]) / scale[name] for name, x in cells.features.items()}
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        run = entry_point()
-        run.set_data_options(scale_views=False)
-        run.set_data_matrix([[views[name][cells.train].copy()] for name in names], views_names=names)
-        run.set_model_options(factors=_N_FACTORS)
-        options = {} if epochs is None else {"iter": epochs}
-        run.set_train_options(seed=seed, quiet=True, convergence_mode="slow", **options)
-        run.build()
-        run.run()
-        nodes = run.model.getNodes()
-        weights = dict(zip(names, (np.asarray(w["E"]) for w in nodes["W"].getExpectations()), strict=True))
-        noise = dict(zip(names, (np.asarray(t["E"])[0] for t in nodes["Tau"].getExpectations()), strict=True))
+    fitted = fitted_mofa([[views[name][cells.train].copy()] for name in names], names, ["cells"], seed, epochs)
+    with contextlib.redirect_stdout(io.StringIO()):
+        weights = dict(zip(names, (np.asarray(w["E"]) for w in fitted["W"].getExpectations()), strict=True))
+        noise = dict(zip(names, (np.asarray(t["E"])[0] for t in fitted["Tau"].getExpectations()), strict=True))
     z = _posterior_mean(views, weights, noise)
     spread = z[cells.train].var(axis=0)
     explained = np.stack(
@@ -144,6 +134,30 @@ def mofa(cells: Cells, seed: int, epochs: int | None) -> Codes:
     )
 
 
+def fitted_mofa(
+    views: list[list[Array]], names: list[str], groups: list[str], seed: int, epochs: int | None
+) -> dict[str, Any]:
+    """Nodes of MOFA+ on centred Gaussian views, of each the cells of every group.
+
+    It runs to slow convergence, or so many iterations.
+    """
+    require("mofapy2")
+    from mofapy2.run.entry_point import entry_point
+
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = entry_point()
+        run.set_data_options(scale_views=False)
+        run.set_data_matrix(views, views_names=names, groups_names=groups)
+        run.set_model_options(factors=_N_FACTORS)
+        options = {} if epochs is None else {"iter": epochs}
+        run.set_train_options(seed=seed, quiet=True, convergence_mode="slow", **options)
+        run.build()
+        run.run()
+        nodes: dict[str, Any] = run.model.getNodes()
+    return nodes
+
+
 def _posterior_mean(views: dict[str, Array], weights: dict[str, Array], noise: dict[str, Array]) -> Array:
     precision = np.eye(next(iter(weights.values())).shape[1])
     projected = 0.0
@@ -156,7 +170,7 @@ def _posterior_mean(views: dict[str, Array], weights: dict[str, Array], noise: d
 
 def vcca_private(cells: Cells, seed: int, epochs: int | None) -> Codes:
     """VCCA-private (cca-zoo) on standardised views; its shared code is inferred from the first view alone."""
-    _require("cca_zoo")
+    require("cca_zoo")
     from cca_zoo.deep import DVCCAPrivate, MultiviewDataset
     from lightning.pytorch import Trainer, seed_everything
     from lightning.pytorch.callbacks import EarlyStopping
@@ -210,21 +224,39 @@ def totalvi(cells: Cells, seed: int, epochs: int | None) -> Codes:
     """TOTALVI with its defaults on raw counts: one joint code, nothing specific."""
     if cells.truth is not None or "prot" not in cells.mdata.mod:
         raise NotApplicableError
-    scvi.settings.seed = seed
     seen = np.sort(np.concatenate([cells.train, cells.validation]))
+    parts = [np.searchsorted(seen, rows) for rows in (cells.train, cells.validation)]
+    model = fitted_totalvi(with_dense_protein(cells.mdata, seen), parts, seed, epochs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Codes(joint=model.get_latent_representation(with_dense_protein(cells.mdata, cells.test)))
+
+
+def fitted_totalvi(
+    mdata: MuData,
+    parts: list[NDArray[np.intp]] | None,
+    seed: int,
+    epochs: int | None,
+    *,
+    batch_key: str | None = None,
+) -> TOTALVI:
+    """TOTALVI on dense proteins, trained on the first part and stopped by the second; a split of its own without.
+
+    The batch is a column of the RNA's ``.obs``.
+    """
+    scvi.settings.seed = seed
+    split = {} if parts is None else {"external_indexing": [*parts, np.empty(0, dtype=np.intp)]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("scvi").setLevel(logging.ERROR)
-        fitted, test = (_with_dense_protein(cells.mdata, rows) for rows in (seen, cells.test))
-        TOTALVI.setup_mudata(fitted, modalities={"rna_layer": "rna", "protein_layer": "prot"})
-        model = TOTALVI(fitted)
-        parts = [np.searchsorted(seen, rows) for rows in (cells.train, cells.validation)]
-        parts.append(np.empty(0, dtype=np.intp))
-        model.train(epochs, external_indexing=parts, accelerator="cpu", enable_progress_bar=False)
-        return Codes(joint=model.get_latent_representation(test))
+        fields = {"rna_layer": "rna", "protein_layer": "prot"} | ({} if batch_key is None else {"batch_key": "rna"})
+        TOTALVI.setup_mudata(mdata, batch_key=batch_key, modalities=fields)
+        model = TOTALVI(mdata)
+        model.train(epochs, accelerator="cpu", enable_progress_bar=False, **split)
+    return model
 
 
-def _with_dense_protein(mdata: MuData, rows: NDArray[np.intp]) -> MuData:
+def with_dense_protein(mdata: MuData, rows: NDArray[np.intp]) -> MuData:
     """TOTALVI fits its protein priors on a dense matrix only."""
     modalities = {name: adata[rows].copy() for name, adata in mdata.mod.items()}
     if sparse.issparse(modalities["prot"].X):

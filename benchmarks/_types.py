@@ -32,6 +32,11 @@ def predicted(code: NDArray[Any], labels: Labels, train: Rows, test: Rows) -> La
 
 def macro_f1(code: NDArray[Any], types: Labels, train: Rows, test: Rows) -> float:
     """Macro-F1 of types that enough of the training cells have."""
+    return macro_f1_of(predicted(code, types, train, test), types, train, test)
+
+
+def macro_f1_of(labels: Labels, types: Labels, train: Rows, test: Rows) -> float:
+    """The same of labels of the test cells, however they were found."""
     names, counts = np.unique(types[train], return_counts=True)
-    test = test[np.isin(types[test], names[counts >= _LEAST_OF_A_TYPE])]
-    return float(f1_score(types[test], predicted(code, types, train, test), average="macro"))
+    known = np.isin(types[test], names[counts >= _LEAST_OF_A_TYPE])
+    return float(f1_score(types[test][known], labels[known], average="macro"))

@@ -22,16 +22,15 @@ import numpy as np
 import pandas as pd
 import torch
 from _cache import CACHE, kept
+from _components import components, standardised
 from _table import RESULTS, markdown, spread, write_text
 from _types import column, macro_f1
 from mudata import MuData
 from numpy.typing import NDArray
 
 from indiseek import IndiSeekModel
-from indiseek.data import CLRPCA, LogNormalizePCA
 
 _N_TEST = 2000
-_N_PCA = 30
 
 
 @dataclass(frozen=True)
@@ -118,13 +117,7 @@ def _types(mdata: MuData, data: Data, train: NDArray[np.intp], test: NDArray[np.
     def f1(code: NDArray[Any]) -> float:
         return macro_f1(code, types, train, test)
 
-    parts = []
-    second = CLRPCA if data.second == "prot" else LogNormalizePCA
-    for name, transform in ("rna", LogNormalizePCA(n_components=_N_PCA)), (data.second, second(n_components=_N_PCA)):
-        values = mdata[name].X
-        transform.fit(values, train)
-        x = transform.apply_to(values).numpy()
-        parts.append((x - x[train].mean(axis=0)) / x[train].std(axis=0))
+    parts = [standardised(x, train) for x in components(mdata, train, second=data.second).values()]
     return {
         "F1 everything": f1(mdata.obsm["X_indiseek"]),
         "F1 shared": f1(mdata.obsm["X_indiseek_shared"]),

@@ -1,0 +1,66 @@
+"""What is left of the batch in a space, and what of types and condition."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+from _study import Study
+from _types import Labels, Rows, macro_f1, predicted
+from numpy.typing import NDArray
+
+_MOST_DRAWN, _LEAST_DRAWN = 200, 10
+MEASURES = ("bCB", "F1", "across", "accT", "condition", "iLISI")
+
+
+def measures(study: Study, code: NDArray[Any], seed: int) -> dict[str, float]:
+    """Figures of a space that holds all cells of a study.
+
+    Returns
+    -------
+    bCB
+        Accuracy of the batch by 15 neighbours, on cells drawn equally per type and batch.
+    F1, accT, condition
+        Macro-F1 and accuracy of types, and accuracy of the condition, by 15 neighbours among the training cells.
+    across
+        Macro-F1 of types by 15 neighbours among the training cells of the other batches, mean over the batches.
+    iLISI
+        Median local inverse Simpson index of the batch among test cells, 0 one batch only, 1 all alike.
+    """
+    batch, types = study.column("batch"), study.column("type")
+    train, test = study.train, study.test
+    across = [macro_f1(code, types, train[batch[train] != b], test[batch[test] == b]) for b in np.unique(batch)]
+    found = {"across": float(np.mean(across))}
+    if importlib.util.find_spec("harmonypy") is not None:
+        found["iLISI"] = ilisi(code[test], batch[test])
+    if study.whole:
+        return found
+    rng = np.random.default_rng(seed)
+    few, probed = (drawn(rows, types, batch, rng) for rows in (train, test))
+    condition = study.column("condition")
+    return found | {
+        "bCB": float((predicted(code, batch, few, probed) == batch[probed]).mean()),
+        "F1": macro_f1(code, types, train, test),
+        "accT": float((predicted(code, types, train, test) == types[test]).mean()),
+        "condition": float((predicted(code, condition, train, test) == condition[test]).mean()),
+    }
+
+
+def drawn(rows: Rows, types: Labels, batch: Labels, rng: np.random.Generator) -> Rows:
+    """Cells drawn equally from each type and batch, of types that all batches have."""
+    parts: list[Rows] = []
+    for kind in np.unique(types):
+        cells = [rows[(types[rows] == kind) & (batch[rows] == b)] for b in np.unique(batch)]
+        n = min(_MOST_DRAWN, *map(len, cells))
+        if n >= _LEAST_DRAWN:
+            parts += [rng.choice(part, n, replace=False) for part in cells]
+    return np.concatenate(parts)
+
+
+def ilisi(code: NDArray[Any], batch: Labels) -> float:
+    """Median of harmonypy's index at its default perplexity, brought to 0 .. 1."""
+    from harmonypy import compute_lisi
+
+    index = compute_lisi(code, {"batch": batch}, ["batch"])
+    return float((np.median(index) - 1) / (len(np.unique(batch)) - 1))
