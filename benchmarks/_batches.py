@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 from _study import Study
-from _types import Labels, Rows, macro_f1, predicted
+from _types import Labels, Rows, frequent, macro_f1, predicted
 from numpy.typing import NDArray
+from sklearn.metrics import f1_score
 
 _MOST_DRAWN, _LEAST_DRAWN = 200, 10
 MEASURES = ("bCB", "F1", "across", "accT", "condition", "iLISI")
@@ -24,14 +25,13 @@ def measures(study: Study, code: NDArray[Any], seed: int) -> dict[str, float]:
     F1, accT, condition
         Macro-F1 and accuracy of types, and accuracy of the condition, by 15 neighbours among the training cells.
     across
-        Macro-F1 of types by 15 neighbours among the training cells of the other batches, mean over the batches.
+        Macro-F1 of types by 15 neighbours among the training cells of the other batches, which have 8 or more of a type.
     iLISI
         Median local inverse Simpson index of the batch among test cells, 0 one batch only, 1 all alike.
     """
     batch, types = study.column("batch"), study.column("type")
     train, test = study.train, study.test
-    across = [macro_f1(code, types, train[batch[train] != b], test[batch[test] == b]) for b in np.unique(batch)]
-    found = {"across": float(np.mean(across))}
+    found = {"across": f1_across(code, types, batch, train, test)}
     if importlib.util.find_spec("harmonypy") is not None:
         found["iLISI"] = ilisi(code[test], batch[test])
     if study.whole:
@@ -45,6 +45,18 @@ def measures(study: Study, code: NDArray[Any], seed: int) -> dict[str, float]:
         "accT": float((predicted(code, types, train, test) == types[test]).mean()),
         "condition": float((predicted(code, condition, train, test) == condition[test]).mean()),
     }
+
+
+def f1_across(code: NDArray[Any], types: Labels, batch: Labels, train: Rows, test: Rows) -> float:
+    """Macro-F1 of types by neighbours in other batches, over the cells of all batches at once."""
+    true, told = [], []
+    for b in np.unique(batch[test]):
+        others = train[batch[train] != b]
+        own = test[(batch[test] == b) & np.isin(types[test], frequent(types[others]))]
+        true.append(types[own])
+        told.append(predicted(code, types, others, own))
+    labels = np.concatenate(true)
+    return float(f1_score(labels, np.concatenate(told), average="macro", labels=np.unique(labels)))
 
 
 def drawn(rows: Rows, types: Labels, batch: Labels, rng: np.random.Generator) -> Rows:

@@ -30,6 +30,12 @@ def predicted(code: NDArray[Any], labels: Labels, train: Rows, test: Rows) -> La
     return found
 
 
+def frequent(types: Labels) -> Labels:
+    """Types of which enough cells are there to be found by neighbours."""
+    names, counts = np.unique(types, return_counts=True)
+    return names[counts >= _LEAST_OF_A_TYPE]
+
+
 def macro_f1(code: NDArray[Any], types: Labels, train: Rows, test: Rows) -> float:
     """Macro-F1 of types that enough of the training cells have."""
     return macro_f1_of(predicted(code, types, train, test), types, train, test)
@@ -37,6 +43,5 @@ def macro_f1(code: NDArray[Any], types: Labels, train: Rows, test: Rows) -> floa
 
 def macro_f1_of(labels: Labels, types: Labels, train: Rows, test: Rows) -> float:
     """The same of labels of the test cells, however they were found."""
-    names, counts = np.unique(types[train], return_counts=True)
-    known = np.isin(types[test], names[counts >= _LEAST_OF_A_TYPE])
+    known = np.isin(types[test], frequent(types[train]))
     return float(f1_score(types[test][known], labels[known], average="macro"))
