@@ -25,7 +25,7 @@ def measures(study: Study, code: NDArray[Any], seed: int) -> dict[str, float]:
     F1, accT, condition
         Macro-F1 and accuracy of types, and accuracy of the condition, by 15 neighbours among the training cells.
     across
-        Macro-F1 of types by 15 neighbours among the training cells of the other batches, which have 8 or more of a type.
+        Macro-F1 of types by 15 neighbours among the training cells of the other batches, those with 8 or more of it.
     iLISI
         Median local inverse Simpson index of the batch among test cells, 0 one batch only, 1 all alike.
     """
