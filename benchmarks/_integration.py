@@ -161,7 +161,7 @@ def mofa(study: Study, seed: int, epochs: int | None) -> Found:
         x = x[:, x.std(axis=0) > 0]
         x = x / x.std()
         views.append([x[batch == group] for group in groups])
-    nodes = fitted_mofa(views, ["rna", "prot"], groups, seed, epochs)
+    nodes = fitted_mofa(views, ["rna", "prot"], groups, seed, epochs, convergence="fast")
     with contextlib.redirect_stdout(io.StringIO()):
         by_group = np.asarray(nodes["Z"].getExpectation())
     code = np.empty_like(by_group)

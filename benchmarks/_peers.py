@@ -135,11 +135,17 @@ def mofa(cells: Cells, seed: int, epochs: int | None) -> Codes:
 
 
 def fitted_mofa(
-    views: list[list[Array]], names: list[str], groups: list[str], seed: int, epochs: int | None
+    views: list[list[Array]],
+    names: list[str],
+    groups: list[str],
+    seed: int,
+    epochs: int | None,
+    *,
+    convergence: str = "slow",
 ) -> dict[str, Any]:
     """Nodes of MOFA+ on centred Gaussian views, of each the cells of every group.
 
-    It runs to slow convergence, or so many iterations.
+    It runs to convergence (``"slow"``, or the package's default ``"fast"``), or so many iterations.
     """
     require("mofapy2")
     from mofapy2.run.entry_point import entry_point
@@ -151,7 +157,7 @@ def fitted_mofa(
         run.set_data_matrix(views, views_names=names, groups_names=groups)
         run.set_model_options(factors=_N_FACTORS)
         options = {} if epochs is None else {"iter": epochs}
-        run.set_train_options(seed=seed, quiet=True, convergence_mode="slow", **options)
+        run.set_train_options(seed=seed, quiet=True, convergence_mode=convergence, **options)
         run.build()
         run.run()
         nodes: dict[str, Any] = run.model.getNodes()

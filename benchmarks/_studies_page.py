@@ -29,7 +29,8 @@ six, of every batch a patient and a healthy one, no cell of whom is among those 
 - Components: 30 of log-normalised RNA and 30 of CLR protein, axes from the training cells. Alike: each component with
   variance 1, or each modality with total variance 1. Harmony: defaults of harmonypy on them. totalVI: raw counts,
   batch_key, defaults, fitted on training and validation cells. MOFA+: 20 factors of log-normalised genes and CLR
-  proteins, a group for each batch, slow convergence. Genes are those of the files, already chosen as variable.
+  proteins, a group for each batch, fast convergence, the package's default. Genes are those of the files, already
+  chosen as variable.
 - Specific codes, on the test cells: share of variance that the code explains, map and products
   (`indiseek.metrics.explained`), of the other modality's shared code (leak, over all cells and as the mean within
   batches, limit of the certificate .05), of the batch and of the condition, as indicators.
