@@ -47,6 +47,11 @@ def test_donors_stay_whole_and_the_certificate_has_rows_for_them(fitted, study):
     assert {"donor", "lane"} <= set(table["covariate"])
     (row,) = table.query("covariate == 'lane' and code == 'specific' and modality == 'prot'").itertuples()
     assert row.ceiling > 0.2 and row.total < 0.5 * row.ceiling
+    # Labels are told apart, and not the numbers that stand for them: whatever their order, the reading is the same.
+    names = {"lane0": "z", "lane1": "a", "lane2": "m"}
+    study.obs["renamed"] = [names[b] for b in lane]
+    again = fitted.certify(obs=["renamed"], n_permutations=0).table("covariates").set_index("covariate")
+    np.testing.assert_allclose(again.loc["renamed", "total"], again.loc["lane", "total"], atol=1e-6)
 
 
 def test_donors_that_no_fit_has_seen_are_certified(fitted, study):

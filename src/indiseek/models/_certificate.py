@@ -46,8 +46,10 @@ def certificate(
     first, last = pipeline.default, list(pipeline.stages)[-1]
     tensors = pipeline.tensors(cells, rows)
     values = {name: matrix[rows] for name, matrix in cells.values.items()}
-    batch_key = cells.schema.setup.batch_key
+    setup = cells.schema.setup
     covariates = {key: column[rows] for key, column in cells.covariates.items()} | _depths(pipeline, values)
+    # The codes of categories are labels, no numbers.
+    covariates |= {key: covariates[key].astype(str) for key in setup.categorical}
     specific = _arrays(pipeline.codes(last, tensors)) if last != first else None
     return certify(
         _arrays(dict(zip(pipeline.names, tensors.features, strict=True))),
@@ -57,7 +59,7 @@ def certificate(
         reference=reference,
         reconstruction=None if specific is None else _arrays(pipeline.reconstruction(last, tensors)),
         replicates=_replicates(pipeline, values, seed),
-        batch=None if batch_key is None else cells.covariates[batch_key][rows],
+        batch=None if setup.batch_key is None else covariates[setup.batch_key],
         covariates=covariates | {name: np.asarray(column) for name, column in (obs or {}).items()},
         feature_names=feature_names,
         n_permutations=n_permutations,
