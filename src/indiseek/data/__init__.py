@@ -5,9 +5,12 @@ from indiseek.data._cells import Cells, CellTensors, Schema, digest_of_names
 from indiseek.data._components import CLRPCA, ComponentTransform, LogNormalizePCA, ScalePCA
 from indiseek.data._convert import convert
 from indiseek.data._disk import DiskMatrix, Matrix, Values, is_sparse, row_chunks
+from indiseek.data._estimated import EstimatedTransform, LeastSquares
 from indiseek.data._files import mudata_writer, replace_files, write_mudata
 from indiseek.data._known_transforms import TRANSFORMS, check_transforms
 from indiseek.data._locks import FileLock, only_writer
+from indiseek.data._manager import categories_of
+from indiseek.data._matching import FeatureMatch, match_features, match_modalities
 from indiseek.data._open import open_mudata
 from indiseek.data._ours import check_replaceable, is_ours, mark
 from indiseek.data._progress import progress
@@ -15,6 +18,7 @@ from indiseek.data._reading import choose_transform
 from indiseek.data._rows import OrderedBatches, RowBatches, Split, SplitOptions, given_split, positions, random_split
 from indiseek.data._setup import (
     Setup,
+    column_of,
     covariate_columns,
     isotype_controls,
     make_setup,
@@ -37,7 +41,10 @@ __all__ = [
     "ComponentSignal",
     "ComponentTransform",
     "DiskMatrix",
+    "EstimatedTransform",
+    "FeatureMatch",
     "FileLock",
+    "LeastSquares",
     "LogNormalizePCA",
     "Matrix",
     "OrderedBatches",
@@ -51,10 +58,12 @@ __all__ = [
     "TRANSFORMS",
     "Transform",
     "Values",
+    "categories_of",
     "check_replaceable",
     "check_transforms",
     "checked_array",
     "choose_transform",
+    "column_of",
     "convert",
     "count_components",
     "covariate_columns",
@@ -68,6 +77,8 @@ __all__ = [
     "make_folder",
     "make_setup",
     "mark",
+    "match_features",
+    "match_modalities",
     "mudata_of",
     "mudata_writer",
     "new_zarr",

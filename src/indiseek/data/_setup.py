@@ -196,8 +196,7 @@ def covariate_columns(mdata: MuData, setup: Setup) -> pd.DataFrame:
         raise ValueError(f"expected each covariate once, got {list(keys)}; name a column in one place.")
     found = {}
     for key in keys:
-        tables = [mdata.obs, *(mdata.mod[name].obs for name in setup.modalities if name in mdata.mod)]
-        column = next((table[key] for table in tables if key in table), None)
+        column = column_of(mdata, key, setup.modalities)
         if column is None:
             raise KeyError(
                 f"expected a column {key!r} in .obs, got {list(mdata.obs.columns)} in the MuData and no such column in "
@@ -218,6 +217,12 @@ def covariate_columns(mdata: MuData, setup: Setup) -> pd.DataFrame:
                 )
         found[key] = column.to_numpy()
     return pd.DataFrame(found, index=mdata.obs_names)
+
+
+def column_of(mdata: MuData, key: str, modalities: Sequence[str]) -> pd.Series | None:
+    """Column of ``.obs`` of the MuData or else of one of the modalities; None where there is none."""
+    tables = [mdata.obs, *(mdata.mod[name].obs for name in modalities if name in mdata.mod)]
+    return next((table[key] for table in tables if key in table), None)
 
 
 def setup_line(
