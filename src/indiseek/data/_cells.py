@@ -181,7 +181,7 @@ class Schema:
             for name in here
         }
         columns = covariate_columns(mdata, self.setup) if columns is None else columns
-        features = {name: self.features[name] if matches is None else matches[name].matched for name in here}
+        features = {name: self.features[name] for name in here}
         manager = register(values, features, columns, self.setup, source=self.registry)
         return Cells(self, mdata.obs_names, values, covariates_of(manager, self.setup), manager, self.stored(mdata))
 

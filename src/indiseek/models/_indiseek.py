@@ -565,8 +565,8 @@ class IndiSeekModel(MultimodalModel):
         Returns
         -------
         By cell the ``label``; its ``probability``, the fraction of held-out cells with such a share of the votes whose
-        label was right; and ``unlike_reference``, whether the cell lies farther from its neighbours, relative to how
-        far these lie from theirs, than 95 % of the held-out cells.
+        label was right; and ``unlike_reference``, whether the cell lies farther from its neighbours, divided by the
+        root of how far these lie from theirs, than 95 % of the held-out cells.
 
         Raises
         ------

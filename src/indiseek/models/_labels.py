@@ -82,7 +82,8 @@ def labelled(mdata: MuData, labels: str, reference: Reference, n_neighbors: int)
     train, validation, test = (np.asarray(part)[has[part]] for part in reference.split)
     if not has.all():
         logger.warning(f"{(~has).sum():,} of {len(has):,} cells have no label in {labels!r}: they are left out.")
-    names = pd.Index(column.iloc[train].unique()).sort_values()
+    column = column.astype(object)
+    names = pd.Index(sorted(column.iloc[train].unique(), key=str))
     if len(names) < 2 or len(train) < n_neighbors:
         raise ValueError(
             f"expected in {labels!r} at least two labels, and {n_neighbors} training cells with one, got "
@@ -95,7 +96,7 @@ def labelled(mdata: MuData, labels: str, reference: Reference, n_neighbors: int)
             f"expected at least {MIN_HELD_OUT_CELLS} validation and test cells with a label in {labels!r}, by which "
             f"probabilities and limits are set, got {len(held_out)}; train with smaller train_size."
         )
-    found = [np.asarray(names.get_indexer(pd.Index(column.iloc[rows])), dtype=np.intp) for rows in (train, held_out)]
+    found = [np.asarray(names.get_indexer(column.iloc[rows].tolist()), dtype=np.intp) for rows in (train, held_out)]
     return Labelled(names, train, held_out, *found)
 
 
@@ -159,14 +160,12 @@ def transferred(space: LabelSpace, known: Labelled, n_neighbors: int) -> pd.Data
 def _voted(
     neighbours: NearestNeighbors, spacing: NDArray[Any], cells: NDArray[Any], known: Labelled
 ) -> tuple[NDArray[np.intp], NDArray[Any], NDArray[Any]]:
-    """Label of the most weight, its share of it, and distance to the neighbours relative to that between them."""
+    """Label of the most weight, its share of it, and distance to the neighbours by the root of that between them."""
     distance, index = neighbours.kneighbors(cells)
     weight = 1.0 / np.maximum(distance, _TINY)
     votes = np.zeros((len(cells), len(known.names)))
     np.add.at(votes, (np.arange(len(cells))[:, None], known.of_train[index]), weight)
     votes /= votes.sum(axis=1, keepdims=True)
-    return (
-        votes.argmax(axis=1),
-        votes.max(axis=1),
-        distance.mean(axis=1) / np.maximum(spacing[index].mean(axis=1), _TINY),
-    )
+    # By its root: the distance alone flags types that vary much, one relative to the spacing those that vary little.
+    far = distance.mean(axis=1) / np.sqrt(np.maximum(spacing[index].mean(axis=1), _TINY))
+    return votes.argmax(axis=1), votes.max(axis=1), far
