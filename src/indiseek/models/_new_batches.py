@@ -21,8 +21,6 @@ from indiseek.train import Pipeline
 logger = logging.getLogger(__name__)
 
 _MIN_CELLS = 100
-# The states come from codes that hold some of the batch themselves until the cells are moved.
-_N_MOVES = 2
 _ALL = "all cells"
 
 
@@ -131,6 +129,8 @@ def moved(
 ) -> CellTensors:
     """Cells of which those of new batches lie where the reference's lie, state by state of the joint shared code.
 
+    They are moved together first, by the mean of the states' displacements, then each state.
+
     Parameters
     ----------
     pipeline
@@ -155,13 +155,15 @@ def moved(
         there = _like(there, cells)
         x, c = _joined(there, cells), pipeline.joint(first, there)
         is_new = torch.cat([torch.zeros(len(x)), torch.ones(len(here))]).long().to(x.device)
-        for _ in range(_N_MOVES):
+        # The states come from codes that hold some of the batch themselves: what all states share is taken out first.
+        for is_common in (True, False):
             y, d = _joined(own, cells), pipeline.joint(first, own)
             displacement = BatchDisplacement(x.shape[1], c.shape[1], 2).to(x.device)
             displacement.fit(torch.cat([x, y]), torch.cat([c, d]), is_new)
             one = torch.ones_like(is_new[len(x) :])
             # Both are moved to their common mean, from where the way back is the reference's.
-            y = displacement(y, d, one) - displacement(torch.zeros_like(y), d, 0 * one)
+            to = displacement(y, d, one) - displacement(torch.zeros_like(y), d, 0 * one)
+            y = y + (to - y).mean(dim=0) if is_common else to
             own = own._replace(features=tuple(y.split(widths, dim=1)))
         for part, piece in zip(features, own.features, strict=True):
             part[here] = piece
