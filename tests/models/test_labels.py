@@ -92,6 +92,21 @@ def test_a_type_of_which_no_cell_is_labelled_is_flagged(model, blood, kinds, log
     assert found["unlike_reference"][~of_new.isin(left_out).to_numpy()].mean() < 0.1
 
 
+def test_cells_of_another_experiment_are_flagged_and_what_helps_is_said(model, blood, log):
+    model.transfer_labels(blood[1], "type")
+    assert "unlike the reference" not in log.text
+    shifted = copy_of(blood[1])
+    shifted["prot"].X = shifted["prot"].X * np.where(np.arange(14) % 2, 8.0, 1.0).astype(np.float32)
+    found = model.transfer_labels(shifted, "type")
+    assert found["unlike_reference"].mean() > 0.5
+    assert "of the cells are unlike the reference: cells of another experiment may be shifted as a whole" in log.text
+    fitted = model.transfer_labels(shifted, "type", fit_batch=True)
+    assert fitted["unlike_reference"].mean() < 0.12
+    truth = blood[1].obs["type"].to_numpy()
+    right = [np.mean(each["label"].astype(str).to_numpy() == truth) for each in (found, fitted)]
+    assert right[1] > right[0]
+
+
 def test_labels_of_a_modality_and_cells_with_fewer_features(model, blood):
     blood[0]["prot"].obs["number"] = pd.factorize(blood[0].obs["type"])[0]
     names = pd.Series(pd.factorize(blood[0].obs["type"])[1])

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # Part of the held-out cells that are flagged.
 _FLAGGED = 0.05
+# Part of new cells that is more than new types of cells are likely to be.
+_MANY = 0.5
 _TINY = 1e-12
 
 
@@ -148,11 +150,17 @@ def transferred(space: LabelSpace, known: Labelled, n_neighbors: int) -> pd.Data
     right = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(
         share_there, (vote_there == known.of_held_out).astype(float)
     )
+    is_unlike = far > np.quantile(far_there, 1.0 - _FLAGGED)
+    if is_unlike.mean() > _MANY:
+        logger.warning(
+            f"{100 * is_unlike.mean():.0f} % of the cells are unlike the reference: cells of another experiment may be "
+            "shifted as a whole, which fit_batch=True takes out."
+        )
     return pd.DataFrame(
         {
             "label": pd.Categorical.from_codes(vote, categories=known.names),
             "probability": right.predict(share),
-            "unlike_reference": far > np.quantile(far_there, 1.0 - _FLAGGED),
+            "unlike_reference": is_unlike,
         }
     )
 
