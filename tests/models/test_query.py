@@ -419,3 +419,31 @@ def test_codes_are_written_all_or_not_at_all(model, new, monkeypatch):
     with pytest.raises(MemoryError):
         model.map_query(new)
     assert_content(content(new), before)
+
+
+def test_a_reference_that_was_changed_in_place_does_not_matter_where_it_is_not_needed(blood, new):
+    cells = copy_of(blood[0])
+    model = IndiSeekModel(cells, **SMALL)
+    model.train(**FIT | {"max_epochs": 1})
+    model.write_latents(whole := copy_of(new))
+    cells["rna"].X.data[:] = np.log1p(cells["rna"].X.data)
+    np.testing.assert_array_equal(_mapped(model, copy_of(new))["X_indiseek"], whole.obsm["X_indiseek"])
+    fewer = pair(rna=new["rna"][:, :300].copy(), prot=new["prot"])
+    with pytest.raises(ValueError, match="they were changed in place"):
+        model.map_query(fewer)
+
+
+def test_a_batch_without_training_cells_is_nothing_to_be_moved_to(blood, new):
+    cells = copy_of(blood[0])
+    lane = np.where(np.arange(N_TRAIN) < 30, "rare", np.where(np.arange(N_TRAIN) % 2, "one", "two"))
+    cells.obs["lane"] = lane
+    IndiSeekModel.setup_mudata(cells, batch_key="lane")
+    model = IndiSeekModel(cells, **SMALL)
+    split = [np.arange(30, 900), np.arange(900, N_TRAIN), np.arange(30)]
+    model.train(**FIT | {"max_epochs": 1, "external_indexing": split})
+    other = _with_lane(new, "three")
+    assert model.map_query(other).batches["three"] in ("one", "two")
+    before = content(other)
+    with pytest.raises(ValueError, match="expected training cells of the batch as which new cells are read, got none"):
+        model.map_query(other, batch="rare", fit_batch=True)
+    assert_content(content(other), before)

@@ -152,6 +152,10 @@ def moved(
         there, own = reference, cells.take(here)
         if by_batch:
             there = reference.take(torch.nonzero(reference.covariates[0] == own.covariates[0][0])[:, 0])
+        if not there.n_cells:
+            raise ValueError(
+                "expected training cells of the batch as which new cells are read, got none; name another one by batch."
+            )
         there = _like(there, cells)
         x, c = _joined(there, cells), pipeline.joint(first, there)
         is_new = torch.cat([torch.zeros(len(x)), torch.ones(len(here))]).long().to(x.device)

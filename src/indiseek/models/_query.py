@@ -127,18 +127,18 @@ def read_query(model: MultimodalModel, mdata: MuData, *, batch: Any, fit_batch: 
     min_overlap
         Least fraction of a modality's features that must be there.
     """
-    schema, pipeline, reference = model._schema, model.module, reference_of(model)
+    schema, pipeline = model._schema, model.module
     matches = match_modalities(mdata, schema.features, schema.dropped, min_overlap=min_overlap)
     columns, new = find_new_batches(schema, mdata, batch)
     by_batch = schema.setup.batch_key is not None
+    is_nearest = bool(new) and by_batch and batch is None
+    reasons = [f"estimating the {len(m.missing):,} missing features of {n!r}" for n, m in matches.items() if m.missing]
     if fit_batch:
         check_enough(new)
-        needed(reference, "fit_batch")
-    if new and by_batch and batch is None:
-        needed(reference, "finding the batch that is nearest to a new one (or batch=, which names it)")
-    for name, match in matches.items():
-        if match.missing:
-            needed(reference, f"estimating the {len(match.missing):,} missing features of {name!r}")
+        reasons.append("fit_batch")
+    if is_nearest:
+        reasons.append("finding the batch that is nearest to a new one (or batch=, which names it)")
+    reference = needed(reference_of(model), reasons[0]) if reasons else None
     counts = [name for name, transform in model._transforms.items() if transform.needs_counts]
     cells = schema.read(mdata, counts=counts, one_is_enough=True, matches=matches, columns=columns)
     for name, match in matches.items():
@@ -149,7 +149,7 @@ def read_query(model: MultimodalModel, mdata: MuData, *, batch: Any, fit_batch: 
         transforms = {name: _transform(pipeline, name, match, reference) for name, match in matches.items()}
         tensors = cells.tensors(_in_order(transforms, pipeline))
         known = None
-        if reference is not None and new and (fit_batch or (by_batch and batch is None)):
+        if reference is not None and (fit_batch or is_nearest):
             known = pipeline.tensors(reference.cells, reference.split.train)
         if new and by_batch:
             tensors, read_as = read_as_known(schema, tensors, new, batch, known)
