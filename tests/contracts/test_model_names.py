@@ -19,10 +19,12 @@ CALLS = {
     "feature_names": lambda model, mdata, path: model.feature_names("rna"),
     "get_features": lambda model, mdata, path: model.get_features(modality="prot"),
     "load": lambda model, mdata, path: (model.save(path / "a"), model.load(path / "a", mdata, accelerator="cpu")),
+    "map_query": lambda model, mdata, path: model.map_query(copy_of(mdata)),
     "save": lambda model, mdata, path: model.save(path / "b"),
     "setup_mudata": lambda model, mdata, path: model.setup_mudata(copy_of(mdata)),
     "to_device": lambda model, mdata, path: model.to_device("cpu"),
     "train": lambda model, mdata, path: model.train(**FAST),
+    "transfer_labels": lambda model, mdata, path: model.transfer_labels(copy_of(mdata), "kind"),
 }
 # By their purpose these say what to do instead.
 REFUSALS = {"setup_anndata": TypeError, "tune": RuntimeError, "counterfactual": ValueError}
@@ -30,6 +32,7 @@ REFUSALS = {"setup_anndata": TypeError, "tune": RuntimeError, "counterfactual": 
 
 def test_every_public_name_works_on_a_trained_model(case, make_mdata, tmp_path):
     mdata = make_mdata(250)
+    mdata.obs["kind"] = np.where(np.arange(250) % 2, "odd", "even")
     model = case.new(mdata)
     model.train(**FAST, train_size=0.5)
     names = [name for name in dir(model) if not name.startswith("_")]

@@ -5,9 +5,12 @@ from indiseek.data._cells import Cells, CellTensors, Schema, digest_of_names
 from indiseek.data._components import CLRPCA, ComponentTransform, LogNormalizePCA, ScalePCA
 from indiseek.data._convert import convert
 from indiseek.data._disk import DiskMatrix, Matrix, Values, is_sparse, row_chunks
+from indiseek.data._estimated import EstimatedTransform, LeastSquares
 from indiseek.data._files import mudata_writer, replace_files, write_mudata
 from indiseek.data._known_transforms import TRANSFORMS, check_transforms
 from indiseek.data._locks import FileLock, only_writer
+from indiseek.data._manager import categories_of
+from indiseek.data._matching import FeatureMatch, match_features, match_modalities
 from indiseek.data._open import open_mudata
 from indiseek.data._ours import check_replaceable, is_ours, mark
 from indiseek.data._progress import progress
@@ -26,6 +29,7 @@ from indiseek.data._rows import (
 from indiseek.data._setup import (
     Setup,
     check_covariates,
+    column_of,
     confounded_columns,
     covariate_columns,
     isotype_controls,
@@ -49,8 +53,11 @@ __all__ = [
     "ComponentSignal",
     "ComponentTransform",
     "DiskMatrix",
+    "EstimatedTransform",
+    "FeatureMatch",
     "FileLock",
     "Groups",
+    "LeastSquares",
     "LogNormalizePCA",
     "Matrix",
     "OrderedBatches",
@@ -65,11 +72,13 @@ __all__ = [
     "Transform",
     "Values",
     "check_covariates",
+    "categories_of",
     "check_replaceable",
     "check_transforms",
     "checked_array",
     "choose_transform",
     "confounded_columns",
+    "column_of",
     "convert",
     "count_components",
     "covariate_columns",
@@ -84,6 +93,8 @@ __all__ = [
     "make_folder",
     "make_setup",
     "mark",
+    "match_features",
+    "match_modalities",
     "mudata_of",
     "mudata_writer",
     "new_zarr",

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from indiseek.data._disk import DiskMatrix, Values, identity_of, is_sparse
 from indiseek.data._manager import categories_of, covariates_of, register
+from indiseek.data._matching import FeatureMatch
 from indiseek.data._pairing import check_names
 from indiseek.data._reading import read_to_encode, read_to_train
 from indiseek.data._setup import Setup, check_covariates, covariate_columns, make_setup
@@ -126,7 +127,15 @@ class Schema:
         """Names of the modalities, in the model's order."""
         return self.setup.modalities
 
-    def read(self, mdata: MuData, *, counts: Collection[str] = (), one_is_enough: bool = False) -> Cells:
+    def read(
+        self,
+        mdata: MuData,
+        *,
+        counts: Collection[str] = (),
+        one_is_enough: bool = False,
+        matches: Mapping[str, FeatureMatch] | None = None,
+        columns: pd.DataFrame | None = None,
+    ) -> Cells:
         """Cells other than those of training, with features and categories in the model's order.
 
         Parameters
@@ -137,6 +146,10 @@ class Schema:
             Modalities of which the model takes counts.
         one_is_enough
             Whether cells that have just one of the modalities are taken.
+        matches
+            Which features are which by modality, where they need not be the model's; the values are of those matched.
+        columns
+            The covariates, instead of those in ``.obs``.
 
         Raises
         ------
@@ -163,10 +176,11 @@ class Schema:
                 dropped=self.dropped.get(name, ()),
                 as_sparse=self.sparse[name],
                 counts=name in counts,
+                match=None if matches is None else matches[name],
             )
             for name in here
         }
-        columns = covariate_columns(mdata, self.setup)
+        columns = covariate_columns(mdata, self.setup) if columns is None else columns
         features = {name: self.features[name] for name in here}
         manager = register(values, features, columns, self.setup, source=self.registry)
         return Cells(self, mdata.obs_names, values, covariates_of(manager, self.setup), manager, self.stored(mdata))

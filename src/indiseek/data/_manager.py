@@ -36,7 +36,7 @@ def register(
     """Register values and covariates with scvi-tools, outside the user's object.
 
     scvi-tools writes keys and columns into the object that it registers. It is given a MuData of our own that shares
-    the values, so that nothing of the user's changes. Values on disk are not in it.
+    the values, so that nothing of the user's changes. Values on disk are not in it, nor those of some features only.
 
     Parameters
     ----------
@@ -65,7 +65,10 @@ def register(
     # With the modality's name, because a gene and a protein may have one name.
     var = {name: pd.DataFrame(index=[f"{name}:{feature}" for feature in features[name]]) for name in values}
     with mudata.set_options(pull_on_update=False):
-        held = {name: None if isinstance(matrix, DiskMatrix) else matrix for name, matrix in values.items()}
+        held = {
+            name: None if isinstance(matrix, DiskMatrix) or matrix.shape[1] < len(features[name]) else matrix
+            for name, matrix in values.items()
+        }
         obs = pd.DataFrame(index=covariates.index)
         container = MuData({name: AnnData(X=matrix, obs=obs, var=var[name]) for name, matrix in held.items()})
         container.obs = covariates.copy()

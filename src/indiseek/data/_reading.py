@@ -18,6 +18,7 @@ from indiseek._checks import printable
 from indiseek.data._components import CLRPCA, LogNormalizePCA, ScalePCA
 from indiseek.data._disk import DiskMatrix, Values, mostly_zero, row_chunks
 from indiseek.data._known_transforms import TRANSFORMS
+from indiseek.data._matching import FeatureMatch
 from indiseek.data._setup import PROTEIN_NAMES, RNA_NAMES
 from indiseek.data._summary import Facts, Summary, empty_cells
 from indiseek.data._transforms import CLR, Scale, Transform
@@ -126,6 +127,7 @@ def read_to_encode(
     dropped: Sequence[str],
     as_sparse: bool,
     counts: bool,
+    match: FeatureMatch | None = None,
 ) -> Values:
     """Read a modality of cells other than those of training, with features in the model's order.
 
@@ -145,27 +147,16 @@ def read_to_encode(
         Form of the values in training.
     counts
         Whether the model takes counts.
+    match
+        Which features are which; those that it has are read. None asks for the model's, as they are written.
 
     Raises
     ------
     ValueError
         If features are missing or unknown, values are not finite, or those for a model of counts are no counts.
     """
-    wanted = pd.Index(features)
-    missing = wanted.difference(adata.var_names, sort=False)
-    extra = adata.var_names.difference(wanted, sort=False).difference(pd.Index(dropped), sort=False)
-    if len(missing) or len(extra):
-        parts = [
-            f"{len(x)} {word} ({printable(', '.join(x[:5]))})"
-            for x, word in ((missing, "missing"), (extra, "extra"))
-            if len(x)
-        ]
-        raise ValueError(
-            f"expected in modality {name!r} the {len(wanted)} features that the model was trained on, got "
-            f"{' and '.join(parts)}; select the model's features, in any order."
-        )
+    order = _order(adata, name, features, dropped) if match is None else match.positions(adata.var_names)
     values = canonical_values(adata, layer, name, as_sparse=as_sparse)
-    order = adata.var_names.get_indexer(wanted)
     if not np.array_equal(order, np.arange(adata.n_vars)):
         if isinstance(values, DiskMatrix):
             values = values.ordered(order)
@@ -192,6 +183,25 @@ def read_to_encode(
         )
     check_cells(np.concatenate(empty), adata.obs_names, name)
     return values
+
+
+def _order(adata: AnnData, name: str, features: Sequence[str], dropped: Sequence[str]) -> NDArray[np.intp]:
+    """Positions of the model's features, which must be all there are but for those that training left out."""
+    wanted = pd.Index(features)
+    missing = wanted.difference(adata.var_names, sort=False)
+    extra = adata.var_names.difference(wanted, sort=False).difference(pd.Index(dropped), sort=False)
+    if len(missing) or len(extra):
+        parts = [
+            f"{len(x)} {word} ({printable(', '.join(x[:5]))})"
+            for x, word in ((missing, "missing"), (extra, "extra"))
+            if len(x)
+        ]
+        raise ValueError(
+            f"expected in modality {name!r} the {len(wanted)} features that the model was trained on, got "
+            f"{' and '.join(parts)}; select the model's features, in any order."
+        )
+    order: NDArray[np.intp] = adata.var_names.get_indexer(wanted)
+    return order
 
 
 def choose_transform(name: str, summary: Summary) -> Transform:

@@ -199,8 +199,7 @@ def covariate_columns(mdata: MuData, setup: Setup) -> pd.DataFrame:
         raise ValueError(f"expected each covariate once, got {list(keys)}; name a column in one place.")
     found = {}
     for key in keys:
-        tables = [mdata.obs, *(mdata.mod[name].obs for name in setup.modalities if name in mdata.mod)]
-        column = next((table[key] for table in tables if key in table), None)
+        column = column_of(mdata, key, setup.modalities)
         if column is None:
             raise KeyError(
                 f"expected a column {key!r} in .obs, got {list(mdata.obs.columns)} in the MuData and no such column in "
@@ -279,6 +278,12 @@ def confounded_columns(mdata: MuData, setup: Setup) -> list[str]:
             if len(pairs) == pairs["batch"].nunique() and 1 < pairs["value"].nunique():
                 found.append(str(key))
     return found
+
+
+def column_of(mdata: MuData, key: str, modalities: Sequence[str]) -> pd.Series | None:
+    """Column of ``.obs`` of the MuData or else of one of the modalities; None where there is none."""
+    tables = [mdata.obs, *(mdata.mod[name].obs for name in modalities if name in mdata.mod)]
+    return next((table[key] for table in tables if key in table), None)
 
 
 def setup_line(

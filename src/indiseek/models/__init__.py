@@ -7,6 +7,7 @@ from indiseek.models._embed import embed
 from indiseek.models._indiseek import IndiSeekModel
 from indiseek.models._load import load_model
 from indiseek.models._options import PAPER, ClosedForm, Flow, NCEClub, Options
+from indiseek.models._query import QuerySummary
 
 __all__ = [
     "MIN_HELD_OUT_CELLS",
@@ -19,6 +20,7 @@ __all__ = [
     "MultimodalModel",
     "NCEClub",
     "Options",
+    "QuerySummary",
     "embed",
     "load_model",
 ]

@@ -704,17 +704,22 @@ class MultimodalModel(ABC):
                 f"expected cells with all of {list(self.modalities)} for kind={kind!r}, got cells with only "
                 f"{cells.only!r}; name the modality, or ask for kind={default!r}."
             )
-        if cells.only is not None and self.module.objective(kind).sees_others:
-            logger.warning(
-                f"the cells have no modality but {cells.only!r}: what their specific code should be independent of is "
-                f"predicted from {cells.only!r} itself."
-            )
+        if cells.only is not None:
+            self._note_predicted(kind, cells.only)
         size = INFERENCE_BATCH if batch_size is None else batch_size
         tensors = self._tensors(cells, indices)
         with self._explained(tensors.n_cells, f"{FEWER_CELLS}, or a batch_size below {size}"):
             if modality is None:
                 return self.module.joint(kind, tensors, size).cpu().numpy()
             return self.module.codes(kind, tensors, size)[modality].cpu().numpy()
+
+    def _note_predicted(self, kind: str, only: str) -> None:
+        """Say where the codes of a stage are made of predictions, because cells have one modality only."""
+        if self.module.objective(kind).sees_others:
+            logger.warning(
+                f"the cells have no modality but {only!r}: what their specific code should be independent of is "
+                f"predicted from {only!r} itself."
+            )
 
     @plain_torch()
     def get_features(
@@ -814,12 +819,17 @@ class MultimodalModel(ABC):
         tensors = self._tensors(cells, advice=_BY_CHUNK)
         with self._explained(tensors.n_cells, _BY_CHUNK):
             whole, parts = self._obsm(tensors)
+        self._put(target, whole, parts)
+
+    @staticmethod
+    def _put(mdata: MuData, whole: Mapping[str, NDArray[Any]], parts: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+        """Write codes into ``.obsm``: those of the MuData, and those of each modality."""
         with mudata.set_options(pull_on_update=False):
             for key, code in whole.items():
-                target.obsm[key] = code
+                mdata.obsm[key] = code
             for name, codes in parts.items():
                 for key, code in codes.items():
-                    target.mod[name].obsm[key] = code
+                    mdata.mod[name].obsm[key] = code
 
     def _obsm(self, cells: CellTensors) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, NDArray[Any]]]]:
         """Codes of all trained stages by key: those of the MuData, and those of each modality."""

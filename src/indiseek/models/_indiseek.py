@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast, final
 
 import numpy as np
+import pandas as pd
 import torch
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 from indiseek._checks import by_name, check_choice, check_flag, check_number, check_seed
 from indiseek.data import ComponentTransform, Split, Transform
 from indiseek.models._base import FEWER_CELLS, MIN_HELD_OUT_CELLS, MultimodalModel
+from indiseek.models._labels import comparable, labelled, transferred
 from indiseek.models._options import ClosedForm, Flow, NCEClub, Options, check_dimension, check_encoder
+from indiseek.models._query import QuerySummary, codes_of, needed, read_query, reference_of
 from indiseek.nn import Encoder, whitenable_axes
 from indiseek.objectives import (
     BatchCorrectedObjective,
@@ -512,6 +515,114 @@ class IndiSeekModel(MultimodalModel):
         return other
 
     @plain_torch()
+    def map_query(
+        self, mdata: MuData, *, batch: Any = None, fit_batch: bool = False, min_overlap: float = 0.5
+    ) -> QuerySummary:
+        """Write the codes of new cells into their ``.obsm``, as :meth:`write_latents` does it; nothing is retrained.
+
+        The cells may have all modalities or one of them, and their features any order and further ones. Names that
+        differ in case or separators are matched, and of antibodies those with another prefix or suffix (``p_``,
+        ``_TotalSeqB``, ``-1``). What features that are missing would say is estimated by least squares from those that
+        are there, and where cells with one modality lie in ``X_indiseek`` likewise; both need the cells of training.
+
+        Parameters
+        ----------
+        mdata
+            New cells.
+        batch
+            Batch of the model as whose cells those of batches that it does not know are read. By default the one whose
+            training cells lie nearest in the mean of the features.
+        fit_batch
+            Whether the features of cells of new batches are moved to those of that batch, state by state
+            (:class:`indiseek.nn.BatchDisplacement`), before codes are made of them; of a model without ``batch_key``
+            those of all cells, to the training cells. Needs the cells of training, and 100 cells of each new batch
+            that are of types which the reference has.
+        min_overlap
+            Least fraction of a modality's features that must be there.
+
+        Returns
+        -------
+        What was matched, missing and extra by modality, and as what batch cells were read.
+
+        Raises
+        ------
+        RuntimeError
+            Before training, or if something has to be estimated and the model was loaded without the cells of training.
+        KeyError
+            If no modality, or a covariate other than the batch, is there.
+        ValueError
+            If too few features are there, `batch` or a category of another covariate is unknown, there is no new batch
+            to fit or it has too few cells, or values are not finite or no counts.
+        MemoryError
+            If features and codes of so many cells do not fit into memory.
+        """
+        _check_query(batch, fit_batch, min_overlap)
+        query = read_query(self, mdata, batch=batch, fit_batch=fit_batch, min_overlap=min_overlap)
+        with self._explained(query.tensors.n_cells, FEWER_CELLS):
+            codes = codes_of(self, query)
+        self._put(mdata, *codes)
+        return query.summary
+
+    @plain_torch()
+    def transfer_labels(
+        self,
+        mdata: MuData,
+        labels: str,
+        *,
+        n_neighbors: int = 15,
+        batch: Any = None,
+        fit_batch: bool = False,
+        min_overlap: float = 0.5,
+    ) -> pd.DataFrame:
+        """Label new cells as their neighbours among the training cells are labelled.
+
+        Neighbours are found in the features and the shared code of the modalities that the new cells have, on the
+        scales of ``X_indiseek``; the training cells are read in the same way, without what the new ones miss. Test
+        cells with a label, or where there are fewer than 100 all held-out ones, tell how often a vote is right and how
+        far cells lie from their neighbours: where whole donors were held out, cells of new donors.
+
+        Parameters
+        ----------
+        mdata
+            New cells, as in :meth:`map_query`. Nothing is written.
+        labels
+            Column of ``.obs`` of the cells of training, of the MuData or else of a modality. Cells without a label are
+            left out, with a warning.
+        n_neighbors
+            Number of neighbours, whose votes are weighted by the inverse of their distance.
+        batch, fit_batch, min_overlap
+            As in :meth:`map_query`.
+
+        Returns
+        -------
+        By cell the ``label``; its ``probability``, the fraction of held-out cells with such a share of the votes whose
+        label was right; and ``unlike_reference``, whether the cell lies farther from its neighbours, divided by the
+        root of how far these lie from theirs, than 95 % of the held-out cells.
+
+        Raises
+        ------
+        RuntimeError
+            Before training, or if the model was loaded without the cells of training.
+        KeyError
+            If there is no such column, or as in :meth:`map_query`.
+        ValueError
+            If the column has one label or fractions, fewer than 100 held-out cells have a label, or as in
+            :meth:`map_query`.
+        MemoryError
+            If features and codes of so many cells do not fit into memory.
+        """
+        _check_query(batch, fit_batch, min_overlap)
+        check_number("n_neighbors", n_neighbors, low=1, whole=True)
+        if not isinstance(labels, str):
+            raise TypeError(f"expected labels to be the name of a column of .obs, got {labels!r}; give a string.")
+        reference = needed(reference_of(self), "transfer_labels")
+        known = labelled(cast(MuData, self._mdata), labels, reference, int(n_neighbors))
+        query = read_query(self, mdata, batch=batch, fit_batch=fit_batch, min_overlap=min_overlap)
+        with self._explained(query.tensors.n_cells + len(known.train) + len(known.held_out), FEWER_CELLS):
+            space = comparable(self.module, query, reference, known)
+        return transferred(space, known, int(n_neighbors)).set_index(mdata.obs_names)
+
+    @plain_torch()
     def counterfactual(
         self, *, modality: str, indices: ArrayLike, donors: ArrayLike, mdata: MuData | None = None
     ) -> NDArray[np.float32]:
@@ -567,3 +678,10 @@ class IndiSeekModel(MultimodalModel):
             # What lies on axes beyond those of the code stays what it is.
             rest = own.features[position] - objective.inverse(position, code, own)
             return (objective.inverse(position, code, other) + rest).cpu().numpy()
+
+
+def _check_query(batch: Any, fit_batch: bool, min_overlap: float) -> None:
+    check_flag("fit_batch", fit_batch)
+    check_number("min_overlap", min_overlap, low=0, high=1)
+    if isinstance(batch, Sequence | Mapping) and not isinstance(batch, str):
+        raise TypeError(f"expected batch to be the name of one batch, got {batch!r}; name the one to read cells as.")
