@@ -4,6 +4,8 @@ import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
+from anndata import AnnData
 from matplotlib.collections import PathCollection
 from sklearn.metrics import silhouette_score
 
@@ -61,3 +63,11 @@ def test_computed_umaps_leave_the_users_object_and_the_random_state_alone(mdata)
         np.testing.assert_array_equal(mdata[name].X, before[name].X)
         pd.testing.assert_frame_equal(mdata[name].obs, before[name].obs)
         assert not mdata[name].uns and not mdata[name].obsm and not mdata[name].obsp
+
+
+def test_scanpy_finds_neighbours_of_so_many_cells_that_it_searches_approximately():
+    n_cells = 8200
+    adata = AnnData(np.zeros((n_cells, 1), dtype=np.float32))
+    adata.obsm["X_indiseek"] = np.random.default_rng(0).standard_normal((n_cells, 5)).astype(np.float32)
+    sc.pp.neighbors(adata, use_rep="X_indiseek", n_neighbors=5, random_state=0)
+    assert adata.obsp["distances"].nnz >= 4 * n_cells
