@@ -121,7 +121,8 @@ def _check_categories(covariates: pd.DataFrame, setup: Setup, source: Mapping[st
     for key, known in categories_of(source, setup).items():
         new = sorted(set(covariates[key]) - set(known), key=str)
         if new:
+            remedy = ", or let IndiSeekModel.map_query read them as those of a known one" * (key == setup.batch_key)
             raise ValueError(
                 f"expected in {key!r} categories that the model was trained with, {known}, got {new}; leave these "
-                "cells out, or train with them."
+                f"cells out, train with them{remedy}."
             )

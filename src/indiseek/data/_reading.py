@@ -198,7 +198,8 @@ def _order(adata: AnnData, name: str, features: Sequence[str], dropped: Sequence
         ]
         raise ValueError(
             f"expected in modality {name!r} the {len(wanted)} features that the model was trained on, got "
-            f"{' and '.join(parts)}; select the model's features, in any order."
+            f"{' and '.join(parts)}; select the model's features, in any order, or call IndiSeekModel.map_query, which "
+            "matches names and estimates what is missing."
         )
     order: NDArray[np.intp] = adata.var_names.get_indexer(wanted)
     return order
