@@ -118,7 +118,7 @@ def test_new_cells_have_the_codes_of_the_categories_of_training(cells):
     unknown.obs = some.obs.assign(lane="d")
     with pytest.raises(
         ValueError,
-        match=r"expected in 'lane' categories .* \['a', 'b', 'c'\], got \['d'\]; leave these .* map_query read them as",
+        match=r"expected in 'lane' categories .* \['a', 'b', 'c'\], got \['d'\]; leave these .*map_query read them as",
     ):
         model.get_latent_representation(unknown, modality="rna", kind="centred")
     del some.obs["lane"]
