@@ -54,6 +54,24 @@ def test_convert_and_embed(trained, h5mu, tmp_path, capsys):
     assert cli.main([*command, "--overwrite"]) == 0
 
 
+def test_a_study_with_batches_is_split_by_donor_and_read_with_its_batches(make_mdata, tmp_path, capsys):
+    mdata = make_mdata()
+    donor = np.random.default_rng(0).integers(9, size=mdata.n_obs)
+    mdata.obs["donor"], mdata.obs["lane"] = [f"d{d}" for d in donor], [f"lane{d % 2}" for d in donor]
+    with mudata.set_options(pull_on_update=False):
+        mdata.write(tmp_path / "cells.h5mu")
+    command = ["train", str(tmp_path / "cells.h5mu"), "--out", str(tmp_path / "out"), "--accelerator", "cpu"]
+    command += ["--max-epochs", "1", "--split-by", "donor"]
+    assert cli.main([*command, "--batch-key", "plate"]) == 2
+    assert "expected a column 'plate' in .obs" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*command, "--batch-key", "lane"]) == 0
+    model = IndiSeekModel.load(tmp_path / "out" / "model", mdata, accelerator="cpu")
+    parts = [set(donor[part]) for part in (model.train_indices, model.validation_indices, model.test_indices)]
+    assert all(parts) and sum(map(len, parts)) == 9
+    assert "corrected" in model.module.objectives
+
+
 def test_train_leaves_the_values_of_a_zarr_or_a_backed_file_on_disk(h5mu, tmp_path, monkeypatch):
     assert cli.main(["convert", str(h5mu), str(tmp_path / "cells.zarr")]) == 0
     seen = []

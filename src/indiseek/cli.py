@@ -119,6 +119,10 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     else:
         mdata = open_mudata(options.file) if on_disk else _read(options.file)
         colors = options.color
+        if options.batch_key is not None:
+            from indiseek.models import IndiSeekModel
+
+            IndiSeekModel.setup_mudata(mdata, batch_key=options.batch_key)
     run(
         mdata,
         options.out,
@@ -128,6 +132,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
         seed=options.seed,
         max_epochs=options.max_epochs,
         accelerator=options.accelerator,
+        split_by=options.split_by if options.command == "train" else None,
     )
 
 
@@ -141,6 +146,7 @@ def run(
     seed: int = 0,
     max_epochs: int | None = None,
     accelerator: str = "auto",
+    split_by: str | None = None,
 ) -> IndiSeekModel:
     """Train on `mdata`, print what held-out cells say, and write data, model and figures into `out`.
 
@@ -160,7 +166,7 @@ def run(
         Where the summary goes.
     on_disk
         Whether the values of `mdata` stay on disk: then only the codes are written, and no maps are drawn.
-    seed, max_epochs, accelerator
+    seed, max_epochs, accelerator, split_by
         As in :meth:`indiseek.IndiSeekModel.train`.
 
     Raises
@@ -185,6 +191,7 @@ def run(
         max_epochs,
         seed=seed,
         accelerator=accelerator,
+        split_by=split_by,
         write_latents=False,
         checkpoint_dir=checkpoint,
         keep_checkpoint=True,
@@ -353,6 +360,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("file", type=Path, help="h5mu file or zarr directory with two paired modalities")
     train.add_argument("--backed", action="store_true", help="read an h5mu in pieces, as a zarr always is")
     train.add_argument("--color", nargs="+", help="features or obs columns that colour the maps")
+    train.add_argument("--batch-key", help="obs column of the batch, which the spaces are corrected for")
+    train.add_argument("--split-by", help="obs column, such as the donor, whose groups the split keeps whole")
     for command in (demo, train):
         command.add_argument("--out", type=Path, default=Path("indiseek-output"), help="output directory")
         command.add_argument("--seed", type=_whole_from(0), default=0, help="seed of split, weights and batches")

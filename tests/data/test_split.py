@@ -148,6 +148,16 @@ def test_every_category_keeps_training_cells():
     assert any(set(batch[split.train]) != {0, 1, 2, 3} for split in free)
 
 
+def test_every_batch_is_tested_where_it_has_the_groups():
+    donor = np.arange(2400) % 24
+    batch = donor % 4
+    for seed in range(10):
+        split = grouped_split(Groups("donor", donor, (batch,)), train_size=0.5, validation_size=0.2, seed=seed)
+        assert set(batch[split.test]) == set(batch[split.validation]) == {0, 1, 2, 3}
+    free = [grouped_split(Groups("donor", donor), train_size=0.5, validation_size=0.2, seed=seed) for seed in range(10)]
+    assert any(set(batch[split.validation]) != {0, 1, 2, 3} for split in free)
+
+
 def test_a_split_by_groups_without_test_cells_has_none():
     split = grouped_split(Groups("donor", _donors()[0]), train_size=0.9, validation_size=0.1, seed=0)
     assert len(split.test) == 0 and len(split.validation) > 0

@@ -160,9 +160,10 @@ def random_split(n_cells: int, *, train_size: float, validation_size: float, see
 def grouped_split(groups: Groups, *, train_size: float, validation_size: float, seed: int) -> Split:
     """Split at random into whole groups.
 
-    Groups go to the validation and then to the test cells, in random order, each if that brings the part nearer to its
-    size and leaves training cells to every category of the covariates; the others are for training. Test and validation
-    cells have one group each at the least, where a test part is asked for.
+    Groups go to the validation and then to the test cells, each if that brings the part nearer to its size and leaves
+    training cells to every category of the covariates; the others are for training. Test and validation cells have one
+    group each at the least, where a test part is asked for. The order is random, and takes the categories of the first
+    covariate, the batch, in turn, so that each of them is tested where it has the groups.
 
     Parameters
     ----------
@@ -186,16 +187,17 @@ def grouped_split(groups: Groups, *, train_size: float, validation_size: float, 
     # Cells of each group by category; of what is left for training, no category may run out.
     tables = [_cross_table(groups.codes, codes, n_groups) for codes in groups.keep]
     left = set(range(n_groups))
-    order = np.random.default_rng(seed).permutation(n_groups).tolist()
+    order = np.random.default_rng(seed).permutation(n_groups)
     parts: list[list[int]] = []
     for wanted in (validation_size * n_cells, (1.0 - train_size - validation_size) * n_cells):
         picked: list[int] = []
         # Half a cell is what rounding leaves of fractions that add up to 1.
-        for group in order if wanted > 0.5 else []:
+        candidates = _in_turn(order[np.isin(order, sorted(left))], tables[:1])
+        for group in candidates if wanted > 0.5 else []:
             rest = sorted(left - {group})
             size = sizes[picked].sum()
             nearer = abs(size + sizes[group] - wanted) < abs(size - wanted) or not picked
-            if group in left and nearer and rest and all((table[rest].sum(axis=0) > 0).all() for table in tables):
+            if nearer and rest and all((table[rest].sum(axis=0) > 0).all() for table in tables):
                 picked.append(group)
                 left.discard(group)
         if wanted > 0.5 and not picked:
@@ -207,6 +209,15 @@ def grouped_split(groups: Groups, *, train_size: float, validation_size: float, 
         parts.append(picked)
     validation, test = (np.flatnonzero(np.isin(groups.codes, picked)) for picked in parts)
     return _check(Split(np.flatnonzero(np.isin(groups.codes, sorted(left))), validation, test))
+
+
+def _in_turn(order: NDArray[np.intp], tables: list[NDArray[np.intp]]) -> list[int]:
+    """Groups one of each category after the other, each of them in the order given."""
+    if not tables:
+        return [int(group) for group in order]
+    category = tables[0].argmax(axis=1)[order]
+    turn = np.array([np.count_nonzero(category[:i] == category[i]) for i in range(len(order))])
+    return [int(group) for group in order[np.argsort(turn, kind="stable")]]
 
 
 def _cross_table(rows: NDArray[np.intp], columns: NDArray[np.intp], n_rows: int) -> NDArray[np.intp]:
