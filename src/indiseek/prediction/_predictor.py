@@ -18,8 +18,8 @@ from indiseek.nn import MLP, N_FOLDS, FittedModule, NystromRidge
 from indiseek.prediction._network import HIDDEN, fit_network
 from indiseek.prediction._units import units_of
 
-N_COMPONENTS = 50
-N_LANDMARKS, _N_LANDMARKS_NOISE = 1000, 300
+_N_COMPONENTS = 50
+_N_LANDMARKS, _N_LANDMARKS_NOISE = 600, 300
 # Features beyond which what is predicted are their components; also how many are held dense at once.
 _MOST_DIRECT = 512
 _PIECE_CELLS = 1024
@@ -141,7 +141,7 @@ class Predictor(FittedModule):
         weight = torch.from_numpy(_weights(groups, len(rows))).to(x.device)
         y = self._fit_target(target, rows)
         none = c.new_zeros(len(c), 0)
-        residual = self.mean.fit(y, c, none, folds, n_landmarks=min(N_LANDMARKS, len(c) // 2), seed=seed)
+        residual = self.mean.fit(y, c, none, folds, n_landmarks=min(_N_LANDMARKS, len(c) // 2), seed=seed)
         self._fit_network(c, y, residual, folds, seed)
         spreads, quantiles = [], []
         for columns in _blocks(target.shape[1]):
@@ -283,5 +283,5 @@ def _with_more_components(transform: Transform) -> Transform:
     """An unfitted copy with 50 components where the transform gives any, else the transform."""
     if not isinstance(transform, ComponentTransform):
         return copy.deepcopy(transform)
-    wanted = max(N_COMPONENTS, transform.n_components or 0)
+    wanted = max(_N_COMPONENTS, transform.n_components or 0)
     return type(transform)(**transform.config() | {"n_components": wanted})
