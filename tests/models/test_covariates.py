@@ -239,7 +239,9 @@ def test_what_cannot_be_told_from_the_batch_is_named(cells, log):
     IndiSeekModel.setup_mudata(cells, batch_key="lane")
     IndiSeekModel(cells)
     (said,) = [message for message in log.messages if "corrected away" in message]
-    assert said.startswith("['condition', 'machine'] of .obs are the same for all cells of a batch")
+    assert (
+        said.startswith("['condition', 'machine'] of .obs are the same for all cells of a batch")
+    )
     log.clear()
     IndiSeekModel.setup_mudata(cells)
     IndiSeekModel(cells)
