@@ -40,7 +40,7 @@ from indiseek.data._setup import (
 )
 from indiseek.data._signal import ComponentSignal, count_components, reconstructed_components
 from indiseek.data._sources import files_of
-from indiseek.data._transforms import CLR, Scale, Transform
+from indiseek.data._transforms import CLR, Scale, Transform, to_tensor
 from indiseek.data._views import thinned_views
 from indiseek.data._workspace import make_folder, settle
 from indiseek.data._zarr import checked_array, new_zarr
@@ -111,5 +111,6 @@ __all__ = [
     "settle",
     "setup_line",
     "thinned_views",
+    "to_tensor",
     "write_mudata",
 ]

@@ -105,6 +105,8 @@ class Schema:
         What scvi-tools has noted of the fields: among others the categories of each categorical covariate.
     dropped
         Names, by modality, of features that had one value in all cells of training: other cells may have them or not.
+    categories
+        Categories of each categorical covariate, in the order of their codes.
     n_categories
         Number of categories by covariate, in the set-up's order; 0 for one of numbers.
     """
@@ -114,11 +116,13 @@ class Schema:
     sparse: dict[str, bool]
     registry: dict[str, Any]
     dropped: dict[str, list[str]] = field(default_factory=dict)
+    categories: dict[str, list[Any]] = field(init=False)
     n_categories: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Count the categories."""
+        """Look up and count the categories."""
         categories = categories_of(self.registry, self.setup)
+        object.__setattr__(self, "categories", categories)
         n_categories = {key: len(categories.get(key, ())) for key in self.setup.covariates}
         object.__setattr__(self, "n_categories", n_categories)
 

@@ -337,9 +337,9 @@ class MultimodalModel(ABC):
             )
         return cells
 
-    def _check_modality(self, modality: str) -> None:
+    def _check_modality(self, modality: str, argument: str = "modality") -> None:
         if modality not in self.modalities:
-            raise KeyError(f"expected modality to be one of {list(self.modalities)}, got {modality!r}; use its name.")
+            raise KeyError(f"expected {argument} to be one of {list(self.modalities)}, got {modality!r}; use its name.")
 
     # The trained state
 
@@ -901,21 +901,13 @@ class MultimodalModel(ABC):
         self._check_stage(list(self.module.stages)[-1])
         training = self._unchanged_cells()
         split = self.fitted.split
-        if mdata is None and split is None:
-            raise RuntimeError("expected the cells of training, got others; pass held-out cells as mdata.")
-        cells = training if mdata is None else self._cells_of(mdata)
-        rows = cast(Split, split).test if mdata is None else np.arange(len(cells))
+        cells, rows = self._held_out(mdata)
         split_by = self.fitted.split_options.get("split_by")
         if mdata is None and split_by is not None:
             column = self._columns(cast(MuData, self._mdata), [split_by])[split_by]
             # Of one donor alone there is nothing to tell.
             obs = tuple(dict.fromkeys((*obs, *[split_by] * (column.iloc[rows].nunique() > 1))))
         columns = self._columns(cast(MuData, self._mdata if mdata is None else mdata), obs)
-        if len(rows) < MIN_HELD_OUT_CELLS:
-            raise ValueError(
-                f"expected at least {MIN_HELD_OUT_CELLS} held-out cells, got {len(rows)}; train with smaller "
-                "train_size and validation_size, or pass other cells as mdata."
-            )
         known = None if split is None else self.module.tensors(training, split.train).features
         reference = None if known is None else self._by_name(dict(zip(self.modalities, known, strict=True)))
         return certificate(
@@ -929,6 +921,20 @@ class MultimodalModel(ABC):
             seed=seed,
             thresholds=thresholds,
         )
+
+    def _held_out(self, mdata: MuData | None) -> tuple[Cells, NDArray[np.intp]]:
+        """Cells, and which of them no fit has seen: the test cells, or all of those that a user holds to be such."""
+        split = self.fitted.split
+        if mdata is None and split is None:
+            raise RuntimeError("expected the cells of training, got others; pass held-out cells as mdata.")
+        cells = self._unchanged_cells() if mdata is None else self._cells_of(mdata)
+        rows = cast(Split, split).test if mdata is None else np.arange(len(cells))
+        if len(rows) < MIN_HELD_OUT_CELLS:
+            raise ValueError(
+                f"expected at least {MIN_HELD_OUT_CELLS} held-out cells, got {len(rows)}; train with smaller "
+                "train_size and validation_size, or pass other cells as mdata."
+            )
+        return cells, rows
 
     @staticmethod
     def _by_name(tensors: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:

@@ -35,6 +35,16 @@ from indiseek.objectives import (
     NCEClubObjective,
     Objective,
 )
+from indiseek.prediction import (
+    Prediction,
+    Predictor,
+    as_of_batch,
+    check_batch,
+    check_batches_known,
+    predictability_table,
+    prediction,
+    units_of,
+)
 from indiseek.train import (
     Fitted,
     Pipeline,
@@ -678,6 +688,173 @@ class IndiSeekModel(MultimodalModel):
             # What lies on axes beyond those of the code stays what it is.
             rest = own.features[position] - objective.inverse(position, code, own)
             return (objective.inverse(position, code, other) + rest).cpu().numpy()
+
+    @plain_torch()
+    def predict(
+        self,
+        mdata: MuData | None = None,
+        modality: str = "prot",
+        given: str = "rna",
+        *,
+        scale: Literal["log", "clr", "counts"] | None = None,
+        interval: float | None = None,
+        transform_batch: Any = None,
+    ) -> pd.DataFrame | Prediction:
+        """Predict one modality from another, on the scale of its values and not as codes.
+
+        The first call for a pair of modalities fits :class:`indiseek.prediction.Predictor` to the training cells, which
+        takes seconds; it is saved with the model.
+
+        Parameters
+        ----------
+        mdata
+            Cells; by default those of training, of which the prediction has seen the training part. The modality
+            `given` is enough.
+        modality
+            Modality that is predicted.
+        given
+            Modality from which it is predicted, with the batch where the model has one.
+        scale
+            ``"log"``, the default for counts: of a panel (what the model reads by CLR) ``log1p`` less the cell's mean,
+            of genes (LogNormalizePCA) ``log1p`` of normalised counts. ``"clr"``: of a panel, the same under its other
+            name. ``"counts"``: the counts that have such logarithms in a cell of the training cells' median depth;
+            they are nearer to a median than to a mean. Values that are no counts are predicted as they are, with None.
+        interval
+            Share of cells, such as 0.9, whose measured value is to lie between two bounds; None for none. It holds on
+            average over cells like those of training, for each feature; of donors that no fit has seen if the split was
+            by donor (``train(split_by=)``).
+        transform_batch
+            Batch as of which all cells are predicted; None for their own. For cells of a batch that the model was not
+            trained with, which it cannot know, it has to be said.
+
+        Returns
+        -------
+        Table ``(n_cells, n_features)`` by the names of cells and features, or with `interval` three such tables
+        ``value``, ``lower`` and ``upper``.
+
+        Raises
+        ------
+        RuntimeError
+            Before training, or if this pair was not predicted before and the cells of training are not there.
+        KeyError
+            If a modality is unknown, or not in `mdata`, or there is no column with the batch.
+        ValueError
+            If both modalities are one, `scale` does not apply, `interval` is not between 0 and 1, a batch is unknown,
+            or the features are not the model's.
+        MemoryError
+            If the predictions of so many cells do not fit into memory.
+        """
+        self._check_pair(given, modality)
+        units_of(self.fitted.transforms[modality]).check(modality, scale)
+        if interval is not None:
+            check_number("interval", interval, above=0, below=1)
+        if transform_batch is not None:
+            check_batch(self._schema, transform_batch)
+        if isinstance(mdata, MuData) and mdata is not self._mdata:
+            if given not in mdata.mod:
+                raise KeyError(f"expected cells with modality {given!r}, got {list(mdata.mod)}; predict from another.")
+            if transform_batch is None:
+                check_batches_known(mdata, self._schema)
+            else:
+                mdata = as_of_batch(mdata, given, self._schema, transform_batch)
+        cells = self._cells_of(mdata, one_is_enough=True)
+        predictor = self._predictor(given, modality)
+        with self._explained(len(cells), FEWER_CELLS):
+            return prediction(predictor, cells, given, modality, scale=scale, interval=interval, batch=transform_batch)
+
+    @plain_torch()
+    def predictability(
+        self,
+        mdata: MuData | None = None,
+        modality: str = "prot",
+        given: str = "rna",
+        *,
+        groupby: str | None = None,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """How well :meth:`predict` knows each feature of the test cells, and how well anything could.
+
+        Read ``of_ceiling`` beside ``r``: a feature with a low ceiling is counting noise, one that stays below its
+        ceiling is private to its modality, and one whose ``r_within_groups`` is small is told by the cell's type alone.
+
+        Parameters
+        ----------
+        mdata
+            Other held-out cells with both modalities, instead of the test cells.
+        modality, given
+            As in :meth:`predict`.
+        groupby
+            Column of ``.obs`` with types of cells, within which r is measured too.
+        seed
+            Seed of the thinning of the counts, which gives the ceiling.
+
+        Returns
+        -------
+        One row for each feature with the columns of :func:`indiseek.metrics.predictability`; without the ceiling where
+        the values are no counts.
+
+        Raises
+        ------
+        RuntimeError
+            As :meth:`predict`, or if there are no test cells.
+        KeyError
+            If a modality or column is unknown.
+        ValueError
+            If both modalities are one, or there are fewer than 100 cells to measure on.
+        """
+        self._check_pair(given, modality)
+        check_seed("seed", seed)
+        cells, rows = self._held_out(mdata)
+        groups = None
+        if groupby is not None:
+            columns = self._columns(cast(MuData, self._mdata if mdata is None else mdata), [groupby])
+            groups = columns[groupby].to_numpy()[rows]
+        predictor = self._predictor(given, modality)
+        with self._explained(len(rows), FEWER_CELLS):
+            return predictability_table(predictor, cells, rows, given, modality, groups=groups, seed=seed)
+
+    def _check_pair(self, given: str, modality: str) -> None:
+        """Raise unless the model is trained and one modality can be predicted from the other."""
+        _ = self.fitted
+        self._check_modality(modality)
+        self._check_modality(given, "given")
+        if given == modality:
+            others = [name for name in self.modalities if name != modality]
+            raise ValueError(
+                f"expected given to be another modality than {modality!r}, got {given!r}; choose one of {others}."
+            )
+
+    def _predictor(self, given: str, modality: str) -> Predictor:
+        """The fitted predictor of a pair, fitted now if it is not there yet."""
+        known = self.module.predictor(given, modality)
+        if known is not None:
+            return known
+        split = self.fitted.split
+        if split is None or self._cells is None:
+            raise RuntimeError(
+                f"expected the cells that the model was trained on, to learn {modality!r} from {given!r}, got "
+                f"{'none' if self._cells is None else 'others'}; load the model with its own MuData, or save it after "
+                "a first prediction."
+            )
+        cells, transforms = self._unchanged_cells(), self.fitted.transforms
+        batch_key, split_by = cells.schema.setup.batch_key, self.fitted.split_options.get("split_by")
+        rows = split.train
+        groups = None
+        if split_by is not None:
+            column = self._columns(cast(MuData, self._mdata), [split_by])[split_by]
+            groups = pd.factorize(column.to_numpy()[rows])[0]
+        n_batches = 0 if batch_key is None else cells.schema.n_categories[batch_key]
+        found = Predictor(transforms[given], transforms[modality], n_batches).to(self.device)
+        found.fit(
+            cells.values[given],
+            cells.values[modality],
+            rows,
+            None if batch_key is None else torch.as_tensor(cells.covariates[batch_key][rows], device=self.device),
+            groups,
+        )
+        self.module.keep_predictor(given, modality, found)
+        logger.info(f"prediction of {modality!r} from {given!r}: fitted to {len(rows)} training cells")
+        return found
 
 
 def _check_query(batch: Any, fit_batch: bool, min_overlap: float) -> None:

@@ -5,21 +5,24 @@ from indiseek.nn._batch_displacement import BatchDisplacement
 from indiseek.nn._conditional_gaussian import ConditionalGaussian, whitenable_axes
 from indiseek.nn._conditional_quantiles import ConditionalQuantiles
 from indiseek.nn._critic import GaussianCritic, SeparableCritic
+from indiseek.nn._fitted import FittedModule
 from indiseek.nn._flow import ConditionalFlow
 from indiseek.nn._fusion import FusionTransformer
 from indiseek.nn._mixture import NormalMixture
 from indiseek.nn._mlp import MLP, Activation, Encoder
-from indiseek.nn._nystrom_ridge import NystromRidge
+from indiseek.nn._nystrom_ridge import N_FOLDS, NystromRidge
 from indiseek.nn._refining_flow import RefiningFlow
 
 __all__ = [
     "MLP",
+    "N_FOLDS",
     "Activation",
     "BatchDisplacement",
     "ConditionalFlow",
     "ConditionalGaussian",
     "ConditionalQuantiles",
     "Encoder",
+    "FittedModule",
     "FusionTransformer",
     "GaussianCritic",
     "NormalMixture",

@@ -122,7 +122,7 @@ class ConditionalGaussian(FittedModule):
         covariate
             ``(n_cells, n_covariate)``, one-hot; None where there is none.
         n_landmarks
-            Landmarks of the mean: its product with the cells is what takes time.
+            Landmarks of the mean, at most half of the cells: its product with the cells is what takes time.
         seed
             Seed of folds, landmarks and states.
 
@@ -134,6 +134,7 @@ class ConditionalGaussian(FittedModule):
         y, c, covariate = self._on_axes(x), self._scaled(c), self._covariate(c, covariate)
         generator = torch.Generator().manual_seed(seed)
         folds = (torch.randperm(len(x), generator=generator) % N_FOLDS).to(x.device)
+        n_landmarks = min(n_landmarks, len(x) // 2)
         residual = self.mean.fit(y, c, covariate, folds, n_landmarks=n_landmarks, seed=seed)
         self._fit_levels(residual, covariate, folds)
         residual = self._level(residual, covariate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, final
 
 import torch
@@ -75,6 +76,18 @@ class NystromRidge(FittedModule):
         """Mean ``(n_cells, n_outputs)`` given c ``(n_cells, n_condition)``, covariate ``(n_cells, n_covariate)``."""
         return self.features(c, covariate) @ self.weight + self.offset
 
+    def joined(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """:meth:`forward` with the products of its matrices computed once, for many cells: a fraction of the work."""
+        n = len(self.landmarks)
+        weight = (self.root.double() @ self.weight[:n].double()).to(self.weight)
+        rest, rate, landmarks, offset = self.weight[n:], self.rate, self.landmarks, self.offset
+
+        def mean(c: Tensor, covariate: Tensor) -> Tensor:
+            kernel = _square_distance(c, landmarks).mul_(-rate).exp_()
+            return torch.addmm(offset, kernel, weight) + torch.cat([_LINEAR * c, _COVARIATE * covariate], dim=1) @ rest
+
+        return mean
+
     @torch.no_grad()
     def fit(self, x: Tensor, c: Tensor, covariate: Tensor, folds: Tensor, *, n_landmarks: int, seed: int) -> Tensor:
         """Choose width and penalty, fit, and return the residuals of each cell from a fit without its fold.
@@ -86,7 +99,7 @@ class NystromRidge(FittedModule):
         folds
             Fold of each cell, ``(n_cells,)``.
         n_landmarks
-            Number of landmarks, at most half of the cells.
+            Number of landmarks, at most that of the cells: then it is kernel ridge regression.
         seed
             Seed of the landmarks.
 
@@ -95,7 +108,7 @@ class NystromRidge(FittedModule):
         ``(n_cells, n_outputs)``.
         """
         n = len(x)
-        rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: max(1, min(n_landmarks, n // 2))]
+        rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: max(1, n_landmarks)]
         self.set_buffers(landmarks=c[rows.to(c.device)], offset=x.double().mean(dim=0))
         distance = _square_distance(self.landmarks, self.landmarks).double()
         scale = max(float(distance.median()), 1e-12)

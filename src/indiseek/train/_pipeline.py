@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from indiseek.data import TRANSFORMS, Cells, CellTensors, ComponentTransform, Split, SplitOptions, Transform
 from indiseek.objectives import Objective
+from indiseek.prediction import Predictor
 from indiseek.train._guards import drawn_from
 from indiseek.train._stage import Shapes, Stage
 
@@ -60,6 +61,8 @@ class Pipeline(nn.Module):
         # From which the next stage's weights are drawn.
         self.random_state = torch.Generator().manual_seed(seed).get_state()
         self.bridge = _Bridge()
+        # Fitted when they are first asked for; training has no use for them.
+        self.predictors = nn.ModuleDict()
         for name, transform in transforms.items():
             self._shapes.n_features[name], self._shapes.ranks[name] = transform.n_output, transform.rank
         self.n_features = sum(self._shapes.n_features.values())
@@ -182,8 +185,24 @@ class Pipeline(nn.Module):
                 # A stage that files of before it existed do not have.
                 del self.objectives[name]
         self.bridge.allocate(state, "bridge.")
+        for key in {key.split(".")[1] for key in state if key.startswith("predictors.")}:
+            given, target = (cast(Transform, self.transforms[int(i)]) for i in key.split("-"))
+            self.predictors[key] = Predictor.empty(given, target, state, f"predictors.{key}.")
         self.load_state_dict(state)
         self.eval()
+
+    def predictor(self, given: str, modality: str) -> Predictor | None:
+        """What predicts one modality from another; None before it was fitted."""
+        key = self._pair(given, modality)
+        return cast(Predictor, self.predictors[key]) if key in self.predictors else None
+
+    def keep_predictor(self, given: str, modality: str, predictor: Predictor) -> None:
+        """Keep a fitted one, as part of the state."""
+        self.predictors[self._pair(given, modality)] = predictor.eval()
+
+    def _pair(self, given: str, modality: str) -> str:
+        """By position: names may have any sign but those that torch refuses in a key, alone or together."""
+        return f"{self.names.index(given)}-{self.names.index(modality)}"
 
     def _only(self, cells: CellTensors) -> str:
         """The one modality that these cells have."""

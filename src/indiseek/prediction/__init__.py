@@ -1,0 +1,26 @@
+"""One modality predicted from another, with intervals."""
+
+from indiseek.prediction._predictor import Predicted, Predictor, folds_of
+from indiseek.prediction._tables import (
+    Prediction,
+    as_of_batch,
+    check_batch,
+    check_batches_known,
+    predictability_table,
+    prediction,
+)
+from indiseek.prediction._units import Units, units_of
+
+__all__ = [
+    "Predicted",
+    "Prediction",
+    "Predictor",
+    "Units",
+    "as_of_batch",
+    "check_batch",
+    "check_batches_known",
+    "folds_of",
+    "predictability_table",
+    "prediction",
+    "units_of",
+]

@@ -1,0 +1,179 @@
+"""Cells in, tables out: predictions on the scale that is asked for, and how good they are."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mudata
+import numpy as np
+import pandas as pd
+import torch
+from mudata import MuData
+from numpy.typing import NDArray
+from torch import Tensor
+
+from indiseek.data import Cells, Matrix, Schema, row_chunks, to_tensor
+from indiseek.metrics import predictability, thin_counts
+from indiseek.prediction._predictor import Predictor
+
+_PIECE_CELLS = 4096
+
+
+class Prediction(NamedTuple):
+    """Predictions with an interval, one table ``(n_cells, n_features)`` each.
+
+    Attributes
+    ----------
+    value
+        What is predicted.
+    lower, upper
+        Bounds between which the measured value is to lie in the share of cells that was asked for.
+    """
+
+    value: pd.DataFrame
+    lower: pd.DataFrame
+    upper: pd.DataFrame
+
+
+def check_batch(schema: Schema, batch: object) -> None:
+    """Raise ValueError if cells cannot be predicted as of `batch`."""
+    key = schema.setup.batch_key
+    if key is None:
+        raise ValueError(
+            f"expected transform_batch=None for a model without a batch, got {batch!r}; leave it out, or set the model "
+            "up with batch_key."
+        )
+    known = schema.categories[key]
+    if batch not in known:
+        raise ValueError(f"expected transform_batch to be one of {known}, got {batch!r}; choose one of them.")
+
+
+def as_of_batch(mdata: MuData, given: str, schema: Schema, batch: object) -> MuData:
+    """One modality of cells, and their columns with `batch` for all, whatever batch they have or lack."""
+    with mudata.set_options(pull_on_update=False):
+        found = MuData({given: mdata.mod[given]})
+        found.obs = mdata.obs.reindex(found.obs_names).assign(**{str(schema.setup.batch_key): batch})
+    return found
+
+
+def check_batches_known(mdata: MuData, schema: Schema) -> None:
+    """Raise if cells have no batch, or one of which the model has seen nothing; says what to do."""
+    key = schema.setup.batch_key
+    if key is None:
+        return
+    tables = [mdata.obs, *(part.obs for part in mdata.mod.values())]
+    column = next((table[key] for table in tables if key in table), None)
+    if column is None:
+        raise KeyError(
+            f"expected a column {key!r} in .obs, got {list(mdata.obs.columns)}; add it, or name with transform_batch "
+            "the batch as of which these cells are to be predicted."
+        )
+    known = schema.categories[key]
+    new = sorted(set(column) - set(known), key=str)
+    if new:
+        raise ValueError(
+            f"expected in {key!r} batches that the model was trained with, {known}, got {new}; name with "
+            "transform_batch the one as of which these cells are to be predicted."
+        )
+
+
+def prediction(
+    predictor: Predictor,
+    cells: Cells,
+    given: str,
+    modality: str,
+    *,
+    scale: str | None,
+    interval: float | None,
+    batch: object | None,
+) -> pd.DataFrame | Prediction:
+    """Tables of predictions.
+
+    Parameters
+    ----------
+    predictor
+        A fitted one.
+    cells
+        Cells that have the modality `given`.
+    given, modality
+        From which, and which, is predicted.
+    scale, interval
+        As in :meth:`indiseek.IndiSeekModel.predict`.
+    batch
+        Name of the batch as of which all are predicted; None for their own.
+    """
+    x = predictor.inputs.apply_to(cells.values[given])
+    found = predictor(x, _batches(predictor, cells, batch), interval)
+    signs = (0.0,) if found.half is None else (0.0, -1.0, 1.0)
+    arrays = [np.empty(tuple(found.value.shape), dtype=np.float32) for _ in signs]
+    for start in range(0, len(x), _PIECE_CELLS):
+        rows = slice(start, start + _PIECE_CELLS)
+        mean = found.value[rows]
+        for array, sign in zip(arrays, signs, strict=True):
+            bound = mean if found.half is None else mean + sign * found.half[rows]
+            array[rows] = _scaled(predictor, bound, mean, scale).cpu().numpy()
+    # Of a modality that these cells may lack, so not of what they have.
+    columns = pd.Index(cells.schema.features[modality])
+    value, *bounds = (pd.DataFrame(array, index=cells.names, columns=columns) for array in arrays)
+    return Prediction(value, *bounds) if bounds else value
+
+
+def _batches(predictor: Predictor, cells: Cells, batch: object | None = None) -> Tensor | None:
+    """Codes of the cells' batches, or of `batch` for all; None for a predictor without."""
+    key = cells.schema.setup.batch_key
+    if key is None or not predictor.n_batches:
+        return None
+    codes = torch.as_tensor(cells.covariates[key], device=predictor.inputs.device)
+    return codes if batch is None else torch.full_like(codes, cells.schema.categories[key].index(batch))
+
+
+def predictability_table(
+    predictor: Predictor,
+    cells: Cells,
+    rows: NDArray[np.intp],
+    given: str,
+    modality: str,
+    *,
+    groups: NDArray[np.generic] | None,
+    seed: int,
+) -> pd.DataFrame:
+    """Table of :func:`indiseek.metrics.predictability` of the cells at `rows`.
+
+    Parameters
+    ----------
+    predictor
+        A fitted one.
+    cells, rows
+        Cells with both modalities, and positions of the held-out ones.
+    given, modality
+        From which, and which, is predicted.
+    groups
+        Type of each held-out cell.
+    seed
+        Seed of the thinning.
+    """
+    x = predictor.inputs.apply_to(cells.values[given], rows)
+    codes = _batches(predictor, cells)
+    value = predictor(x, None if codes is None else codes[torch.from_numpy(rows).to(codes.device)]).value
+    counts = cells.values[modality][rows]
+    halves = thin_counts(counts, seed=seed) if predictor.units.scales else None
+    batch_key = cells.schema.setup.batch_key
+    return predictability(
+        value.cpu().numpy(),
+        _read(predictor, counts),
+        batch=None if batch_key is None else cells.covariates[batch_key][rows],
+        groups=groups,
+        halves=None if halves is None else (_read(predictor, halves[0]), _read(predictor, halves[1])),
+        names=cells.schema.features[modality],
+    )
+
+
+def _read(predictor: Predictor, values: Matrix) -> NDArray[np.float32]:
+    device = predictor.inputs.device
+    pieces = [predictor.units.read(to_tensor(piece, device)).cpu().numpy() for piece in row_chunks(values)]
+    return np.concatenate(pieces)
+
+
+def _scaled(predictor: Predictor, part: Tensor, of: Tensor, scale: str | None) -> Tensor:
+    bounded = predictor.units.bounded(part)
+    return predictor.units.counts(bounded, of, float(predictor.depth)) if scale == "counts" else bounded

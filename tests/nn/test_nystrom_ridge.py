@@ -1,0 +1,50 @@
+"""Nystrom ridge: with a landmark on every cell it is kernel ridge regression."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from indiseek.nn import NystromRidge, _nystrom_ridge
+
+N_CELLS = 90
+
+
+def _fitted(n_landmarks: int) -> tuple[NystromRidge, torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    c = torch.randn(N_CELLS, 4, generator=generator, dtype=torch.double)
+    covariate = torch.nn.functional.one_hot(torch.arange(N_CELLS) % 2, 2).double()
+    x = torch.stack([torch.sin(2 * c[:, 0]), c[:, 1] * c[:, 2], c[:, 3] + covariate[:, 0]], dim=1)
+    x = x + 0.5 * torch.randn(N_CELLS, 3, generator=generator, dtype=torch.double)
+    ridge = NystromRidge(4, 2, 3).double()
+    ridge.fit(x, c, covariate, torch.arange(N_CELLS) % 5, n_landmarks=n_landmarks, seed=0)
+    return ridge, x, c, covariate
+
+
+def test_with_all_landmarks_it_is_kernel_ridge_regression():
+    ridge, x, c, covariate = _fitted(N_CELLS)
+    new = torch.randn(40, 4, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    of_new = torch.nn.functional.one_hot(torch.arange(40) % 2, 2).double()
+
+    def kernel(a, b, u, v):
+        gaussian = torch.exp(-ridge.rate * torch.cdist(a, b) ** 2)
+        return (
+            _nystrom_ridge._KERNEL**2 * gaussian
+            + _nystrom_ridge._LINEAR**2 * a @ b.T
+            + _nystrom_ridge._COVARIATE**2 * u @ v.T
+        )
+
+    gram, between = kernel(c, c, covariate, covariate), kernel(new, c, of_new, covariate)
+    distances = []
+    for penalty in _nystrom_ridge._PENALTIES:
+        dual = torch.linalg.solve(gram + penalty * torch.eye(N_CELLS).double(), x - x.mean(dim=0))
+        distances.append(float((between @ dual + x.mean(dim=0) - ridge(new, of_new)).abs().max()))
+    # Of one penalty, the one that was chosen, and of no other.
+    nearest, next_nearest = sorted(distances)[:2]
+    assert nearest < 2e-3 and nearest < 0.1 * next_nearest
+
+
+@pytest.mark.parametrize("n_landmarks", [30, N_CELLS])
+def test_joined_products_give_the_same(n_landmarks):
+    ridge, _, c, covariate = _fitted(n_landmarks)
+    torch.testing.assert_close(ridge.joined()(c, covariate), ridge(c, covariate), rtol=0, atol=1e-8)
