@@ -168,7 +168,7 @@ class Predictor(FittedModule):
         Parameters
         ----------
         x
-            What :attr:`inputs` gives of their values, ``(n_cells, n_inputs)``.
+            What ``inputs`` gives of their values, ``(n_cells, n_inputs)``.
         batch
             Their batches, ``(n_cells,)``.
         level
