@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 from mudata import MuData
 
@@ -266,7 +267,7 @@ def confounded_columns(mdata: MuData, setup: Setup) -> list[str]:
     """
     if setup.batch_key is None:
         return []
-    batch = covariate_columns(mdata, setup)[setup.batch_key].to_numpy()
+    batch, batches = pd.factorize(covariate_columns(mdata, setup)[setup.batch_key])
     found: list[str] = []
     for table in [mdata.obs, *(mdata.mod[name].obs for name in setup.modalities)]:
         for key, column in table.items():
@@ -274,8 +275,9 @@ def confounded_columns(mdata: MuData, setup: Setup) -> list[str]:
             known = {setup.batch_key, *(f"{name}:{setup.batch_key}" for name in mdata.mod)}
             if str(key) in (*known, *setup.covariates, *found) or pd.api.types.is_float_dtype(column):
                 continue
-            pairs = pd.DataFrame({"batch": batch, "value": column.astype(str).to_numpy()}).drop_duplicates()
-            if len(pairs) == pairs["batch"].nunique() and 1 < pairs["value"].nunique():
+            value, values = pd.factorize(column, use_na_sentinel=False)
+            pairs = np.unique(batch * len(values) + value)
+            if 1 < len(values) <= len(batches) == len(pairs):
                 found.append(str(key))
     return found
 
