@@ -95,9 +95,16 @@ class Source:
             self._condition[rows][first] == "Severe",
         )
 
+    def components_of_all(self) -> list[NDArray[np.float64]]:
+        """Components of all cells."""
+        return self._components(self._counts)
+
     def components(self, cells: TypeCells) -> list[NDArray[np.float64]]:
         """Components of cells, ``(n_cells, 30)`` each."""
-        pairs = zip(self._transforms, cells.counts, strict=True)
+        return self._components(cells.counts)
+
+    def _components(self, values: tuple[sparse.csr_matrix, ...]) -> list[NDArray[np.float64]]:
+        pairs = zip(self._transforms, values, strict=True)
         return [transform.apply_to(counts.astype(np.float32)).numpy().astype(np.float64) for transform, counts in pairs]
 
     def profiles(self, cells: TypeCells) -> Profiles:

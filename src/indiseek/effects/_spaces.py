@@ -47,8 +47,10 @@ def compare_profiles(profiles: Profiles, labels: Labels, *, n_permutations: int 
     One row for each space, ``"shared"`` and the layers' names. ``effect``: of a layer the root mean square of the
     private effect over its features, on the layer's scale, and of the shared space the length of the shift that both
     layers agree in, in standard deviations of cells within donors. ``share``: of a layer the private share of the whole
-    effect, of the shared space the cosine of the two layers' shifts. Sizes are less what chance gives. ``pvalue``, and
-    ``least_pvalue``, the least that so many labellings allow.
+    effect, of the shared space the cosine of the two layers' shifts. Sizes are less what chance gives. ``pvalue`` is the
+    larger of ``p_first`` and ``p_second``: of a layer those of the whole and of the private effect, of the shared space
+    those of the two layers' scores. ``least_pvalue`` is the least that so many labellings allow. p values are NaN where
+    there is no canonical pair, or no feature.
     """
     contrasts = labels.contrasts(n_permutations, seed)
     rows = [_shared(profiles, labels, contrasts), *(_alone(profiles, i, labels, contrasts) for i in (0, 1))]
@@ -111,7 +113,7 @@ def _alone(profiles: Profiles, i: int, labels: Labels, contrasts: Array) -> dict
     layer = profiles.layers[i]
     versions = [labels.centered(values) for values in (layer.means, *(profiles.private(i, e) for e in _POWERS))]
     if not layer.means.shape[1]:
-        return {"space": layer.name, "effect": 0.0, "share": 0.0, "pvalue": np.nan}
+        return {"space": layer.name, "effect": 0.0, "share": 0.0, **_both([np.nan, np.nan])}
     scores = [permuted_t(values, contrasts, labels.n_free) for values in versions]
     total, private = scores[0], consensus(scores)
     # Weak effects of many features, strong ones of some, one feature alone.
@@ -122,8 +124,12 @@ def _alone(profiles: Profiles, i: int, labels: Labels, contrasts: Array) -> dict
         "space": layer.name,
         "effect": float(np.sqrt(size / layer.means.shape[1])),
         "share": min(1.0, own / whole) if whole > 0 else 0.0,
-        "pvalue": max(pvalues),
+        **_both(pvalues),
     }
+
+
+def _both(pvalues: list[float]) -> dict[str, float]:
+    return {"p_first": pvalues[0], "p_second": pvalues[1], "pvalue": float(np.max(pvalues))}
 
 
 def _beyond_chance(values: Array) -> float:
@@ -134,7 +140,7 @@ def _beyond_chance(values: Array) -> float:
 
 def _shared(profiles: Profiles, labels: Labels, contrasts: Array) -> dict[str, object]:
     if not len(profiles.correlation):
-        return {"space": SHARED, "effect": 0.0, "share": 0.0, "pvalue": np.nan}
+        return {"space": SHARED, "effect": 0.0, "share": 0.0, **_both([np.nan, np.nan])}
     pvalues, shifts = [], []
     for layer in profiles.layers:
         centered = labels.centered(layer.shared)
@@ -154,7 +160,7 @@ def _shared(profiles: Profiles, labels: Labels, contrasts: Array) -> dict[str, o
         "space": SHARED,
         "effect": float(np.sqrt(max(0.0, agreement))),
         "share": agreement / max(_TINY, float(np.linalg.norm(shifts[0]) * np.linalg.norm(shifts[1]))),
-        "pvalue": max(pvalues),
+        **_both(pvalues),
     }
 
 
