@@ -24,7 +24,7 @@ from _types import column
 from numpy.typing import NDArray
 
 from indiseek import datasets
-from indiseek.effects import MIN_SHARE, Effects, Labels, Profiles, compare, compare_profiles
+from indiseek.effects import MIN_SHARE, Effects, Labels, compare, compare_profiles
 
 TYPES = ("B_Mem", "CD4_Mem", "CD8_Mem", "CD8_Va7.2", "Mono_Classical", "Mono_Nonclassical", "NK")
 SIMULATED = ("CD4_Mem", "CD8_Mem", "Mono_Classical", "NK")
@@ -33,12 +33,12 @@ _ALPHA = 0.05
 
 _NOTES = """\
 Called: p at most .05 in one type alone, and of a layer a private share of its effect above .1, of the shared space two
-shifts that agree. S / R / P: shared, RNA alone, protein alone. Simulations: {draws} draws of each of {types}, at most six
-severe donors of a batch, 7 to 9 a side, labels drawn; effects on counts of whole cells; genes are among those that .4 of
+shifts that agree. S / R / P: shared, RNA alone, protein alone. Simulations: {draws} draws of each of {types},
+at most six severe donors of a batch, 7 to 9 a side, labels drawn; effects on counts; genes are among those that .4 of
 the cells have; {permutations} permutations. Redrawn: cells of cases drawn again with weights exp(1.5 z) along the first
 pair. Null: {shuffles} shuffles of the donors' labels (9 healthy, 21 severe) within batch, in each of seven types. The
-canonical pairs are of 30 + 30 components fitted once on all cells. Confounded: two batches, 6 cases to 2 controls and 2 to 6;
-free: the batch left out, as a comparison that ignores it would be."""
+canonical pairs are of 30 + 30 components fitted once on all cells. Confounded: two batches, 6 cases to 2
+controls and 2 to 6; free: the batch left out, as a comparison that ignores it would be."""
 
 
 def called(table: pd.DataFrame) -> dict[str, bool]:
@@ -171,7 +171,9 @@ def main() -> None:
     effects = real(source, mdata, 999)
     seconds = time.perf_counter() - started
     nulls = {
-        name: kept(folder / f"null.{name}.{shuffles}.{n}.json", lambda t=name: shuffled(source, t, shuffles, n), fresh=fresh)
+        name: kept(
+            folder / f"null.{name}.{shuffles}.{n}.json", lambda t=name: shuffled(source, t, shuffles, n), fresh=fresh
+        )
         for name in TYPES
     }
     confused = kept(folder / f"batches.{draws}.{n}.json", lambda: batches(source, draws, n), fresh=fresh)
@@ -194,7 +196,9 @@ def main() -> None:
     )
     every = np.concatenate([np.array(each["pvalues"]).ravel() for each in nulls.values()])
     null = calibration(nulls)
-    confounding = pd.DataFrame([{"labels": how, "S / R / P, % called": shown(found)} for how, found in confused.items()])
+    confounding = pd.DataFrame(
+        [{"labels": how, "S / R / P, % called": shown(found)} for how, found in confused.items()]
+    )
     parts = {
         "Effects put into the counts of real donors": power,
         f"Labels shuffled within batch: single tests {100 * np.mean(every <= _ALPHA):.1f} % at 5 %": null,

@@ -1,4 +1,4 @@
-"""Effects of a condition by space: does it act on what both layers share, or on one of them alone?"""
+"""Effects by space: whether a condition acts on what both layers share, or on one of them alone."""
 
 from indiseek.effects._compare import MIN_SHARE, compare
 from indiseek.effects._labels import Labels

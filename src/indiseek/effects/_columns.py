@@ -140,5 +140,5 @@ def _sides(condition: pd.Series, groupby: str, groups: Sequence[Any] | None) -> 
         raise ValueError(f"expected groups to be two values of {groupby!r}, got {groups!r}; two of {here[:10]}.")
     unknown = [each for each in groups if str(each) not in here]
     if unknown:
-        raise ValueError(f"expected groups among the values {here[:10]} of {groupby!r}, got {unknown}; use their names.")
+        raise ValueError(f"expected groups to be values of {groupby!r}, got {unknown}; use two of {here[:10]}.")
     return str(groups[0]), str(groups[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,7 @@ from scipy.stats import false_discovery_control
 
 from indiseek._checks import check_number, check_seed
 from indiseek.effects._columns import MIN_REPLICATES, Columns
-from indiseek.effects._labels import Labels
-from indiseek.effects._layers import log_centered, log_normalized
+from indiseek.effects._layers import log_centered, log_normalized, thinned
 from indiseek.effects._profiles import profiles
 from indiseek.effects._result import Effects
 from indiseek.effects._spaces import SHARED, compare_profiles, feature_effects
@@ -39,6 +38,7 @@ def compare(
     n_permutations: int = 999,
     alpha: float = 0.05,
     seed: int = 0,
+    thin: Callable[[Any], Array] | None = None,
 ) -> Effects:
     """Tell whether a condition acts on what two layers share, on the first alone, or on the second alone.
 
@@ -66,7 +66,10 @@ def compare(
     alpha
         Limit of the q values.
     seed
-        Seed of the permutations.
+        Seed of the permutations, and of the thinning.
+    thin
+        What makes components of the first layer's counts. Given, these counts are thinned, so that the replicates of a
+        group of cells have one mean depth, and `components` of that layer are not used.
 
     Returns
     -------
@@ -94,13 +97,14 @@ def compare(
         if reason := columns.reason_against(labels, int(min_cells)):
             left_out.append({"group": group, "reason": reason})
             continue
-        values = [
-            log_centered(counts[name][chosen]) if name in centered else log_normalized(counts[name][chosen])
-            for name in names
-        ]
+        parts = {name: counts[name][chosen] for name in names}
+        axes = {name: components[name][chosen] for name in names}
+        if thin is not None:
+            parts[names[0]] = thinned(parts[names[0]], donor, int(seed))
+            axes[names[0]] = thin(parts[names[0]])
         found = profiles(
-            values,
-            [components[name][chosen] for name in names],
+            [log_centered(parts[name]) if name in centered else log_normalized(parts[name]) for name in names],
+            [axes[name] for name in names],
             donor,
             names=names,
             features=None if features is None else [features[name] for name in names],

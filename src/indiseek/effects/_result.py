@@ -45,9 +45,8 @@ class Effects:
     @property
     def calls(self) -> dict[str, tuple[str, ...]]:
         """Spaces on which the condition acts, by group of cells."""
-        return {
-            str(group): tuple(rows.loc[rows["call"], "space"]) for group, rows in self.effects.groupby("group", sort=False)
-        }
+        by_group = self.effects.groupby("group", sort=False)
+        return {str(group): tuple(rows.loc[rows["call"], "space"]) for group, rows in by_group}
 
     def summary(self) -> str:
         """Return what was found, a line for each group of cells."""

@@ -44,13 +44,15 @@ def compare_profiles(profiles: Profiles, labels: Labels, *, n_permutations: int 
 
     Returns
     -------
-    One row for each space, ``"shared"`` and the layers' names. ``effect``: of a layer the root mean square of the
-    private effect over its features, on the layer's scale, and of the shared space the length of the shift that both
-    layers agree in, in standard deviations of cells within donors. ``share``: of a layer the private share of the whole
-    effect, of the shared space the cosine of the two layers' shifts. Sizes are less what chance gives. ``pvalue`` is the
-    larger of ``p_first`` and ``p_second``: of a layer those of the whole and of the private effect, of the shared space
-    those of the two layers' scores. ``least_pvalue`` is the least that so many labellings allow. p values are NaN where
-    there is no canonical pair, or no feature.
+    One row for each space, ``"shared"`` and the layers' names:
+
+    - ``effect``: of a layer the root mean square of the private effect over its features, on the layer's scale; of the
+      shared space the length of the shift that both layers agree in, in standard deviations of cells within donors.
+    - ``share``: of a layer the private share of the whole effect, in squares of t less what chance gives; of the shared
+      space the cosine of the two layers' shifts.
+    - ``pvalue``: the larger of ``p_first`` and ``p_second``, of a layer those of the whole and of the private effect,
+      of the shared space those of the two layers' scores. NaN where there is no canonical pair, or no feature.
+    - ``least_pvalue``: the least that so many labellings allow.
     """
     contrasts = labels.contrasts(n_permutations, seed)
     rows = [_shared(profiles, labels, contrasts), *(_alone(profiles, i, labels, contrasts) for i in (0, 1))]
@@ -117,7 +119,10 @@ def _alone(profiles: Profiles, i: int, labels: Labels, contrasts: Array) -> dict
     scores = [permuted_t(values, contrasts, labels.n_free) for values in versions]
     total, private = scores[0], consensus(scores)
     # Weak effects of many features, strong ones of some, one feature alone.
-    pvalues = [min_p(np.column_stack([(t**2).sum(axis=1), (t**4).sum(axis=1), np.abs(t).max(axis=1)])) for t in (total, private)]
+    pvalues = [
+        min_p(np.column_stack([(t**2).sum(axis=1), (t**4).sum(axis=1), np.abs(t).max(axis=1)]))
+        for t in (total, private)
+    ]
     whole, own = _beyond_chance(total), _beyond_chance(private)
     size = _beyond_chance(consensus([contrasts @ values for values in versions]))
     return {
