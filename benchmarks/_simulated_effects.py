@@ -254,4 +254,5 @@ SCENARIOS: dict[str, tuple[Change, frozenset[str]]] = {
     "shared redrawn, and RNA genes x 2.4": (after(_REDRAWN, _GENES), frozenset({"shared", "rna"})),
     "shared redrawn, and proteins x 1.5": (after(_REDRAWN, _PROTEINS), frozenset({"shared", "prot"})),
     "both layers pushed along the axis by factors 2 and 1.7": (both_pushed(2.0, 1.7), frozenset({"shared"})),
+    "protein alone, 6 along the shared axis x or / 2": (one_layer(1, 2.0, along=True), frozenset({"prot"})),
 }
