@@ -17,9 +17,11 @@ import torch
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
-from indiseek._checks import by_name, check_choice, check_flag, check_number, check_seed
+from indiseek._checks import by_name, check_choice, check_flag, check_number, check_seed, check_strings
 from indiseek.data import ComponentTransform, Split, Transform
+from indiseek.effects import Effects
 from indiseek.models._base import FEWER_CELLS, MIN_HELD_OUT_CELLS, MultimodalModel
+from indiseek.models._compare import compared
 from indiseek.models._labels import comparable, labelled, transferred
 from indiseek.models._options import ClosedForm, Flow, NCEClub, Options, check_dimension, check_encoder
 from indiseek.models._query import QuerySummary, codes_of, needed, read_query, reference_of
@@ -631,6 +633,83 @@ class IndiSeekModel(MultimodalModel):
         with self._explained(query.tensors.n_cells + len(known.train) + len(known.held_out), FEWER_CELLS):
             space = comparable(self.module, query, reference, known)
         return transferred(space, known, int(n_neighbors)).set_index(mdata.obs_names)
+
+    @plain_torch()
+    def compare(
+        self,
+        *,
+        groupby: str,
+        replicate: str,
+        within: str | None = None,
+        groups: Sequence[Any] | None = None,
+        min_cells: int = 10,
+        n_permutations: int = 999,
+        alpha: float = 0.05,
+        thin_depth: bool = False,
+        seed: int = 0,
+    ) -> Effects:
+        """Tell whether a condition acts on what both modalities share, or on one of them alone.
+
+        Replicates, such as donors, are compared, never cells: means over the cells of a replicate, of logarithms of the
+        counts, in each group of cells. Labels are permuted within the batch that was set up. Of the model only the
+        components are used. :doc:`/effects` has what it finds, how often it is right, and what it cannot tell.
+
+        Parameters
+        ----------
+        groupby, replicate, within
+            Columns of ``.obs``: the condition; the replicate, of which each has one condition; and the groups of cells,
+            such as cell types, that are compared one by one, by default all cells as one.
+        groups
+            Two values of the condition, needed where it has more. Effects are of the second against the first; by
+            default in the order of their names.
+        min_cells
+            Fewest cells that a replicate must have in a group of cells.
+        n_permutations
+            Most labellings beside the one observed; where fewer are possible, all are used.
+        alpha
+            Limit of the q values.
+        thin_depth
+            Whether all is done again with counts of the first modality thinned, so that the replicates of a group of
+            cells have one mean depth.
+        seed
+            Seed of permutations and thinning.
+
+        Returns
+        -------
+        The tables ``effects`` and ``features``: print their ``summary()``.
+
+        Raises
+        ------
+        RuntimeError
+            Before training, or if the model was loaded without data.
+        KeyError
+            If there is no such column in ``.obs``.
+        TypeError
+            If an argument is of the wrong type.
+        ValueError
+            If the model has more than two modalities or values that are not counts, a number is out of range, there are
+            not two groups, a replicate is in both, fewer than 3 replicates of either are left in every group of cells,
+            or no batch has both.
+        """
+        check_flag("thin_depth", thin_depth)
+        keys = check_strings("groupby, replicate and within", [groupby, replicate, *([within] if within else [])])
+        pipeline, cells = self.module, self._unchanged_cells()
+        batch_key = cells.schema.setup.batch_key
+        wanted = list(dict.fromkeys([*keys, *([] if batch_key is None else [batch_key])]))
+        return compared(
+            pipeline,
+            cells,
+            self._columns(cast(MuData, self._mdata), wanted),
+            groupby=groupby,
+            replicate=replicate,
+            within=within,
+            groups=groups,
+            min_cells=min_cells,
+            n_permutations=n_permutations,
+            alpha=alpha,
+            thin_depth=thin_depth,
+            seed=seed,
+        )
 
     @plain_torch()
     def counterfactual(
