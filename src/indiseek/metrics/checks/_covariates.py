@@ -68,7 +68,7 @@ class Covariates:
             f"{row.covariate} in the {row.code} code",
             "note",
             f"{name}: also holds {row.covariate} (explains {share(row.total)} of its variance, "
-            f"{interval(row.low, row.high)}; of shuffled cells {figure(row.null)}, all features {figure(row.ceiling)})",
+            f"{interval(row.low, row.high)}; of shuffled cells {figure(row.null)}, all features {share(row.ceiling)})",
             value=min(1.0, row.total),
             low=row.low,
             high=row.high,
