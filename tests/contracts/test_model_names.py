@@ -15,6 +15,7 @@ from indiseek.models import CoMMModel, DisentangledSSLModel, IndiSeekModel
 # What a call needs; a name that is not here is called without arguments, or read.
 CALLS = {
     "certify": lambda model, mdata, path: model.certify(n_permutations=0),
+    "compare": lambda model, mdata, path: model.compare(groupby="side", replicate="donor", n_permutations=19),
     "counterfactual": lambda model, mdata, path: model.counterfactual(modality="prot", indices=[1, 2], donors=[3, 4]),
     "feature_names": lambda model, mdata, path: model.feature_names("rna"),
     "get_features": lambda model, mdata, path: model.get_features(modality="prot"),
@@ -33,6 +34,8 @@ REFUSALS = {"setup_anndata": TypeError, "tune": RuntimeError, "counterfactual": 
 def test_every_public_name_works_on_a_trained_model(case, make_mdata, tmp_path):
     mdata = make_mdata(250)
     mdata.obs["kind"] = np.where(np.arange(250) % 2, "odd", "even")
+    mdata.obs["donor"] = [f"d{i % 8}" for i in range(250)]
+    mdata.obs["side"] = np.where(np.arange(250) % 8 < 4, "ill", "well")
     model = case.new(mdata)
     model.train(**FAST, train_size=0.5)
     names = [name for name in dir(model) if not name.startswith("_")]
