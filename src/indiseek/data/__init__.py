@@ -9,7 +9,6 @@ from indiseek.data._estimated import EstimatedTransform, LeastSquares
 from indiseek.data._files import mudata_writer, replace_files, write_mudata
 from indiseek.data._known_transforms import TRANSFORMS, check_transforms
 from indiseek.data._locks import FileLock, only_writer
-from indiseek.data._manager import categories_of
 from indiseek.data._matching import FeatureMatch, match_features, match_modalities
 from indiseek.data._open import open_mudata
 from indiseek.data._ours import check_replaceable, is_ours, mark
@@ -72,7 +71,6 @@ __all__ = [
     "Transform",
     "Values",
     "check_covariates",
-    "categories_of",
     "check_replaceable",
     "check_transforms",
     "checked_array",

@@ -14,7 +14,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indiseek.data import CellTensors, Schema, categories_of, column_of, covariate_columns
+from indiseek.data import CellTensors, Schema, column_of, covariate_columns
 from indiseek.nn import BatchDisplacement
 from indiseek.train import Pipeline
 
@@ -51,7 +51,7 @@ def find_new_batches(schema: Schema, mdata: MuData, batch: Any) -> tuple[pd.Data
                 f"expected no batch for a model that was set up without batch_key, got {batch!r}; leave batch out."
             )
         return covariate_columns(mdata, setup), everyone
-    known = categories_of(schema.registry, setup)[key]
+    known = schema.categories[key]
     if batch is not None and batch not in known:
         raise ValueError(f"expected batch to be one that the model was trained with, {known}, got {batch!r}; name one.")
     if column_of(mdata, key, setup.modalities) is None:
@@ -99,7 +99,7 @@ def read_as_known(
         Training cells, of which the batch with the nearest mean is taken where none is named.
     """
     key = cast(str, schema.setup.batch_key)
-    known = categories_of(schema.registry, schema.setup)[key]
+    known = schema.categories[key]
     codes, read_as = cells.covariates[0].clone(), {}
     for name, rows in new.items():
         here = torch.from_numpy(rows).to(codes.device)

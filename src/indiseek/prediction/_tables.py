@@ -12,7 +12,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indiseek.data import Cells, Matrix, Schema, row_chunks, to_tensor
+from indiseek.data import Cells, Matrix, Schema, column_of, row_chunks, to_tensor
 from indiseek.metrics import predictability, thin_counts
 from indiseek.prediction._predictor import Predictor
 
@@ -61,8 +61,7 @@ def check_batches_known(mdata: MuData, schema: Schema) -> None:
     key = schema.setup.batch_key
     if key is None:
         return
-    tables = [mdata.obs, *(part.obs for part in mdata.mod.values())]
-    column = next((table[key] for table in tables if key in table), None)
+    column = column_of(mdata, key, list(mdata.mod))
     if column is None:
         raise KeyError(
             f"expected a column {key!r} in .obs, got {list(mdata.obs.columns)}; add it, or name with transform_batch "
