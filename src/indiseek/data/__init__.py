@@ -7,6 +7,7 @@ from indiseek.data._convert import convert
 from indiseek.data._disk import DiskMatrix, Matrix, Values, is_sparse, row_chunks
 from indiseek.data._estimated import EstimatedTransform, LeastSquares
 from indiseek.data._files import mudata_writer, replace_files, write_mudata
+from indiseek.data._folds import fold_splits
 from indiseek.data._known_transforms import TRANSFORMS, check_transforms
 from indiseek.data._locks import FileLock, only_writer
 from indiseek.data._matching import FeatureMatch, match_features, match_modalities
@@ -83,6 +84,7 @@ __all__ = [
     "digest_of_names",
     "files_of",
     "given_split",
+    "fold_splits",
     "grouped_split",
     "how_to_build",
     "is_ours",

@@ -10,6 +10,7 @@ from ._dependence import Dependence, distance_correlation
 from ._explained import Explained, explained
 from ._leakage import Leakage, leakage, leakages
 from ._noise import noise_share, overdispersion, thin_counts
+from ._pooled import pooled_certificate
 from ._predictability import predictability
 from ._probes import feature_r2, probe_r2
 from ._retrieval import foscttm, median_rank, recall_at_k
@@ -41,6 +42,7 @@ __all__ = [
     "noise_share",
     "overdispersion",
     "pls_svd",
+    "pooled_certificate",
     "predictability",
     "probe_r2",
     "recall_at_k",

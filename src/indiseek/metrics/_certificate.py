@@ -42,6 +42,8 @@ class Certificate:
         Whether ``E[X_i | X_j]`` was fitted on other cells (``"other cells"``) or cross-fitted (``"cross-fitted"``).
     thresholds
         The limits of the verdicts.
+    n_fits
+        Fits of which each was certified on held-out cells of its own, default 1.
     """
 
     verdicts: pd.DataFrame
@@ -51,6 +53,7 @@ class Certificate:
     seed: int
     reference: str
     thresholds: Thresholds
+    n_fits: int = 1
 
     @property
     def verdict(self) -> Verdict:
@@ -125,9 +128,14 @@ class Certificate:
         """One row a modality and code: R2 to what the other modalities know of it, and to what they do not."""
         return self.table("content")
 
+    @property
+    def _title(self) -> str:
+        fits = f" of {self.n_fits} fits" if self.n_fits > 1 else ""
+        return f"Certificate on {self.n_cells:,} held-out cells{fits}: {_OUTCOME[self.verdict]}"
+
     def summary(self) -> str:
         """Return the verdicts in words, one line each, and under what does not pass what to do."""
-        lines = [f"Certificate on {self.n_cells:,} held-out cells: {_OUTCOME[self.verdict]}"]
+        lines = [self._title]
         for row in self.verdicts.itertuples():
             lines.append(f"  [{row.verdict}] {row.words}.")
             if row.advice:
@@ -168,6 +176,7 @@ class Certificate:
             "verdict": self.verdict,
             "passed": self.passed,
             "n_cells": self.n_cells,
+            "n_fits": self.n_fits,
             "n_permutations": self.n_permutations,
             "seed": self.seed,
             "reference": self.reference,
@@ -181,7 +190,7 @@ class Certificate:
 
     def _repr_html_(self) -> str:
         parts = [
-            f"<p><b>Certificate on {self.n_cells:,} held-out cells: {_OUTCOME[self.verdict]}</b></p>",
+            f"<p><b>{html.escape(self._title)}</b></p>",
             "<ul>",
         ]
         for row in self.verdicts.itertuples():

@@ -129,19 +129,21 @@ def certify(
     )
     cells = cells.without_copies().draw(max_cells)
     limits = Thresholds() if thresholds is None else thresholds
-    tables, findings = {}, []
-    for check in checks:
-        table = check.measure(cells, limits)
-        if len(table):
-            tables[check.name] = table
-            findings += [check.judge(row, limits) for row in table.itertuples(index=False)]
-    told = [asdict(finding) for finding in findings if finding is not None]
+    measured = [(check, check.measure(cells, limits)) for check in checks]
+    found = [(check, table) for check, table in measured if len(table)]
     return Certificate(
-        pd.DataFrame(told, columns=list(Finding.__dataclass_fields__)),
-        tables,
+        verdicts_of(found, limits),
+        {check.name: table for check, table in found},
         n_cells=cells.n_cells,
         n_permutations=n_permutations,
         seed=seed,
         reference="cross-fitted" if reference is None else "other cells",
         thresholds=limits,
     )
+
+
+def verdicts_of(found: Sequence[tuple[Check, pd.DataFrame]], limits: Thresholds) -> pd.DataFrame:
+    """What checks say of their tables, one row a finding."""
+    findings = [check.judge(row, limits) for check, table in found for row in table.itertuples(index=False)]
+    told = [asdict(finding) for finding in findings if finding is not None]
+    return pd.DataFrame(told, columns=list(Finding.__dataclass_fields__))

@@ -1,6 +1,7 @@
 """Models: what a user trains."""
 
-from indiseek.models._base import MIN_HELD_OUT_CELLS, MultimodalModel
+from indiseek.models._base import MultimodalModel
+from indiseek.models._certificate import MIN_HELD_OUT_CELLS
 from indiseek.models._comm import CoMMModel
 from indiseek.models._disentangled_ssl import DisentangledSSLModel
 from indiseek.models._embed import embed

@@ -48,7 +48,7 @@ from indiseek.data import (
     setup_line,
 )
 from indiseek.metrics import Certificate, Thresholds
-from indiseek.models._certificate import certificate
+from indiseek.models._certificate import MIN_HELD_OUT_CELLS, certificate, cross_fitted
 from indiseek.models._options import Options
 from indiseek.objectives import rank
 from indiseek.train import (
@@ -74,7 +74,6 @@ from indiseek.train import (
 
 logger = logging.getLogger(__name__)
 
-MIN_HELD_OUT_CELLS = 100
 FEWER_CELLS = "take fewer cells at once"
 _BY_CHUNK = f"{FEWER_CELLS}, or let indiseek.models.embed write the codes chunk by chunk"
 
@@ -566,22 +565,23 @@ class MultimodalModel(ABC):
         split_by: str | None,
     ) -> SplitOptions:
         """What the user asks of the split; KeyError, TypeError and ValueError as for a covariate."""
-        groups = None
-        if split_by is not None:
-            if not isinstance(split_by, str):
-                raise TypeError(
-                    f"expected split_by to be the name of a column of .obs, got {split_by!r}; for example 'donor'."
-                )
-            cells = self._training_cells()
-            column = self._columns(cast(MuData, self._mdata), [split_by])[split_by]
-            categorical = [cells.covariates[key] for key in self._schema.setup.categorical]
-            groups = Groups(split_by, pd.factorize(column)[0], tuple(categorical))
         return SplitOptions(
             train_size=train_size,
             validation_size=validation_size,
             external_indexing=external_indexing,
-            groups=groups,
+            groups=None if split_by is None else self._groups(split_by),
         )
+
+    def _groups(self, split_by: str) -> Groups:
+        """Cells of training by a column of ``.obs``, in groups that a split keeps whole."""
+        if not isinstance(split_by, str):
+            raise TypeError(
+                f"expected split_by to be the name of a column of .obs, got {split_by!r}; for example 'donor'."
+            )
+        cells = self._training_cells()
+        column = self._columns(cast(MuData, self._mdata), [split_by])[split_by]
+        categorical = [cells.covariates[key] for key in self._schema.setup.categorical]
+        return Groups(split_by, pd.factorize(column)[0], tuple(categorical))
 
     def _columns(self, mdata: MuData, keys: Sequence[str]) -> pd.DataFrame:
         """Columns of ``.obs`` by name, ``(n_cells, n_keys)``, none of them with missing values."""
@@ -859,6 +859,8 @@ class MultimodalModel(ABC):
         n_permutations: int = 99,
         seed: int = 0,
         thresholds: Thresholds | None = None,
+        cross_fit: int | None = None,
+        train_kwargs: Mapping[str, Any] | None = None,
     ) -> Certificate:
         """Measure on held-out cells whether the specific spaces are independent and complete, the shared ones shared.
 
@@ -881,6 +883,13 @@ class MultimodalModel(ABC):
             Seed of probes, critics, permutations and thinning.
         thresholds
             Limits of the verdicts.
+        cross_fit
+            Number of folds. Models with the same options are then trained from the start, as many as there are folds,
+            each without one fold of the cells, and certified on that fold, so that every cell is a test cell once: for
+            sets of which a tenth or a quarter is too few for a verdict. It takes as many times as long and judges the
+            method on these cells, not this very fit. The table ``features`` is left out. None certifies this fit.
+        train_kwargs
+            Arguments of :meth:`train` for these models where you train with other than its defaults.
 
         Returns
         -------
@@ -893,13 +902,16 @@ class MultimodalModel(ABC):
         KeyError
             If there is no such column in ``.obs``.
         ValueError
-            If there are fewer than 100 cells to measure on.
+            If there are fewer than 100 cells to measure on, in a fold too, or `cross_fit` and `mdata` are both given.
         """
         check_seed("seed", seed)
         check_number("n_permutations", n_permutations, low=0, whole=True)
         obs = check_strings("obs", obs)
         self._check_stage(list(self.module.stages)[-1])
         training = self._unchanged_cells()
+        if cross_fit is not None or train_kwargs is not None:
+            wanted = {"obs": obs, "n_permutations": n_permutations, "seed": seed, "thresholds": thresholds}
+            return cross_fitted(self, mdata, cross_fit, train_kwargs, wanted)
         split = self.fitted.split
         cells, rows = self._held_out(mdata)
         split_by = self.fitted.split_options.get("split_by")

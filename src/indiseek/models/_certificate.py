@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from mudata import MuData
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indiseek.data import Cells, Matrix
-from indiseek.metrics import Certificate, Thresholds, certify, thin_counts
+from indiseek._checks import check_mapping, check_number
+from indiseek.data import Cells, Matrix, fold_splits, progress
+from indiseek.metrics import Certificate, Thresholds, certify, pooled_certificate, thin_counts
 from indiseek.train import Pipeline
+
+if TYPE_CHECKING:
+    from indiseek.models._base import MultimodalModel
+
+MIN_HELD_OUT_CELLS = 100
+# Of train(), what the folds say, and what would write.
+_NOT_FOR_FOLDS = {
+    "train_size",
+    "validation_size",
+    "external_indexing",
+    "split_by",
+    "write_latents",
+    "checkpoint_dir",
+    "keep_checkpoint",
+}
 
 
 def certificate(
@@ -66,6 +84,64 @@ def certificate(
         seed=seed,
         thresholds=thresholds,
     )
+
+
+def cross_fitted(
+    model: MultimodalModel,
+    mdata: MuData | None,
+    n_folds: int | None,
+    train_kwargs: Mapping[str, Any] | None,
+    certify_kwargs: dict[str, Any],
+) -> Certificate:
+    """Certificate of as many fits as there are folds, each on the fold that it has not seen.
+
+    Parameters
+    ----------
+    model
+        Trained model, whose options and cells the fits have.
+    mdata
+        Must be None: folds are of the cells of training.
+    n_folds
+        Number of folds.
+    train_kwargs, certify_kwargs
+        Arguments of ``train`` and ``certify``.
+    """
+    if n_folds is None:
+        raise ValueError("expected train_kwargs together with cross_fit, got them alone; give cross_fit=5, or neither.")
+    if mdata is not None:
+        raise ValueError(
+            "expected cross_fit of the cells of training, got other cells as mdata too; leave one of the two out."
+        )
+    check_number("cross_fit", n_folds, low=2, whole=True)
+    cells, seed = model._unchanged_cells(), certify_kwargs["seed"]
+    if len(cells) // n_folds < MIN_HELD_OUT_CELLS:
+        most = len(cells) // MIN_HELD_OUT_CELLS
+        raise ValueError(
+            f"expected at least {MIN_HELD_OUT_CELLS} cells in each fold, got {len(cells)} cells for {n_folds} folds; "
+            + (f"take at most cross_fit={most}." if most > 1 else "there are too few cells for folds.")
+        )
+    if train_kwargs is not None:
+        check_mapping("train_kwargs", train_kwargs, "arguments of train() by name")
+    given = dict(train_kwargs or {})
+    if refused := sorted(_NOT_FOR_FOLDS & set(given)):
+        raise ValueError(f"expected train_kwargs without {refused}, which the folds settle; leave them out.")
+    split_by = model.fitted.split_options.get("split_by")
+    groups = None if split_by is None else model._groups(split_by)
+    categorical = [cells.covariates[key] for key in cells.schema.setup.categorical]
+    strata = categorical or [np.zeros(len(cells), dtype=np.intp)]
+    if split_by is not None:
+        certify_kwargs = certify_kwargs | {"obs": tuple(dict.fromkeys((*certify_kwargs["obs"], split_by)))}
+    accelerator = {"cuda": "gpu"}.get(model.device.type, model.device.type)
+    given = {"accelerator": accelerator, "seed": seed, "show_progress": False} | given
+    found = []
+    with progress(total=n_folds, desc="certify", unit="fit") as bar:
+        for split in fold_splits(n_folds, strata, groups, seed=seed):
+            fit = copy.copy(model)
+            fit._fitted = fit._chosen_on = None
+            fit.train(external_indexing=list(split), write_latents=False, **given)
+            found.append(fit.certify(**certify_kwargs))
+            bar.update()
+    return pooled_certificate(found)
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:

@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from indiseek._checks import by_name, check_choice, check_flag, check_number, check_seed, check_strings
 from indiseek.data import ComponentTransform, Split, Transform
 from indiseek.effects import Effects
-from indiseek.models._base import FEWER_CELLS, MIN_HELD_OUT_CELLS, MultimodalModel
+from indiseek.models._base import FEWER_CELLS, MultimodalModel
+from indiseek.models._certificate import MIN_HELD_OUT_CELLS
 from indiseek.models._compare import compared
 from indiseek.models._labels import comparable, labelled, transferred
 from indiseek.models._options import ClosedForm, Flow, NCEClub, Options, check_dimension, check_encoder

@@ -14,7 +14,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.neighbors import NearestNeighbors
 
 from indiseek.data import CellTensors, column_of
-from indiseek.models._base import MIN_HELD_OUT_CELLS
+from indiseek.models._certificate import MIN_HELD_OUT_CELLS
 from indiseek.models._query import Query, Reference
 from indiseek.objectives import EverythingObjective
 from indiseek.train import Pipeline

@@ -1,6 +1,6 @@
 """Checks of the certificate, one a file, in the order in which they are told."""
 
-from ._check import Check, Finding
+from ._check import Check, Finding, PooledCheck
 from ._completeness import Completeness
 from ._content import Content
 from ._covariates import Covariates
@@ -13,7 +13,7 @@ from ._probes import Probes
 from ._retrieval import Retrieval
 from ._within_batches import WithinBatches
 
-CHECKS: tuple[Check, ...] = (
+CHECKS: tuple[PooledCheck, ...] = (
     Duplicates(),
     Independence(),
     WithinBatches(),
@@ -27,4 +27,4 @@ CHECKS: tuple[Check, ...] = (
     Features(),
 )
 
-__all__ = ["CHECKS", "Check", "Finding"]
+__all__ = ["CHECKS", "Check", "Finding", "PooledCheck"]

@@ -85,6 +85,22 @@ class Check(Protocol):
         ...
 
 
+class PooledCheck(Check, Protocol):
+    """A check that can be told of several fits at once, each with held-out cells of its own."""
+
+    def pool(self, rows: pd.DataFrame, limits: Thresholds) -> dict[str, Any] | None:
+        """One row of several; None where one fit's rows are not another's.
+
+        Parameters
+        ----------
+        rows
+            What :meth:`measure` gave of the same codes and target, a row a fit.
+        limits
+            Limits of the verdicts.
+        """
+        ...
+
+
 def figure(value: float) -> str:
     """Three decimals, without a minus before zero."""
     return f"{round(value, 3) + 0.0:.3f}"

@@ -14,6 +14,7 @@ from indiseek.metrics._verdict import NORMAL_95, at_least
 
 from ._check import Finding, figure, interval
 from ._features import feature_table
+from ._pool import mean_row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,18 +58,20 @@ class Completeness:
                 "code": "shared and specific codes" if cells.specific else "shared code",
                 "in_codes": in_codes,
                 "se": se,
-                # A lower bound is all that a probe gives.
-                "low": in_codes - NORMAL_95 * se if given else in_codes,
-                "high": min(1.0, in_codes + NORMAL_95 * se) if given else 1.0,
                 "shared": mean("shared"),
                 "reproducible": mean("reproducible"),
                 "reproducible_left_out": mean("reproducible_left_out"),
                 "noise_left_out": mean("noise_left_out"),
                 "n_cells": cells.n_cells,
-                "verdict": _verdict(in_codes, se, limits.completeness, cells.n_cells, given=given),
             }
-            rows.append(row | left_out(cells, modality))
+            settled = _settled(in_codes, se, cells.n_cells, limits, given=given)
+            rows.append(row | settled | left_out(cells, modality))
         return pd.DataFrame(rows)
+
+    def pool(self, rows: pd.DataFrame, limits: Thresholds) -> dict[str, Any]:
+        """Mean with a verdict of its own."""
+        row = mean_row(rows)
+        return row | _settled(row["in_codes"], row["se"], row["n_cells"], limits, given=row["by"] == "reconstruction")
 
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """In the words of what another draw of the cell would show."""
@@ -117,10 +120,15 @@ class Completeness:
         )
 
 
-def _verdict(in_codes: float, se: float, limit: float, n_cells: int, *, given: bool) -> Verdict:
+def _settled(in_codes: float, se: float, n_cells: int, limits: Thresholds, *, given: bool) -> dict[str, object]:
+    """Interval and verdict; a lower bound is all that a probe gives."""
+    limit = limits.completeness
     if given:
-        return at_least(in_codes, se, limit, n_cells=n_cells, min_cells=0)
-    return "pass" if in_codes >= limit else "too few cells"
+        verdict: Verdict = at_least(in_codes, se, limit, n_cells=n_cells, min_cells=0)
+        low, high = in_codes - NORMAL_95 * se, min(1.0, in_codes + NORMAL_95 * se)
+    else:
+        verdict, low, high = ("pass" if in_codes >= limit else "too few cells"), in_codes, 1.0
+    return {"low": low, "high": high, "verdict": verdict}
 
 
 def _error(x: NDArray[np.float64], back: NDArray[np.float64]) -> float:

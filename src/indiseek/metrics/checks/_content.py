@@ -9,6 +9,8 @@ import pandas as pd
 
 from indiseek.metrics._probes import cross_predict, weighted_r2
 
+from ._pool import mean_row
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -45,6 +47,10 @@ class Content:
                 row: dict[str, object] = {"modality": modality, "code": code, "predictable": np.nan, "private": np.nan}
                 rows.append(row | _r2_each(array, parts, cells.seed) | ceilings)
         return pd.DataFrame(rows)
+
+    def pool(self, rows: pd.DataFrame, limits: Thresholds) -> dict[str, Any]:
+        """Means."""
+        return mean_row(rows)
 
     def judge(self, row: Any, limits: Thresholds) -> Finding | None:
         """Return None: it is only shown."""

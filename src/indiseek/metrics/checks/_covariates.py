@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 
 from indiseek.metrics._explained import explained_each
+from indiseek.metrics._verdict import NORMAL_95
 
 from ._check import Finding, figure, interval, share
 from ._independence import reading_columns
+from ._pool import mean_row
 
 if TYPE_CHECKING:
     from indiseek.metrics._cells import Cells
@@ -56,6 +58,12 @@ class Covariates:
                     | {"told": code != "shared" or cells.joint is None}
                 )
         return pd.DataFrame(rows)
+
+    def pool(self, rows: pd.DataFrame, limits: Thresholds) -> dict[str, Any]:
+        """Means with the interval of the mean."""
+        row = mean_row(rows)
+        reach = NORMAL_95 * row["se"]
+        return row | {"low": row["total"] - reach, "high": min(1.0, row["total"] + reach)}
 
     def judge(self, row: Any, limits: Thresholds) -> Finding | None:
         """A note for what a code holds beyond the limit of independence; the joint code speaks for the shared ones."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ._check import Finding, figure
+from ._pool import mean_row
 
 if TYPE_CHECKING:
     from indiseek.metrics._cells import Cells
@@ -37,6 +38,11 @@ class Duplicates:
                 }
             ]
         )
+
+    def pool(self, rows: pd.DataFrame, limits: Thresholds) -> dict[str, Any]:
+        """Copies among all cells."""
+        row = mean_row(rows)
+        return row | {"share": (row["copies"] + row["of_training_cells"]) / row["n_cells"]}
 
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """Pass without copies, a note with a few, FAIL from one in a hundred."""

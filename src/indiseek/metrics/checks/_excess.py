@@ -9,7 +9,7 @@ import pandas as pd
 from indiseek.metrics._explained import explained_each
 
 from ._check import Finding, by_verdict, figure, interval, share
-from ._independence import parts, reading_columns
+from ._independence import parts, pooled_reading, reading_columns
 
 if TYPE_CHECKING:
     from indiseek.metrics._cells import Cells
@@ -47,6 +47,10 @@ class Excess:
             if (name, code) in codes
         ]
         return pd.DataFrame(rows)
+
+    def pool(self, rows: pd.DataFrame, limits: Thresholds) -> dict[str, Any]:
+        """Mean of the readings, with a verdict of its own."""
+        return pooled_reading(rows, limits.excess)
 
     def judge(self, row: Any, limits: Thresholds) -> Finding | None:
         """Three verdicts; each modality's own code is only shown where there is a joint one."""

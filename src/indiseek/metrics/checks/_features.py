@@ -50,6 +50,9 @@ class Features:
         tables = [feature_table(cells, modality) for modality in cells.features]
         return pd.concat([table.drop(columns="variance") for table in tables], ignore_index=True)
 
+    def pool(self, rows: pd.DataFrame, limits: Thresholds) -> None:
+        """Nothing: the components of one fit are not those of another."""
+
     def judge(self, row: Any, limits: Thresholds) -> Finding | None:
         """Return None: completeness is judged by modality."""
         return None

@@ -11,6 +11,7 @@ from indiseek.metrics._explained import Explained, explained_each
 from indiseek.metrics._verdict import cells_to_tell
 
 from ._check import Finding, by_verdict, figure, interval, share
+from ._pool import mean_row, reading_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,10 @@ class Independence:
                     | {"n_training": cells.n_reference}
                 )
         return pd.DataFrame(rows)
+
+    def pool(self, rows: pd.DataFrame, limits: Thresholds) -> dict[str, Any]:
+        """Mean of the readings, with a verdict of its own."""
+        return pooled_reading(rows, limits.independence)
 
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """Pass, FAIL or too few cells, with the number of cells that would do."""
@@ -95,6 +100,10 @@ def reading_columns(reading: Explained, limit: float, max_cells: int) -> dict[st
         "low": low,
         "high": high,
         "null_se": reading.null_se,
+        "se_map": reading.se_map,
+        "guard_map": reading.guard_map,
+        "guard": reading.guard,
+        "concentration": reading.concentration,
         "limit": limit,
         "verdict": verdict,
         "n_cells": reading.n_cells,
@@ -102,6 +111,12 @@ def reading_columns(reading: Explained, limit: float, max_cells: int) -> dict[st
         "max_cells": max_cells,
         "n_inputs": reading.n_inputs,
     }
+
+
+def pooled_reading(rows: pd.DataFrame, limit: float) -> dict[str, Any]:
+    """One row of several readings, each of other cells, with a verdict of its own."""
+    row = mean_row(rows)
+    return row | reading_columns(reading_of(row), limit, row["max_cells"])
 
 
 def target_words(row: Any) -> str:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import combine_pvalues
 
 from indiseek.metrics._scan import scan
 
 from ._check import Finding, figure
+from ._pool import mean_row
 
 if TYPE_CHECKING:
     from indiseek.metrics._cells import Cells
@@ -65,6 +67,11 @@ class OtherForms:
                     }
                 )
         return pd.DataFrame(rows)
+
+    def pool(self, rows: pd.DataFrame, limits: Thresholds) -> dict[str, Any]:
+        """Largest correlation of all, and Fisher's p of all."""
+        together = combine_pvalues(rows["p"], method="fisher").pvalue
+        return mean_row(rows) | {"largest": rows["largest"].max(), "p": float(together)}
 
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """Always a note."""

@@ -11,10 +11,13 @@ from indiseek.metrics._verdict import CLEAN_PASS, LEAST_TO_PASS, NORMAL_95, at_m
 
 from ._check import Finding, by_verdict, figure
 from ._independence import fewer_dimensions, target_words
+from ._pool import mean_row
 
 if TYPE_CHECKING:
     from indiseek.metrics._cells import Cells
     from indiseek.metrics._thresholds import Thresholds
+
+_PROBES = ("mlp", "trees")
 
 
 class Probes:
@@ -34,24 +37,20 @@ class Probes:
                 continue
             code = cells.specific[modality]
             found = nonlinear_probes(code, target["shared"], seed=cells.seed)
-            best = max(found, key=lambda name: found[name].r2)
-            value, se = found[best].r2, found[best].se
-            errors = CLEAN_PASS * se / limits.independence
-            rows.append(
+            row: dict[str, Any] = (
                 {"modality": modality, "target": "shared", "other": other}
                 | {name: probed.r2 for name, probed in found.items()}
                 | {f"{name}_se": probed.se for name, probed in found.items()}
-                | {"best": best, "r2": value, "low": value - NORMAL_95 * se, "high": value + NORMAL_95 * se}
-                | {
-                    "verdict": at_most(value, se, limits.independence, n_cells=cells.n_cells),
-                    "n_cells": cells.n_cells,
-                    "cells_needed": max(LEAST_TO_PASS, two_digits(cells.n_cells * errors**2)),
-                    "max_cells": cells.max_cells,
-                    "n_inputs": code.shape[1],
-                    "n_training": cells.n_reference,
-                }
+                | {"n_cells": cells.n_cells, "max_cells": cells.max_cells}
+                | {"n_inputs": code.shape[1], "n_training": cells.n_reference}
             )
+            rows.append(row | _settled(row, limits))
         return pd.DataFrame(rows)
+
+    def pool(self, rows: pd.DataFrame, limits: Thresholds) -> dict[str, Any]:
+        """Means of both probes, with a verdict on the better one."""
+        row = mean_row(rows)
+        return row | _settled(row, limits)
 
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """The better of the two probes against the limit of independence."""
@@ -76,3 +75,18 @@ class Probes:
             if_failed=fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence),
             fewer=f"{row.modality} with fewer dimensions",
         )
+
+
+def _settled(row: dict[str, Any], limits: Thresholds) -> dict[str, Any]:
+    """The better of the two probes, its interval and verdict, and the cells that would do."""
+    best = max(_PROBES, key=lambda name: row[name])
+    value, se, n_cells = row[best], row[f"{best}_se"], row["n_cells"]
+    errors = CLEAN_PASS * se / limits.independence
+    return {
+        "best": best,
+        "r2": value,
+        "low": value - NORMAL_95 * se,
+        "high": value + NORMAL_95 * se,
+        "verdict": at_most(value, se, limits.independence, n_cells=n_cells),
+        "cells_needed": max(LEAST_TO_PASS, two_digits(n_cells * errors**2)),
+    }

@@ -11,10 +11,12 @@ from indiseek.metrics._retrieval import match_ranks
 from indiseek.metrics._verdict import ABOVE, NORMAL_95, at_most, two_digits
 
 from ._check import Finding, figure, interval, more_cells
+from ._pool import mean_row
 
 if TYPE_CHECKING:
     from indiseek.metrics._cells import Cells
     from indiseek.metrics._thresholds import Thresholds
+    from indiseek.metrics._verdict import Verdict
 
 # Time grows with the square of the cells; the standard error is .003 here.
 _MAX_CELLS = 10_000
@@ -47,10 +49,15 @@ class Retrieval:
                     "median_rank": ranks.median_rank(),
                     "median_rank_chance": (ranks.n_cells + 1) / 2,
                     "n_cells": ranks.n_cells,
-                    "verdict": at_most(value, se, limits.foscttm, n_cells=ranks.n_cells, min_cells=0),
+                    "verdict": _verdict(value, se, ranks.n_cells, limits),
                 }
             )
         return pd.DataFrame(rows)
+
+    def pool(self, rows: pd.DataFrame, limits: Thresholds) -> dict[str, Any]:
+        """Means with a verdict of their own."""
+        row = mean_row(rows)
+        return row | {"verdict": _verdict(row["foscttm"], row["foscttm_se"], row["n_cells"], limits)}
 
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """FOSCTTM against its limit."""
@@ -88,3 +95,7 @@ class Retrieval:
             cells_needed=needed,
             advice=advice,
         )
+
+
+def _verdict(value: float, se: float, n_cells: int, limits: Thresholds) -> Verdict:
+    return at_most(value, se, limits.foscttm, n_cells=n_cells, min_cells=0)

@@ -12,7 +12,7 @@ from indiseek.metrics._cells import MIN_CELLS
 from indiseek.metrics._explained import Explained, explained_each
 
 from ._check import Finding
-from ._independence import forbidden, reading_columns, told
+from ._independence import forbidden, pooled_reading, reading_columns, told
 
 if TYPE_CHECKING:
     from indiseek.metrics._cells import Cells
@@ -53,6 +53,10 @@ class WithinBatches:
                 if of_batches
             ]
         return pd.DataFrame(rows)
+
+    def pool(self, rows: pd.DataFrame, limits: Thresholds) -> dict[str, Any]:
+        """Mean of the readings, with a verdict of its own."""
+        return pooled_reading(rows, limits.independence)
 
     def judge(self, row: Any, limits: Thresholds) -> Finding:
         """As over all cells."""
