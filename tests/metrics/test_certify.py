@@ -323,6 +323,10 @@ def test_advice_has_its_numbers(simulated):
         "indiseek.data.LogNormalizePCA(n_components=4)}, for proteins CLRPCA): what 400 training cells leave uncertain "
         "of 40 dimensions leaks about 40^2 / 400 = 4.000, of 4 about 0.040." in str(found)
     )
+    # Of donors that training has not seen more dimensions are not what is wrong.
+    new = str(certify(**test, reference=reference, new_groups="donor", checks=[BY_NAME["independence"]]))
+    assert "What to do: train on cells of more groups in 'donor': no fit has seen those of the held-out cells" in new
+    assert "dimensions instead of" not in new
     # Nothing is known of the training cells.
     alone = str(certify(**test, checks=[BY_NAME["independence"]]))
     assert (

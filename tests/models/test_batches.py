@@ -43,7 +43,9 @@ def test_donors_stay_whole_and_the_certificate_has_rows_for_them(fitted, study):
     parts = [set(donor[part]) for part in (fitted.train_indices, fitted.validation_indices, fitted.test_indices)]
     assert all(parts) and sum(map(len, parts)) == 12 and len(set.union(*parts)) == 12
     assert set(lane[fitted.train_indices]) == set(lane)
-    table = fitted.certify(n_permutations=0).table("covariates")
+    certificate = fitted.certify(n_permutations=0)
+    assert set(certificate.table("independence")["new_groups"]) == {"donor"}
+    table = certificate.table("covariates")
     assert {"donor", "lane"} <= set(table["covariate"])
     (row,) = table.query("covariate == 'lane' and code == 'specific' and modality == 'prot'").itertuples()
     assert row.ceiling > 0.2 and row.total < 0.5 * row.ceiling

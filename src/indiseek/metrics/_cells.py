@@ -44,6 +44,8 @@ class Cells:
         By name, ``(n_cells, 1)`` for numbers and ``(n_cells, n_labels)`` indicators for labels.
     feature_names
         By modality.
+    new_groups
+        Name of the groups, such as donors, of which held-out cells are others than those of training; "" for none.
     n_copies, n_seen
         Cells that were left out: copies of other held-out cells, and of training cells.
     max_cells
@@ -63,6 +65,7 @@ class Cells:
     batch: NDArray[Any] | None
     covariates: dict[str, Array]
     feature_names: dict[str, list[str]]
+    new_groups: str = ""
     n_copies: int = 0
     n_seen: int = 0
     max_cells: int = 5000

@@ -37,6 +37,7 @@ def certify(
     batch: ArrayLike | None = None,
     covariates: Mapping[str, ArrayLike] | None = None,
     feature_names: Mapping[str, Sequence[str]] | None = None,
+    new_groups: str | None = None,
     n_permutations: int = 99,
     k: int = 10,
     max_cells: int = 5000,
@@ -82,6 +83,9 @@ def certify(
         numbers as they are, labels as indicators.
     feature_names
         For some or all modalities the names of the features; numbers otherwise.
+    new_groups
+        Name of the groups, such as the donor, where those of the held-out cells are others than those of training: the
+        advice after a FAIL of independence is then of them.
     n_permutations
         Permutations of the scan for other forms, default 99; with 0 it is left out.
     k
@@ -123,6 +127,7 @@ def certify(
         batch=batch,
         covariates=covariates,
         feature_names=feature_names,
+        new_groups=new_groups,
         n_permutations=n_permutations,
         k=k,
         seed=seed,

@@ -36,6 +36,7 @@ def check_inputs(
     batch: ArrayLike | None,
     covariates: Mapping[str, ArrayLike] | None,
     feature_names: Mapping[str, Sequence[str]] | None,
+    new_groups: str | None,
     n_permutations: int,
     k: int,
     seed: int,
@@ -56,6 +57,8 @@ def check_inputs(
     if not (reconstruction is None or callable(reconstruction)):
         check_mapping("reconstruction", reconstruction, "arrays by modality")
     check_seed("seed", seed)
+    if not (new_groups is None or isinstance(new_groups, str)):
+        raise TypeError(f"expected new_groups as the name of a column, got {new_groups!r}; for example 'donor'")
     modalities = list(features)
     if len(modalities) < 2:
         raise ValueError(f"expected at least 2 modalities in features, got {modalities}; do pass all paired modalities")
@@ -86,6 +89,7 @@ def check_inputs(
         batch=None if batch is None else _labels(batch, "batch"),
         covariates={name: _covariate(values, name) for name, values in (covariates or {}).items()},
         feature_names={},
+        new_groups=new_groups or "",
         n_permutations=n_permutations,
         k=k,
         seed=seed,

@@ -929,6 +929,7 @@ class MultimodalModel(ABC):
             reference,
             obs={key: column.to_numpy()[rows] for key, column in columns.items()},
             feature_names={name: self.feature_names(name) for name in self.modalities},
+            new_groups=split_by if mdata is None else None,
             n_permutations=n_permutations,
             seed=seed,
             thresholds=thresholds,

@@ -40,6 +40,7 @@ def certificate(
     *,
     obs: Mapping[str, NDArray[Any]] | None,
     feature_names: Mapping[str, Sequence[str]],
+    new_groups: str | None,
     n_permutations: int,
     seed: int,
     thresholds: Thresholds | None,
@@ -58,6 +59,8 @@ def certificate(
         Further columns that may be in the codes, by name, ``(n_held_out,)`` each.
     feature_names
         Names of the features by modality.
+    new_groups
+        Column by which the split kept groups whole; None for none.
     n_permutations, seed, thresholds
         As in :func:`indiseek.metrics.certify`.
     """
@@ -80,6 +83,7 @@ def certificate(
         batch=None if setup.batch_key is None else covariates[setup.batch_key],
         covariates=covariates | {name: np.asarray(column) for name, column in (obs or {}).items()},
         feature_names=feature_names,
+        new_groups=new_groups,
         n_permutations=n_permutations,
         seed=seed,
         thresholds=thresholds,

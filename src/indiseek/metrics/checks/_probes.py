@@ -10,7 +10,7 @@ from indiseek.metrics._nonlinear import nonlinear_probes
 from indiseek.metrics._verdict import CLEAN_PASS, LEAST_TO_PASS, NORMAL_95, at_most, two_digits
 
 from ._check import Finding, by_verdict, figure
-from ._independence import fewer_dimensions, target_words
+from ._independence import target_words, to_leak_less
 from ._pool import mean_row
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Probes:
                 | {name: probed.r2 for name, probed in found.items()}
                 | {f"{name}_se": probed.se for name, probed in found.items()}
                 | {"n_cells": cells.n_cells, "max_cells": cells.max_cells}
-                | {"n_inputs": code.shape[1], "n_training": cells.n_reference}
+                | {"n_inputs": code.shape[1], "n_training": cells.n_reference, "new_groups": cells.new_groups}
             )
             rows.append(row | _settled(row, limits))
         return pd.DataFrame(rows)
@@ -72,7 +72,7 @@ class Probes:
             ),
             value=row.r2,
             limit=limits.independence,
-            if_failed=fewer_dimensions(row.modality, row.n_inputs, int(row.n_training), limits.independence),
+            if_failed=to_leak_less(row, limits),
             fewer=f"{row.modality} with fewer dimensions",
         )
 

@@ -45,6 +45,7 @@ class WithinBatches:
                 | reading_columns(pooled(of_batches), limits.independence, cells.max_cells)
                 | {
                     "n_training": cells.n_reference,
+                    "new_groups": cells.new_groups,
                     "n_batches": len(of_batches),
                     "left_out": len(labels) - len(inside),
                     "constant": len(inside) - len(of_batches),
