@@ -27,7 +27,9 @@ def test_with_all_landmarks_it_is_kernel_ridge_regression():
     of_new = torch.nn.functional.one_hot(torch.arange(40) % 2, 2).double()
 
     def kernel(a, b, u, v):
-        gaussian = torch.exp(-ridge.rate * torch.cdist(a, b) ** 2)
+        differ = 1.0 - u @ v.T
+        apart = _nystrom_ridge._APART * torch.cdist(c, c).square().median() * differ
+        gaussian = torch.exp(-ridge.rate * (torch.cdist(a, b) ** 2 + apart))
         return (
             _nystrom_ridge._KERNEL**2 * gaussian
             + _nystrom_ridge._LINEAR**2 * a @ b.T
@@ -48,3 +50,20 @@ def test_with_all_landmarks_it_is_kernel_ridge_regression():
 def test_joined_products_give_the_same(n_landmarks):
     ridge, _, c, covariate = _fitted(n_landmarks)
     torch.testing.assert_close(ridge.joined()(c, covariate), ridge(c, covariate), rtol=0, atol=1e-8)
+
+
+def test_what_a_category_does_to_the_mean_may_depend_on_the_condition():
+    generator = torch.Generator().manual_seed(0)
+    c = torch.randn(1200, 2, generator=generator, dtype=torch.double)
+    covariate = torch.nn.functional.one_hot(torch.arange(1200) % 2, 2).double()
+    sign = covariate[:, 0] - covariate[:, 1]
+    x = (sign * c[:, 0])[:, None] + 0.1 * torch.randn(1200, 1, generator=generator, dtype=torch.double)
+    ridge = NystromRidge(2, 2, 1).double()
+    train, test = slice(0, 1000), slice(1000, None)
+    ridge.fit(x[train], c[train], covariate[train], torch.arange(1000) % 5, n_landmarks=300, seed=0)
+    error = (x[test] - ridge(c[test], covariate[test])).square().mean() / x[test].var()
+    # An offset for each category explains nothing of it.
+    assert error < 0.1
+    # A cell of no known category lies between the two.
+    unknown = ridge(c[test], torch.zeros(200, 2).double())
+    assert unknown.abs().mean() < 0.5 * x[test].abs().mean()

@@ -17,6 +17,9 @@ _WIDTHS = (0.5, 1.0, 2.0, 4.0)
 _PENALTIES = tuple(10.0**exponent for exponent in (-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5))
 # One penalty for all features: the kernel's are cheap, a linear trend less so, an offset of a covariate hardly costs.
 _KERNEL, _LINEAR, _COVARIATE = 5.5, 0.3, 3.0
+# Squared distance of two categories in the kernel, in units of the median one of the landmarks: what a batch does to a
+# mean may differ from state to state.
+_APART = 0.15
 
 
 class _Moments(NamedTuple):
@@ -33,7 +36,7 @@ class NystromRidge(FittedModule):
 
     .. math::
         \phi(c) = [K_{LL}^{-1/2} k_L(c), c, \text{covariate}], \qquad
-        k_L(c)_l = \exp(-\lVert c - c_l \rVert^2 / (g\, s^2)),
+        k_L(c)_l = \exp(-(\lVert c - c_l \rVert^2 + 0.15\, s^2\, [\text{covariates differ}]) / (g\, s^2)),
 
     with landmarks :math:`c_l`, cells drawn at random, and :math:`s^2` their median squared distance. Width g and
     penalty are those with the least error, on a log scale, in folds of cells that were left out. All that is needed
@@ -54,6 +57,7 @@ class NystromRidge(FittedModule):
     """
 
     landmarks: Tensor
+    apart: Tensor
     root: Tensor
     rate: Tensor
     weight: Tensor
@@ -61,7 +65,9 @@ class NystromRidge(FittedModule):
 
     def __init__(self, n_condition: int, n_covariate: int, n_outputs: int) -> None:
         super().__init__()
-        self.register_buffer("landmarks", torch.zeros(1, n_condition))
+        self.register_buffer("landmarks", torch.zeros(1, n_condition + n_covariate))
+        if n_covariate:
+            self.register_buffer("apart", torch.zeros(()))
         self.register_buffer("root", torch.zeros(1, 1))
         self.register_buffer("rate", torch.ones(()))
         self.register_buffer("weight", torch.zeros(1 + n_condition + n_covariate, n_outputs))
@@ -69,7 +75,7 @@ class NystromRidge(FittedModule):
 
     def features(self, c: Tensor, covariate: Tensor) -> Tensor:
         """Features ``(n_cells, n_landmarks + n_condition + n_covariate)``."""
-        kernel = torch.exp(-self.rate * _square_distance(c, self.landmarks))
+        kernel = torch.exp(-self.rate * _square_distance(self._point(c, covariate), self.landmarks))
         return torch.cat([kernel @ self.root, _LINEAR * c, _COVARIATE * covariate], dim=1)
 
     def forward(self, c: Tensor, covariate: Tensor) -> Tensor:
@@ -83,10 +89,14 @@ class NystromRidge(FittedModule):
         rest, rate, landmarks, offset = self.weight[n:], self.rate, self.landmarks, self.offset
 
         def mean(c: Tensor, covariate: Tensor) -> Tensor:
-            kernel = _square_distance(c, landmarks).mul_(-rate).exp_()
+            kernel = _square_distance(self._point(c, covariate), landmarks).mul_(-rate).exp_()
             return torch.addmm(offset, kernel, weight) + torch.cat([_LINEAR * c, _COVARIATE * covariate], dim=1) @ rest
 
         return mean
+
+    def _point(self, c: Tensor, covariate: Tensor) -> Tensor:
+        """Where cells lie for the kernel, ``(n_cells, n_condition + n_covariate)``."""
+        return torch.cat([c, self.apart * covariate], dim=1) if covariate.shape[1] else c
 
     @torch.no_grad()
     def fit(self, x: Tensor, c: Tensor, covariate: Tensor, folds: Tensor, *, n_landmarks: int, seed: int) -> Tensor:
@@ -109,9 +119,14 @@ class NystromRidge(FittedModule):
         """
         n = len(x)
         rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: max(1, n_landmarks)]
-        self.set_buffers(landmarks=c[rows.to(c.device)], offset=x.double().mean(dim=0))
+        points = c[rows.to(c.device)]
+        scale = max(float(_square_distance(points, points).double().median()), 1e-12)
+        if covariate.shape[1]:
+            # Two categories differ in two entries.
+            self.set_buffers(apart=torch.tensor(0.5 * _APART * scale).sqrt())
+        points = self._point(points, covariate[rows.to(c.device)])
+        self.set_buffers(landmarks=points, offset=x.double().mean(dim=0))
         distance = _square_distance(self.landmarks, self.landmarks).double()
-        scale = max(float(distance.median()), 1e-12)
         best = float("inf")
         for width in _WIDTHS:
             kernel = torch.exp(-distance / (scale * width))
