@@ -71,7 +71,9 @@ class Read(NamedTuple):
     dropped: list[str]
 
 
-def read_to_train(adata: AnnData, layer: str | None, name: str, given: Transform | None) -> Read:
+def read_to_train(
+    adata: AnnData, layer: str | None, name: str, given: Transform | None, has: NDArray[np.intp] | None = None
+) -> Read:
     """Read a modality to be trained on, and say what is done with it that its user may not expect.
 
     Parameters
@@ -84,13 +86,15 @@ def read_to_train(adata: AnnData, layer: str | None, name: str, given: Transform
         Its name.
     given
         The user's transform; None to choose one.
+    has
+        Positions of the cells that have the modality; None for all.
 
     Raises
     ------
     ValueError
         If values are not finite, counts are negative, a cell has no counts, or no dimension is left.
     """
-    values = canonical_values(adata, layer, name)
+    values = canonical_values(adata, layer, name, cells=has)
     summary = summary_of(values)
     check_finite(summary.n_bad, name)
     if summary.near and not summary.whole and (given is None or given.needs_counts):
@@ -109,7 +113,7 @@ def read_to_train(adata: AnnData, layer: str | None, name: str, given: Transform
     if given is None and not summary.whole:
         _warn_of_scale(adata, layer, name, summary)
     if transform.needs_counts:
-        check_cells(summary.empty, adata.obs_names, name)
+        check_cells(summary.empty, adata.obs_names if has is None else adata.obs_names[has], name)
     _check_dimensions(values, transform, name)
     if isinstance(values, DiskMatrix):
         _warn_of_features(name, values.shape[0] * transform.max_output(values.shape[1]) * 4)
@@ -128,6 +132,7 @@ def read_to_encode(
     as_sparse: bool,
     counts: bool,
     match: FeatureMatch | None = None,
+    has: NDArray[np.intp] | None = None,
 ) -> Values:
     """Read a modality of cells other than those of training, with features in the model's order.
 
@@ -149,6 +154,8 @@ def read_to_encode(
         Whether the model takes counts.
     match
         Which features are which; those that it has are read. None asks for the model's, as they are written.
+    has
+        Positions of the cells that have the modality; None for all.
 
     Raises
     ------
@@ -156,7 +163,7 @@ def read_to_encode(
         If features are missing or unknown, values are not finite, or those for a model of counts are no counts.
     """
     order = _order(adata, name, features, dropped) if match is None else match.positions(adata.var_names)
-    values = canonical_values(adata, layer, name, as_sparse=as_sparse)
+    values = canonical_values(adata, layer, name, as_sparse=as_sparse, cells=has)
     if not np.array_equal(order, np.arange(adata.n_vars)):
         if isinstance(values, DiskMatrix):
             values = values.ordered(order)
@@ -181,7 +188,7 @@ def read_to_encode(
             f"expected in modality {name!r} counts, whole numbers of at least 0 as the model was trained on, got "
             f"{found}; put the counts into {'X' if layer is None else f'layer {layer!r}'}, as they were for training."
         )
-    check_cells(np.concatenate(empty), adata.obs_names, name)
+    check_cells(np.concatenate(empty), adata.obs_names if has is None else adata.obs_names[has], name)
     return values
 
 

@@ -33,7 +33,7 @@ def certificate(
     pipeline
         Transforms and networks.
     cells, rows
-        Cells, and positions of the held-out ones among them.
+        Cells, and positions of the held-out ones among them, which have all modalities.
     reference
         Features of the training cells by modality, ``(n_cells, n_features)``; None if they are not at hand.
     obs
@@ -45,7 +45,7 @@ def certificate(
     """
     first, last = pipeline.default, list(pipeline.stages)[-1]
     tensors = pipeline.tensors(cells, rows)
-    values = {name: matrix[rows] for name, matrix in cells.values.items()}
+    values = {name: matrix[cells.at(name, rows)] for name, matrix in cells.values.items()}
     setup = cells.schema.setup
     covariates = {key: column[rows] for key, column in cells.covariates.items()} | _depths(pipeline, values)
     # The codes of categories are labels, no numbers.

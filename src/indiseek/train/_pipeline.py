@@ -332,19 +332,25 @@ class Fitted:
     ) -> Self:
         """State before the first stage: a split, transforms fitted on its training cells, and no networks yet."""
         parts, record = split.split(len(cells.names), seed), split.record()
+        paired = parts.train[cells.is_paired[parts.train]]
         # One by one, so that a transform given for two modalities is fitted to each.
         fitted = dict(transforms)
         for name, transform in transforms.items():
             fitted[name] = copy.deepcopy(transform)
-            fitted[name].fit(cells.values[name], parts.train)
+            rows, own = cells.at(name, parts.train), fitted[name]
+            if isinstance(own, ComponentTransform):
+                # What is made of the components is learned from the paired cells.
+                own.fit(cells.values[name], rows, None if cells.presence is None else cells.at(name, paired))
+            else:
+                own.fit(cells.values[name], rows)
         found = [
             f"{t.n_output} of {name!r}"
             for name, t in fitted.items()
             if isinstance(t, ComponentTransform) and t.n_components is None
         ]
         if found:
-            logger.info(f"components that hold signal in {len(parts.train)} training cells: {', '.join(found)}")
-        n_categories, n_train = cells.schema.n_categories, len(parts.train)
+            logger.info(f"components that hold signal in {len(paired)} training cells: {', '.join(found)}")
+        n_categories, n_train = cells.schema.n_categories, len(paired)
         return cls(Pipeline(fitted, stages, n_categories, n_train, seed), parts, record, cells.digest)
 
     def record(self, stage: str, history: pd.DataFrame, seconds: float) -> None:
