@@ -473,16 +473,17 @@ class Cells:
                 f"expected cells with the same modalities, got {n_cells}, of which some lack {mixed[0]!r}; take those "
                 "with all of them, or each kind by itself."
             )
+        places = {name: self._rows_in(name, rows) for name in self.values if self._has(name, rows).all()}
         device = transforms[0].device
         features, covariates, present = [], [], []
         for name, transform in zip(names, transforms, strict=True):
-            is_here = name in self.values and bool(self._has(name, rows).all())
+            is_here = name in places
             empty = torch.empty((n_cells, 0), dtype=torch.float32, device=device)
-            features.append(transform.apply_to(self.values[name], self._rows_in(name, rows)) if is_here else empty)
+            features.append(transform.apply_to(self.values[name], places[name]) if is_here else empty)
             present.append(torch.full((n_cells,), is_here, device=device))
         for values in self.covariates.values():
             covariates.append(torch.as_tensor(values if rows is None else values[rows], device=device))
-        are_all_here = all(bool(part.all()) for part in present)
+        are_all_here = len(places) == len(names)
         return CellTensors(
             tuple(features), covariates=tuple(covariates), present=() if are_all_here else tuple(present)
         )

@@ -43,6 +43,11 @@ class Presence:
         object.__setattr__(self, "has", {name: place >= 0 for name, place in self.places.items()})
         object.__setattr__(self, "with_all", np.logical_and.reduce(list(self.has.values())))
 
+    def parted(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Those of the cells at `rows` that have every modality, and the others."""
+        both = self.with_all[rows]
+        return rows[both], rows[~both]
+
     def digest(self) -> str:
         """Digest of which cell has which modality."""
         found = hashlib.sha256()

@@ -277,15 +277,15 @@ def _fit_from(
 ) -> bool:
     """Make the tensors of training and validation cells and train the stages; whether all are trained."""
     split = cast(Split, fitted.split)
-    is_paired = cells.is_paired[split.train]
-    rows = np.concatenate([split.train[is_paired], split.validation])
+    paired, others = (split.train, None) if cells.presence is None else cells.presence.parted(split.train)
+    rows = np.concatenate([paired, split.validation])
     explained = partial(
         memory_of_all_explained, n_cells=len(rows), n_features=fitted.pipeline.n_features, device=process.device
     )
     with explained("the features of the training and validation cells"):
         fitted.pipeline.to(process.device)
-        train, validation = fitted.pipeline.tensors(cells, rows).split(int(is_paired.sum()))
-        unpaired = [fitted.pipeline.tensors(cells, part) for part in cells.alike(split.train[~is_paired]) if len(part)]
+        train, validation = fitted.pipeline.tensors(cells, rows).split(len(paired))
+        unpaired = [] if others is None else [fitted.pipeline.tensors(cells, part) for part in cells.alike(others)]
     start = _start_of(fitted, (train, validation, *unpaired), saved, checkpoint)
     if make_views is not None:
         what, advice = "n_views times the training and validation cells", "make the model with a smaller n_views"
