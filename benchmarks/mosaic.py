@@ -46,7 +46,6 @@ MEASURES = {
     "F1 rna all": "X_indiseek",
     "F1 prot": "F1 of protein-only cells, shared",
     "F1 test": "F1 of test cells, RNA code",
-    "s": "s",
 }
 _NOTES = """\
 Mean [lowest, highest] over the seeds, one thread. All rows of a set and seed have the same split, and the paired test
@@ -99,8 +98,7 @@ def fit(name: str, arm: str, seed: int, shared: Path) -> dict[str, float]:
     )
     found: dict[str, float] = _judged(model, study, seed)
     found |= _types(model, study, half, rna_only, prot_only)
-    found["components"] = float(sum(transform.n_output for transform in model.fitted.transforms.values()))
-    return found | {"s": sum(model.stage_seconds.values())}
+    return found | {"components": float(sum(each.n_output for each in model.fitted.transforms.values()))}
 
 
 def _judged(model: IndiSeekModel, study: Study, seed: int) -> dict[str, float]:
@@ -163,7 +161,7 @@ def table(found: dict[tuple[str, str], list[dict[str, float]]]) -> pd.DataFrame:
     for (name, arm), fits in found.items():
         row = {"set": name, "trained with": ARMS[arm]}
         for key, title in MEASURES.items():
-            row[title] = spread([each[key] for each in fits], 0 if key in ("s", "components") else 3)
+            row[title] = spread([each[key] for each in fits], 0 if key == "components" else 3)
         rows.append(row)
     return pd.DataFrame(rows)
 

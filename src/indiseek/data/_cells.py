@@ -317,6 +317,7 @@ class Cells:
                 name,
                 transforms.get(name),
                 None if presence is None else presence.kept[name],
+                None if setup.batch_key is None else _own(columns[setup.batch_key].to_numpy(), presence, name),
             )
             for name in setup.modalities
         }
@@ -499,6 +500,14 @@ class Cells:
         if self.presence is None:
             return rows
         return self.at(modality, np.arange(len(self)) if rows is None else rows)
+
+
+def _own(column: NDArray[Any], presence: Presence | None, modality: str) -> NDArray[Any]:
+    """A column of all cells for those that have a modality, in the order of its values."""
+    if presence is None:
+        return column
+    rows = np.flatnonzero(presence.has[modality])
+    return column[rows[np.argsort(presence.places[modality][rows])]]
 
 
 def digest_of_names(names: pd.Index) -> str:

@@ -16,9 +16,10 @@ from scipy import sparse
 
 from indiseek._checks import printable
 from indiseek.data._components import CLRPCA, LogNormalizePCA, ScalePCA
-from indiseek.data._disk import DiskMatrix, Values, mostly_zero, row_chunks
+from indiseek.data._disk import DiskMatrix, Values, is_sparse, mostly_zero, row_chunks
 from indiseek.data._known_transforms import TRANSFORMS
 from indiseek.data._matching import FeatureMatch
+from indiseek.data._panels import measured_everywhere
 from indiseek.data._setup import PROTEIN_NAMES, RNA_NAMES
 from indiseek.data._summary import Facts, Summary, empty_cells
 from indiseek.data._transforms import CLR, Scale, Transform
@@ -72,7 +73,12 @@ class Read(NamedTuple):
 
 
 def read_to_train(
-    adata: AnnData, layer: str | None, name: str, given: Transform | None, has: NDArray[np.intp] | None = None
+    adata: AnnData,
+    layer: str | None,
+    name: str,
+    given: Transform | None,
+    has: NDArray[np.intp] | None = None,
+    batch: NDArray[Any] | None = None,
 ) -> Read:
     """Read a modality to be trained on, and say what is done with it that its user may not expect.
 
@@ -88,6 +94,8 @@ def read_to_train(
         The user's transform; None to choose one.
     has
         Positions of the cells that have the modality; None for all.
+    batch
+        Batch of each of these; None for none.
 
     Raises
     ------
@@ -96,14 +104,19 @@ def read_to_train(
     """
     values = canonical_values(adata, layer, name, cells=has)
     summary = summary_of(values)
-    check_finite(summary.n_bad, name)
+    measured = np.arange(adata.n_vars)
+    if summary.n_bad:
+        measured = measured_everywhere(values, batch, summary.n_bad, adata.var_names, name)
+        values = with_features(values, measured, as_sparse=is_sparse(values))
+        summary = summary_of(values)
     if summary.near and not summary.whole and (given is None or given.needs_counts):
         values = as_counts(values)
         summary = summary_of(values)
     transform = choose_transform(name, summary) if given is None else given
     if transform.needs_counts:
         check_counts(summary, name)
-    values, summary, kept = _that_vary(values, summary, adata.var_names, name)
+    values, summary, kept = _that_vary(values, summary, adata.var_names[measured], name)
+    kept = measured[kept]
     if given is None and transform.needs_counts and len(kept) == 1:
         logger.warning(
             f"{name!r} has one feature, {adata.var_names[kept[0]]!r}: its counts are scaled, because log-ratios and "

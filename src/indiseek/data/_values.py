@@ -168,7 +168,8 @@ def check_finite(n_bad: int, where: str) -> None:
     if n_bad:
         raise ValueError(
             f"expected finite values in modality {where!r}, got {n_bad} that are NaN or infinite; "
-            "remove or impute them before registering."
+            "remove or impute them before registering. Features that a whole batch has not measured may be NaN in all "
+            "of its cells, where setup_mudata(mdata, batch_key=...) names the batch."
         )
 
 
