@@ -318,3 +318,10 @@ def test_a_failure_leaves_the_cells_as_they_were(make_mdata):
         assert isinstance(adata, AnnData)
         assert abs(mdata[name].X - adata.X).max() == 0
         pd.testing.assert_frame_equal(mdata[name].obs, adata.obs)
+
+
+def test_a_query_is_taken_one_kind_after_the_other(model, make_mdata):
+    query = mosaic(lanes(make_mdata(200)), 30)
+    with pytest.raises(ValueError, match=r"got in 'prot' 30 cells without it; take one kind after the other, .*\."):
+        model.map_query(query)
+    assert not spaces(query)

@@ -33,7 +33,7 @@ def check_unique(mdata: MuData, modalities: Sequence[str]) -> None:
             )
 
 
-def check_names(mdata: MuData, modalities: Sequence[str]) -> None:
+def check_names(mdata: MuData, modalities: Sequence[str], *, otherwise: str = _PAIRED) -> None:
     """Raise ValueError if names of cells or features are not unique, or modalities do not hold the same cells in order.
 
     Parameters
@@ -42,13 +42,15 @@ def check_names(mdata: MuData, modalities: Sequence[str]) -> None:
         The cells.
     modalities
         Names of the modalities that are used.
+    otherwise
+        What to do where some cells are in both and others in one.
     """
     check_unique(mdata, modalities)
     first = modalities[0]
     cells = mdata.mod[first].obs_names
     for name in modalities[1:]:
         if not mdata.mod[name].obs_names.equals(cells):
-            found, advice = _difference(first, cells, name, mdata.mod[name].obs_names)
+            found, advice = _difference(first, cells, name, mdata.mod[name].obs_names, otherwise)
             raise ValueError(_unpaired(name, found, advice))
     if cells.equals(mdata.obs_names):
         return
@@ -80,7 +82,7 @@ def refuse_other_names(mdata: MuData, modalities: Sequence[str], *, need_pairs: 
         theirs = mdata.mod[name].obs_names
         n_common = len(cells.intersection(theirs))
         if (need_pairs and not n_common) or _same_names(cells, theirs, n_common) is not None:
-            found, advice = _difference(first, cells, name, theirs)
+            found, advice = _difference(first, cells, name, theirs, "")
             raise ValueError(
                 f"expected cells with all of {list(modalities)}, by which modalities are compared, got in {name!r} "
                 f"{found}; {advice}."
@@ -97,7 +99,7 @@ def _unpaired(name: str, found: str, advice: str) -> str:
     )
 
 
-def _difference(first: str, a: pd.Index, second: str, b: pd.Index) -> tuple[str, str]:
+def _difference(first: str, a: pd.Index, second: str, b: pd.Index, otherwise: str) -> tuple[str, str]:
     """What is different in the second modality's names, and what to do."""
     n_common = len(a.intersection(b))
     if n_common == len(a) == len(b):
@@ -117,7 +119,7 @@ def _difference(first: str, a: pd.Index, second: str, b: pd.Index) -> tuple[str,
             _renamed(first, a, second, b, what),
         )
     if n_common:
-        return found, _PAIRED
+        return found, otherwise
     return (
         f"{found}: no name is in both, as {a[0]!r} in {first!r} and {b[0]!r} in {second!r}",
         f"give the same cells the same obs_names in both and build the MuData again: {_rebuilt((first, second))}",

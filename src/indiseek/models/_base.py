@@ -701,7 +701,7 @@ class MultimodalModel(ABC):
 
         Returns
         -------
-        ``(n_cells, n_latent)``.
+        ``(n_cells, n_latent)``; of NaN for a cell that lacks the modality, where some do (:doc:`/mosaic`).
 
         Raises
         ------
@@ -842,7 +842,8 @@ class MultimodalModel(ABC):
         ``X_indiseek_prot``), and for IndiSeekModel all that is known of a cell (``X_indiseek``); each modality's
         own ``.obsm`` gets the joint codes and its specific code (``X_indiseek_specific``). CoMMModel gives the
         fused code (``X_comm``) and each modality's projection (``X_comm_rna``, ``X_comm_prot``, in the modality
-        ``X_comm_projection``). Nothing else changes.
+        ``X_comm_projection``). Nothing else changes. Where cells lack a modality, their rows of its code are NaN in
+        ``mdata.obsm``; the modality's own ``.obsm`` has its own cells (:doc:`/mosaic`).
 
         Parameters
         ----------

@@ -134,7 +134,7 @@ class IndiSeekModel(MultimodalModel):
     ----------
     mdata
         Paired cells with two or more modalities. Set up with the modalities that are found, unless
-        :meth:`setup_mudata` was called on it.
+        :meth:`setup_mudata` was called on it, which also takes cells of which some lack one (``unpaired="keep"``).
     n_shared
         Dimension of the shared codes. They lie on the unit sphere and so have one degree of freedom less.
     n_specific
@@ -841,7 +841,7 @@ class IndiSeekModel(MultimodalModel):
         Returns
         -------
         Table ``(n_cells, n_features)`` by the names of cells and features, or with `interval` three such tables
-        ``value``, ``lower`` and ``upper``.
+        ``value``, ``lower`` and ``upper``. Rows of cells without the modality `given` are NaN.
 
         Raises
         ------
