@@ -15,6 +15,7 @@ import mudata
 import numpy as np
 import pytest
 from model_contract import At, interrupt
+from mosaic import mosaic
 from rich.console import Console
 from small import SMALL
 
@@ -70,6 +71,21 @@ def test_a_study_with_batches_is_split_by_donor_and_read_with_its_batches(make_m
     parts = [set(donor[part]) for part in (model.train_indices, model.validation_indices, model.test_indices)]
     assert all(parts) and sum(map(len, parts)) == 9
     assert "corrected" in model.module.objectives
+
+
+def test_cells_that_lack_a_modality_are_taken_where_it_is_said(make_mdata, tmp_path, capsys):
+    cells = mosaic(make_mdata(), 100)
+    with mudata.set_options(pull_on_update=False):
+        cells.write(tmp_path / "cells.h5mu")
+    command = ["train", str(tmp_path / "cells.h5mu"), "--out", str(tmp_path / "out"), "--accelerator", "cpu"]
+    command += ["--max-epochs", "1"]
+    assert cli.main(command) == 2
+    assert "unpaired='keep'" in capsys.readouterr().err
+    assert cli.main([*command, "--keep-unpaired"]) == 0
+    with mudata.set_options(pull_on_update=False):
+        codes = mudata.read_h5mu(tmp_path / "out" / "latents.h5mu").obsm["X_indiseek_prot"]
+    assert np.isnan(codes).any(axis=1).sum() == 100
+    assert (tmp_path / "out" / "spaces.png").is_file()
 
 
 def test_train_leaves_the_values_of_a_zarr_or_a_backed_file_on_disk(h5mu, tmp_path, monkeypatch):

@@ -119,10 +119,11 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     else:
         mdata = open_mudata(options.file) if on_disk else _read(options.file)
         colors = options.color
-        if options.batch_key is not None:
+        if options.batch_key is not None or options.keep_unpaired:
             from indiseek.models import IndiSeekModel
 
-            IndiSeekModel.setup_mudata(mdata, batch_key=options.batch_key)
+            unpaired: Any = "keep" if options.keep_unpaired else "refuse"
+            IndiSeekModel.setup_mudata(mdata, batch_key=options.batch_key, unpaired=unpaired)
     run(
         mdata,
         options.out,
@@ -178,6 +179,8 @@ def run(
     FileExistsError
         If what is in the place of a result is not ours, or is read from.
     """
+    import numpy as np
+
     from indiseek import pl
     from indiseek.data import replace_files, write_mudata
     from indiseek.models import IndiSeekModel, embed
@@ -214,7 +217,11 @@ def run(
         second = model.modalities[1]
         # With the modality, because a gene may have the name of a protein.
         shown = list(colors) if colors else [f"{second}:{name}" for name in mdata.mod[second].var_names[:_MOST_COLORS]]
-        replace_files(out, {"spaces.png": _png(pl.spaces(mdata, color=shown, seed=seed))})
+        # What a cell lacks has no place on a map.
+        codes = [mdata.obsm[f"X_indiseek_{name}"] for name in model.modalities]
+        drawn = np.isfinite(np.hstack(codes)).all(axis=1)
+        some = mdata if drawn.all() else mdata[drawn]
+        replace_files(out, {"spaces.png": _png(pl.spaces(some, color=shown, seed=seed))})
         console.print(f"Maps drawn in {time.perf_counter() - started:.0f} s.")
         written += ["latents.h5mu", "spaces.png"]
     # A kill before this line costs no training: the same command writes again what it was about to.
@@ -272,6 +279,7 @@ def _print_training(model: IndiSeekModel, console: Console) -> None:
 
 
 def _print_retrieval(model: IndiSeekModel, console: Console) -> None:
+    import numpy as np
     from rich.table import Table
 
     from indiseek import metrics
@@ -281,6 +289,9 @@ def _print_retrieval(model: IndiSeekModel, console: Console) -> None:
     train_a, train_b, test_a, test_b = (
         model.get_features(modality=name, indices=rows) for rows in (train, test) for name in (first, second)
     )
+    # NaN is what a cell lacks.
+    paired = np.isfinite(np.hstack([train_a, train_b])).all(axis=1)
+    train_a, train_b = train_a[paired], train_b[paired]
     n_components = min(10, train_a.shape[1], train_b.shape[1])
     rows: dict[str, tuple[NDArray[Any], ...]] = {
         "IndiSeek, shared codes": tuple(
@@ -361,6 +372,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--backed", action="store_true", help="read an h5mu in pieces, as a zarr always is")
     train.add_argument("--color", nargs="+", help="features or obs columns that colour the maps")
     train.add_argument("--batch-key", help="obs column of the batch, which the spaces are corrected for")
+    train.add_argument("--keep-unpaired", action="store_true", help="take cells that are in one modality only, too")
     train.add_argument("--split-by", help="obs column, such as the donor, whose groups the split keeps whole")
     for command in (demo, train):
         command.add_argument("--out", type=Path, default=Path("indiseek-output"), help="output directory")

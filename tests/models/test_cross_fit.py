@@ -76,3 +76,22 @@ def test_what_cannot_be_is_named_before_any_fit(model, monkeypatch, arguments, m
 def test_other_cells_have_no_folds(model, make_mdata):
     with pytest.raises(ValueError, match="expected cross_fit of the cells of training, got other cells as mdata too"):
         model.certify(make_mdata(150), cross_fit=2)
+
+
+def test_cells_that_lack_a_modality_are_never_tested(make_mdata, monkeypatch):
+    mdata = make_mdata(300)
+    has = mdata.obs["has_prot"] = np.arange(300) % 4 > 0
+    IndiSeekModel.setup_mudata(mdata, present={"prot": "has_prot"})
+    model = IndiSeekModel(mdata, specific="nce-club")
+    model.train(**FAST)
+    seen = []
+    train = IndiSeekModel.train
+
+    def watched(self, **arguments):
+        seen.append(arguments["external_indexing"])
+        train(self, **arguments)
+
+    monkeypatch.setattr(IndiSeekModel, "train", watched)
+    assert model.certify(cross_fit=2, n_permutations=0, train_kwargs=FEW).n_cells == has.sum()
+    np.testing.assert_array_equal(np.sort(np.concatenate([split[2] for split in seen])), np.flatnonzero(has))
+    assert all(np.isin(np.flatnonzero(~has), split[0]).all() for split in seen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -17,12 +17,13 @@ from scipy import sparse
 from scvi.data import AnnDataManager
 from torch import Tensor
 
-from indiseek.data._disk import DiskMatrix, Values, identity_of, is_sparse
+from indiseek.data._disk import DiskMatrix, Values, identity_of, is_sparse, picked_cells
 from indiseek.data._manager import categories_of, covariates_of, register
 from indiseek.data._matching import FeatureMatch
 from indiseek.data._pairing import check_names
+from indiseek.data._presence import Presence
 from indiseek.data._reading import read_to_encode, read_to_train
-from indiseek.data._setup import Setup, check_covariates, covariate_columns, make_setup
+from indiseek.data._setup import Setup, check_covariates, check_pairs, covariate_columns, make_setup
 from indiseek.data._transforms import Transform
 from indiseek.data._values import MIN_CELLS, lies_on_disk, stored_values
 
@@ -168,9 +169,21 @@ class Schema:
         here = [name for name in self.modalities if isinstance(mdata, MuData) and name in mdata.mod]
         if not (one_is_enough and len(here) == 1):
             # Checks the type too.
-            make_setup(mdata, self.modalities, self.setup.layers, at_least=1)
+            make_setup(
+                mdata,
+                self.modalities,
+                self.setup.layers,
+                unpaired=self.setup.unpaired,
+                present=self.setup.present,
+                at_least=1,
+                are_new=True,
+            )
             here = list(self.modalities)
-        check_names(mdata, here)
+        presence = None
+        if here == list(self.modalities) and matches is None:
+            presence = self.setup.presence(mdata, are_new=True)
+        else:
+            check_names(mdata, here)
         values = {
             name: read_to_encode(
                 mdata.mod[name],
@@ -181,13 +194,15 @@ class Schema:
                 as_sparse=self.sparse[name],
                 counts=name in counts,
                 match=None if matches is None else matches[name],
+                has=None if presence is None else presence.kept[name],
             )
             for name in here
         }
         columns = covariate_columns(mdata, self.setup) if columns is None else columns
         features = {name: self.features[name] for name in here}
         manager = register(values, features, columns, self.setup, source=self.registry)
-        return Cells(self, mdata.obs_names, values, covariates_of(manager, self.setup), manager, self.stored(mdata))
+        covariates = covariates_of(manager, self.setup)
+        return Cells(self, mdata.obs_names, values, covariates, manager, self.stored(mdata), presence)
 
     def stored(self, mdata: MuData) -> dict[str, Any]:
         """By modality, what tells whether a MuData has changed as it stores values and features; by "", of covariates.
@@ -202,6 +217,10 @@ class Schema:
             is_there = layer is None or layer in part.layers
             values = stored_values(part, layer) if is_there else None
             found[name] = (None if values is None else _stamp(values), hash(tuple(part.var_names)))
+            if self.setup.may_be_unpaired:
+                key = self.setup.present.get(name)
+                said = None if key not in mdata.obs else hash(tuple(mdata.obs[key]))
+                found[name] += (hash(tuple(part.obs_names)), said)
         return found
 
 
@@ -216,15 +235,18 @@ class Cells:
     names
         Their names.
     values
-        Values by modality, ``(n_cells, n_features)``, in memory or on disk; without a modality that none has.
+        Values by modality, ``(n_cells, n_features)``, in memory or on disk; without a modality that none has. Where
+        some cells lack a modality, of those that have it.
     covariates
         ``(n_cells,)`` by column of ``.obs``: int64 codes of categories, float32 values of numbers.
     manager
         scvi-tools' record of their fields.
     stored
         What told the values apart, as the MuData stored them, when they were read.
+    presence
+        Which cells have which modality; None where each has all in `values`, whose rows are the cells then.
     digest
-        Digest of the names of the cells in their order.
+        Digest of the names of the cells in their order, and of which modality they have.
     """
 
     schema: Schema
@@ -233,13 +255,15 @@ class Cells:
     covariates: dict[str, NDArray[Any]]
     manager: AnnDataManager
     stored: dict[str, Any]
+    presence: Presence | None = None
     digest: str = field(init=False)
     # As `stored`, of the values as they are held: memory that may be the MuData's own.
     _held: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         """Note what the cells are, to see later whether they still are."""
-        object.__setattr__(self, "digest", digest_of_names(self.names))
+        digest = digest_of_names(self.names) + ("" if self.presence is None else self.presence.digest())
+        object.__setattr__(self, "digest", digest)
         object.__setattr__(self, "_held", {name: _stamp(values) for name, values in self.values.items()})
 
     def __len__(self) -> int:
@@ -254,7 +278,7 @@ class Cells:
         Parameters
         ----------
         mdata
-            Paired cells.
+            The cells.
         setup
             What to see of them.
         transforms
@@ -265,18 +289,36 @@ class Cells:
         Raises
         ------
         ValueError
-            If there are fewer than 100 cells, a value is NaN or infinite, counts are negative or fractions, a cell has
-            no counts, no feature of a modality varies, or :func:`check_covariates` refuses the covariates.
+            If there are fewer than 100 cells, or paired cells, a value is NaN or infinite, counts are negative or
+            fractions, a cell has no counts, no feature of a modality varies, or :func:`check_covariates` refuses the
+            covariates.
         """
         # Again, because cells, modalities or columns may have changed since they were set up.
-        make_setup(mdata, setup.modalities, setup.layers, at_least=at_least)
+        make_setup(
+            mdata,
+            setup.modalities,
+            setup.layers,
+            unpaired=setup.unpaired,
+            present=setup.present,
+            at_least=at_least,
+        )
+        presence = setup.presence(mdata)
         columns = covariate_columns(mdata, setup)
         if mdata.n_obs < MIN_CELLS:
             raise ValueError(
                 f"expected at least {MIN_CELLS} cells, got {mdata.n_obs}; a model cannot be fitted to fewer."
             )
+        if presence is not None:
+            check_pairs(columns, setup, presence)
         read = {
-            name: read_to_train(mdata.mod[name], setup.layers[name], name, transforms.get(name))
+            name: read_to_train(
+                mdata.mod[name],
+                setup.layers[name],
+                name,
+                transforms.get(name),
+                None if presence is None else presence.kept[name],
+                None if setup.batch_key is None else _own(columns[setup.batch_key].to_numpy(), presence, name),
+            )
             for name in setup.modalities
         }
         values = {name: each.values for name, each in read.items()}
@@ -290,7 +332,8 @@ class Cells:
             registry=manager.registry,
             dropped={name: each.dropped for name, each in read.items() if each.dropped},
         )
-        cells = cls(schema, mdata.obs_names, values, covariates_of(manager, setup), manager, schema.stored(mdata))
+        covariates = covariates_of(manager, setup)
+        cells = cls(schema, mdata.obs_names, values, covariates, manager, schema.stored(mdata), presence)
         return cells, {name: each.transform for name, each in read.items()}
 
     def check_names(self, mdata: MuData) -> None:
@@ -311,15 +354,16 @@ class Cells:
                 "back, or pass the cells that you want as mdata."
             )
         for name, names in parts.items():
-            if names.equals(self.names):
+            known = self._names_in(name)
+            if names.equals(known):
                 continue
-            n_left = len(self.names.intersection(names))
+            n_left = len(known.intersection(names))
             what, which = f"{n_left} of them and {len(names) - n_left} others", "it"
-            if n_left == len(names) == len(self):
+            if n_left == len(names) == len(known):
                 each = ", ".join(f"{part!r}: mdata[{part!r}]" for part in self.values)
                 what, which = "the same cells in another order", f"mudata.MuData({{{each}}})"
             raise ValueError(
-                f"expected the {len(self)} cells with which the model was made, got {what}"
+                f"expected the {len(known)} cells with which the model was made, got {what}"
                 f"{f' in modality {name!r}' if name else ''}, because the MuData has changed since; pass {which} as "
                 "mdata, as in get_latent_representation(mdata) or write_latents(mdata), for codes of its cells as they "
                 "are now."
@@ -335,23 +379,72 @@ class Cells:
 
     def is_unchanged(self, mdata: MuData) -> bool:
         """Whether `mdata`, of which these cells were read, still holds them: names in order, values and covariates."""
-        parts = [mdata.obs_names, *(mdata.mod[name].obs_names for name in self.values if name in mdata.mod)]
+        parts = {"": mdata.obs_names} | {n: mdata.mod[n].obs_names for n in self.values if n in mdata.mod}
         return (
             len(parts) == 1 + len(self.values)
-            and all(names.equals(self.names) for names in parts)
+            and all(names.equals(self._names_in(name)) for name, names in parts.items())
             and self.changed is None
             and self.schema.stored(mdata) == self.stored
         )
 
     def same_values(self, other: Cells) -> bool:
         """Whether other cells have the same names and, as far as a sample tells, the same values."""
-        return self.names.equals(other.names) and all(
+        return self.digest == other.digest and all(
             name in other.values and _is_same(values, self._held[name]) for name, values in other.values.items()
         )
 
     def same_covariates(self, other: Cells) -> bool:
         """Whether other cells, as many, have the same covariates."""
         return all(np.array_equal(column, other.covariates[key]) for key, column in self.covariates.items())
+
+    def _names_in(self, modality: str) -> pd.Index:
+        """Names of the cells that a modality holds; those of the MuData for ``""``."""
+        return self.names if self.presence is None or not modality else self.presence.names[modality]
+
+    @property
+    def is_paired(self) -> NDArray[np.bool_]:
+        """Whether a cell has every modality that any of these cells has, ``(n_cells,)``."""
+        return np.ones(len(self), dtype=bool) if self.presence is None else self.presence.with_all
+
+    def alike(self, rows: NDArray[np.intp] | None = None) -> list[NDArray[np.intp]]:
+        """Positions of cells that have the same modalities, those with all first; of all cells, or of those at `rows`.
+
+        Positions keep their order; there is no entry for what no cell has.
+        """
+        rows = np.arange(len(self)) if rows is None else rows
+        if self.presence is None:
+            return [rows]
+        both = self.presence.with_all[rows]
+        masks = [both, *(mask[rows] & ~both for mask in self.presence.has.values())]
+        return [rows[mask] for mask in masks if mask.any()]
+
+    def at(self, modality: str, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Where in `values` of a modality the cells at `rows` lie, without those that lack it."""
+        if self.presence is None:
+            return rows
+        places = self.presence.places[modality][rows]
+        return places[places >= 0]
+
+    def among_paired(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Positions among :meth:`paired` of the cells at `rows`, without those that lack a modality."""
+        if self.presence is None:
+            return rows
+        both = self.presence.with_all
+        places: NDArray[np.intp] = (np.cumsum(both) - 1)[rows[both[rows]]]
+        return places
+
+    def paired(self) -> Cells:
+        """The cells that have all modalities, as cells of their own; values in memory are copied."""
+        if self.presence is None:
+            return self
+        rows = np.flatnonzero(self.presence.with_all)
+        return replace(
+            self,
+            names=self.names[rows],
+            values={name: picked_cells(matrix, self.at(name, rows)) for name, matrix in self.values.items()},
+            covariates={key: column[rows] for key, column in self.covariates.items()},
+            presence=None,
+        )
 
     @property
     def only(self) -> str | None:
@@ -366,22 +459,55 @@ class Cells:
         transforms
             One fitted transform for each modality of the schema, in its order.
         rows
-            Positions of the cells wanted.
+            Positions of the cells wanted, which must have the same modalities (:meth:`alike`): what a cell lacks has no
+            value, and so none that could be taken for one.
+
+        Raises
+        ------
+        ValueError
+            If they do not.
         """
         names, n_cells = self.schema.modalities, len(self) if rows is None else len(rows)
+        mixed = [] if len(self.alike(rows)) < 2 else [n for n in self.values if not self._has(n, rows).all()]
+        if mixed:
+            raise ValueError(
+                f"expected cells with the same modalities, got {n_cells}, of which some lack {mixed[0]!r}; take those "
+                "with all of them, or each kind by itself."
+            )
+        places = {name: self._rows_in(name, rows) for name in self.values if self._has(name, rows).all()}
         device = transforms[0].device
         features, covariates, present = [], [], []
         for name, transform in zip(names, transforms, strict=True):
-            is_here = name in self.values
+            is_here = name in places
             empty = torch.empty((n_cells, 0), dtype=torch.float32, device=device)
-            features.append(transform.apply_to(self.values[name], rows) if is_here else empty)
+            features.append(transform.apply_to(self.values[name], places[name]) if is_here else empty)
             present.append(torch.full((n_cells,), is_here, device=device))
         for values in self.covariates.values():
             covariates.append(torch.as_tensor(values if rows is None else values[rows], device=device))
-        are_all_here = len(self.values) == len(features)
+        are_all_here = len(places) == len(names)
         return CellTensors(
             tuple(features), covariates=tuple(covariates), present=() if are_all_here else tuple(present)
         )
+
+    def _has(self, modality: str, rows: NDArray[np.intp] | None) -> NDArray[np.bool_]:
+        """Whether the cells, or those at `rows`, have a modality."""
+        if self.presence is None:
+            return np.ones(1, dtype=bool)
+        mask = self.presence.has[modality]
+        return mask if rows is None else mask[rows]
+
+    def _rows_in(self, modality: str, rows: NDArray[np.intp] | None) -> NDArray[np.intp] | None:
+        if self.presence is None:
+            return rows
+        return self.at(modality, np.arange(len(self)) if rows is None else rows)
+
+
+def _own(column: NDArray[Any], presence: Presence | None, modality: str) -> NDArray[Any]:
+    """A column of all cells for those that have a modality, in the order of its values."""
+    if presence is None:
+        return column
+    rows = np.flatnonzero(presence.has[modality])
+    return column[rows[np.argsort(presence.places[modality][rows])]]
 
 
 def digest_of_names(names: pd.Index) -> str:

@@ -70,9 +70,13 @@ class ComponentTransform(Transform):
         """An unfitted copy that takes at least `n` components where their number is found."""
         return type(self)(**self.config() | {"at_least": max(n, self.at_least)})
 
-    def fit(self, values: Values, rows: NDArray[np.intp]) -> None:
-        """Find the number of components, then their axes in one pass over the training cells after `_picked`'s own."""
-        n_components = self._number(values, rows)
+    def fit(self, values: Values, rows: NDArray[np.intp], counted: NDArray[np.intp] | None = None) -> None:
+        """Find the number of components, then their axes in one pass over the training cells after `_picked`'s own.
+
+        The number is found in the cells `counted` where these are given: what is made of components may be learned
+        from fewer cells than their axes are.
+        """
+        n_components = self._number(values, rows if counted is None else counted)
         picked = self._picked(values, rows)
         n = len(rows)
         total = np.zeros(len(picked))

@@ -47,6 +47,8 @@ class DiskMatrix:
         Positions in the file of the features wanted, in their order; None for all as they are.
     whole
         Whether values are brought to the nearest whole number.
+    cells
+        Positions in the file of the cells wanted, in their order; None for all as they are.
 
     Attributes
     ----------
@@ -64,12 +66,15 @@ class DiskMatrix:
         as_sparse: bool | None = None,
         order: NDArray[np.intp] | None = None,
         whole: bool = False,
+        cells: NDArray[np.intp] | None = None,
     ) -> None:
         self._source = source
         self._where = where
         self._order = order
         self._whole = whole
-        self.shape = (int(source.shape[0]), int(source.shape[1]) if order is None else len(order))
+        self._cells = cells
+        n_cells = int(source.shape[0]) if cells is None else len(cells)
+        self.shape = (n_cells, int(source.shape[1]) if order is None else len(order))
         self.as_sparse = isinstance(source, anndata.abc.CSRDataset)
         if as_sparse is None:
             as_sparse = mostly_zero(self.summary.n_nonzero, self.shape)
@@ -82,6 +87,7 @@ class DiskMatrix:
 
     def __getitem__(self, rows: Any) -> Matrix:
         positions = np.arange(self.shape[0])[rows]
+        positions = positions if self._cells is None else self._cells[positions]
         order = np.argsort(positions, kind="stable")
         wanted = positions[order]
         runs = np.split(wanted, np.flatnonzero(np.diff(wanted // CHUNK_CELLS)) + 1)
@@ -94,11 +100,19 @@ class DiskMatrix:
     def ordered(self, order: NDArray[np.intp]) -> DiskMatrix:
         """The same values with features `order` of these, in that order."""
         order = order if self._order is None else self._order[order]
-        return DiskMatrix(self._source, self._where, as_sparse=self.as_sparse, order=order, whole=self._whole)
+        return self._with(order=order)
+
+    def picked(self, cells: NDArray[np.intp]) -> DiskMatrix:
+        """The same values of cells `cells` of these, in that order."""
+        return self._with(cells=cells if self._cells is None else self._cells[cells])
 
     def rounded(self, as_sparse: bool | None = None) -> DiskMatrix:
         """The same values, each brought to the nearest whole number."""
-        return DiskMatrix(self._source, self._where, as_sparse=as_sparse, order=self._order, whole=True)
+        return self._with(as_sparse=as_sparse, whole=True)
+
+    def _with(self, **changes: Any) -> DiskMatrix:
+        said = {"as_sparse": self.as_sparse, "order": self._order, "whole": self._whole, "cells": self._cells}
+        return DiskMatrix(self._source, self._where, **(said | changes))
 
     @property
     def identity(self) -> tuple[Any, ...] | None:
@@ -176,6 +190,11 @@ def mostly_zero(n_nonzero: int, shape: tuple[int, int]) -> bool:
 def is_sparse(values: Values) -> bool:
     """Whether values are CSR, in memory or in the pieces read from disk."""
     return values.as_sparse if isinstance(values, DiskMatrix) else bool(sparse.issparse(values))
+
+
+def picked_cells(values: Values, cells: NDArray[np.intp]) -> Values:
+    """Values of some cells: of a file another view, of memory a copy."""
+    return values.picked(cells) if isinstance(values, DiskMatrix) else values[cells]
 
 
 def row_chunks(values: Values, rows: NDArray[np.intp] | None = None, size: int = CHUNK_CELLS) -> Iterator[Matrix]:

@@ -36,7 +36,8 @@ def register(
     """Register values and covariates with scvi-tools, outside the user's object.
 
     scvi-tools writes keys and columns into the object that it registers. It is given a MuData of our own that shares
-    the values, so that nothing of the user's changes. Values on disk are not in it, nor those of some features only.
+    the values, so that nothing of the user's changes. Values on disk are not in it, nor those of some features or cells
+    only.
 
     Parameters
     ----------
@@ -66,7 +67,9 @@ def register(
     var = {name: pd.DataFrame(index=[f"{name}:{feature}" for feature in features[name]]) for name in values}
     with mudata.set_options(pull_on_update=False):
         held = {
-            name: None if isinstance(matrix, DiskMatrix) or matrix.shape[1] < len(features[name]) else matrix
+            name: None
+            if isinstance(matrix, DiskMatrix) or matrix.shape != (len(covariates), len(features[name]))
+            else matrix
             for name, matrix in values.items()
         }
         obs = pd.DataFrame(index=covariates.index)

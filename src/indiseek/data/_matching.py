@@ -109,6 +109,13 @@ def match_features(
     )
 
 
+# New cells are read as they are alike.
+_ONE_KIND = (
+    "take one kind after the other, those with both (muon.pp.intersect_obs(mdata)), and of each modality a MuData of "
+    "the cells that have nothing else"
+)
+
+
 def match_modalities(
     mdata: MuData,
     features: Mapping[str, Sequence[str]],
@@ -144,7 +151,7 @@ def match_modalities(
             f"expected at least one of the modalities {list(features)}, got {list(mdata.mod)}; rename yours: "
             f"mudata.MuData({{{next(iter(features))!r}: mdata[{next(iter(mdata.mod), '...')!r}]}})."
         )
-    check_names(mdata, here)
+    check_names(mdata, here, otherwise=_ONE_KIND)
     matches = {
         name: match_features(features[name], mdata.mod[name].var_names.tolist(), name, known=dropped.get(name, ()))
         for name in here

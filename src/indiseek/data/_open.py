@@ -77,9 +77,13 @@ def _read(root: Any, path: Path) -> MuData:
     if root.attrs.get(COMPLETE):
         _check_complete(root, names, path)
     with mudata.set_options(pull_on_update=False):
-        mdata = MuData({name: _open_modality(groups, name, path) for name in names})
+        parts = {name: _open_modality(groups, name, path) for name in names}
+        mdata = MuData(parts)
         obs = _annotation(root, "obs", path)
-        # Cells that are not paired are refused later, with a message of their own.
+        if not obs.index.equals(mdata.obs_names) and set(obs.index) == set(mdata.obs_names):
+            # Cells that lack a modality may stand in an order that no modality has.
+            mdata = MuData(parts, obs=obs)
+        # Cells that are not the modalities' own are refused later, with a message of their own.
         if obs.index.equals(mdata.obs_names):
             mdata.obs = obs
             for slot in ("obsm", "obsp", "uns"):

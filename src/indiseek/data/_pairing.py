@@ -12,16 +12,13 @@ from mudata import MuData
 _SUFFIX, _PREFIX = re.compile(r"[-_.]\d+$"), re.compile(r"^.*[_:#|]")
 
 
-def check_names(mdata: MuData, modalities: Sequence[str]) -> None:
-    """Raise ValueError if names of cells or features are not unique, or modalities do not hold the same cells in order.
+# What to write where cells that have one modality only are wanted.
+KEEP = "IndiSeekModel.setup_mudata(mdata, unpaired='keep')"
+_PAIRED = f"keep the paired cells with muon.pp.intersect_obs(mdata), or train with all of them: {KEEP}"
 
-    Parameters
-    ----------
-    mdata
-        The cells.
-    modalities
-        Names of the modalities that are used.
-    """
+
+def check_unique(mdata: MuData, modalities: Sequence[str]) -> None:
+    """Raise ValueError if names of cells or features are not unique within a modality."""
     for name in modalities:
         cells, features = mdata.mod[name].obs_names, mdata.mod[name].var_names
         if not cells.is_unique:
@@ -34,11 +31,26 @@ def check_names(mdata: MuData, modalities: Sequence[str]) -> None:
                 f"expected unique feature names in modality {name!r}, got duplicates such as "
                 f"{features[features.duplicated()][0]!r}; call mdata[{name!r}].var_names_make_unique()."
             )
+
+
+def check_names(mdata: MuData, modalities: Sequence[str], *, otherwise: str = _PAIRED) -> None:
+    """Raise ValueError if names of cells or features are not unique, or modalities do not hold the same cells in order.
+
+    Parameters
+    ----------
+    mdata
+        The cells.
+    modalities
+        Names of the modalities that are used.
+    otherwise
+        What to do where some cells are in both and others in one.
+    """
+    check_unique(mdata, modalities)
     first = modalities[0]
     cells = mdata.mod[first].obs_names
     for name in modalities[1:]:
         if not mdata.mod[name].obs_names.equals(cells):
-            found, advice = _difference(first, cells, name, mdata.mod[name].obs_names)
+            found, advice = _difference(first, cells, name, mdata.mod[name].obs_names, otherwise)
             raise ValueError(_unpaired(name, found, advice))
     if cells.equals(mdata.obs_names):
         return
@@ -52,6 +64,34 @@ def check_names(mdata: MuData, modalities: Sequence[str]) -> None:
     raise ValueError(_unpaired(first, found, advice))
 
 
+def refuse_other_names(mdata: MuData, modalities: Sequence[str], *, need_pairs: bool = True) -> None:
+    """Raise ValueError where cells that are kept although unpaired would be so by their names alone.
+
+    Parameters
+    ----------
+    mdata
+        The cells, each in some of the modalities.
+    modalities
+        Names of the modalities that are used.
+    need_pairs
+        Whether some cells must be in all of them.
+    """
+    first, *others = modalities
+    cells = mdata.mod[first].obs_names
+    for name in others:
+        theirs = mdata.mod[name].obs_names
+        n_common = len(cells.intersection(theirs))
+        if (need_pairs and not n_common) or _same_names(cells, theirs, n_common) is not None:
+            found, advice = _difference(first, cells, name, theirs, "")
+            raise ValueError(
+                f"expected cells with all of {list(modalities)}, by which modalities are compared, got in {name!r} "
+                f"{found}; {advice}."
+            )
+    for name in modalities:
+        if not mdata.mod[name].obs_names.isin(mdata.obs_names).all():
+            raise ValueError(_unpaired(name, "other cells than in .obs of the MuData", "call mdata.update()"))
+
+
 def _unpaired(name: str, found: str, advice: str) -> str:
     return (
         "expected paired cells, every cell of the MuData in every modality in the same order, got in "
@@ -59,7 +99,7 @@ def _unpaired(name: str, found: str, advice: str) -> str:
     )
 
 
-def _difference(first: str, a: pd.Index, second: str, b: pd.Index) -> tuple[str, str]:
+def _difference(first: str, a: pd.Index, second: str, b: pd.Index, otherwise: str) -> tuple[str, str]:
     """What is different in the second modality's names, and what to do."""
     n_common = len(a.intersection(b))
     if n_common == len(a) == len(b):
@@ -79,7 +119,7 @@ def _difference(first: str, a: pd.Index, second: str, b: pd.Index) -> tuple[str,
             _renamed(first, a, second, b, what),
         )
     if n_common:
-        return found, "keep the paired cells with muon.pp.intersect_obs(mdata)"
+        return found, otherwise
     return (
         f"{found}: no name is in both, as {a[0]!r} in {first!r} and {b[0]!r} in {second!r}",
         f"give the same cells the same obs_names in both and build the MuData again: {_rebuilt((first, second))}",

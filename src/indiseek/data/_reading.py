@@ -16,9 +16,10 @@ from scipy import sparse
 
 from indiseek._checks import printable
 from indiseek.data._components import CLRPCA, LogNormalizePCA, ScalePCA
-from indiseek.data._disk import DiskMatrix, Values, mostly_zero, row_chunks
+from indiseek.data._disk import DiskMatrix, Values, is_sparse, mostly_zero, row_chunks
 from indiseek.data._known_transforms import TRANSFORMS
 from indiseek.data._matching import FeatureMatch
+from indiseek.data._panels import measured_everywhere
 from indiseek.data._setup import PROTEIN_NAMES, RNA_NAMES
 from indiseek.data._summary import Facts, Summary, empty_cells
 from indiseek.data._transforms import CLR, Scale, Transform
@@ -71,7 +72,14 @@ class Read(NamedTuple):
     dropped: list[str]
 
 
-def read_to_train(adata: AnnData, layer: str | None, name: str, given: Transform | None) -> Read:
+def read_to_train(
+    adata: AnnData,
+    layer: str | None,
+    name: str,
+    given: Transform | None,
+    has: NDArray[np.intp] | None = None,
+    batch: NDArray[Any] | None = None,
+) -> Read:
     """Read a modality to be trained on, and say what is done with it that its user may not expect.
 
     Parameters
@@ -84,22 +92,31 @@ def read_to_train(adata: AnnData, layer: str | None, name: str, given: Transform
         Its name.
     given
         The user's transform; None to choose one.
+    has
+        Positions of the cells that have the modality; None for all.
+    batch
+        Batch of each of these; None for none.
 
     Raises
     ------
     ValueError
         If values are not finite, counts are negative, a cell has no counts, or no dimension is left.
     """
-    values = canonical_values(adata, layer, name)
+    values = canonical_values(adata, layer, name, cells=has)
     summary = summary_of(values)
-    check_finite(summary.n_bad, name)
+    measured = np.arange(adata.n_vars)
+    if summary.n_bad:
+        measured = measured_everywhere(values, batch, summary.n_bad, adata.var_names, name)
+        values = with_features(values, measured, as_sparse=is_sparse(values))
+        summary = summary_of(values)
     if summary.near and not summary.whole and (given is None or given.needs_counts):
         values = as_counts(values)
         summary = summary_of(values)
     transform = choose_transform(name, summary) if given is None else given
     if transform.needs_counts:
         check_counts(summary, name)
-    values, summary, kept = _that_vary(values, summary, adata.var_names, name)
+    values, summary, kept = _that_vary(values, summary, adata.var_names[measured], name)
+    kept = measured[kept]
     if given is None and transform.needs_counts and len(kept) == 1:
         logger.warning(
             f"{name!r} has one feature, {adata.var_names[kept[0]]!r}: its counts are scaled, because log-ratios and "
@@ -109,7 +126,7 @@ def read_to_train(adata: AnnData, layer: str | None, name: str, given: Transform
     if given is None and not summary.whole:
         _warn_of_scale(adata, layer, name, summary)
     if transform.needs_counts:
-        check_cells(summary.empty, adata.obs_names, name)
+        check_cells(summary.empty, adata.obs_names if has is None else adata.obs_names[has], name)
     _check_dimensions(values, transform, name)
     if isinstance(values, DiskMatrix):
         _warn_of_features(name, values.shape[0] * transform.max_output(values.shape[1]) * 4)
@@ -128,6 +145,7 @@ def read_to_encode(
     as_sparse: bool,
     counts: bool,
     match: FeatureMatch | None = None,
+    has: NDArray[np.intp] | None = None,
 ) -> Values:
     """Read a modality of cells other than those of training, with features in the model's order.
 
@@ -149,6 +167,8 @@ def read_to_encode(
         Whether the model takes counts.
     match
         Which features are which; those that it has are read. None asks for the model's, as they are written.
+    has
+        Positions of the cells that have the modality; None for all.
 
     Raises
     ------
@@ -156,7 +176,7 @@ def read_to_encode(
         If features are missing or unknown, values are not finite, or those for a model of counts are no counts.
     """
     order = _order(adata, name, features, dropped) if match is None else match.positions(adata.var_names)
-    values = canonical_values(adata, layer, name, as_sparse=as_sparse)
+    values = canonical_values(adata, layer, name, as_sparse=as_sparse, cells=has)
     if not np.array_equal(order, np.arange(adata.n_vars)):
         if isinstance(values, DiskMatrix):
             values = values.ordered(order)
@@ -181,7 +201,7 @@ def read_to_encode(
             f"expected in modality {name!r} counts, whole numbers of at least 0 as the model was trained on, got "
             f"{found}; put the counts into {'X' if layer is None else f'layer {layer!r}'}, as they were for training."
         )
-    check_cells(np.concatenate(empty), adata.obs_names, name)
+    check_cells(np.concatenate(empty), adata.obs_names if has is None else adata.obs_names[has], name)
     return values
 
 

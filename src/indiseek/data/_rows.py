@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -64,15 +64,22 @@ class SplitOptions:
         Positions of training, validation and (optionally) test cells, instead of a random split.
     groups
         Groups that are to stay whole, such as donors; None for none.
+    paired
+        Whether a cell has every modality, ``(n_cells,)``, where not all have. Validation and test cells are paired
+        cells, and fractions are of these; the others are for training, but those of groups that are held out, which
+        are in no part. None where all are paired.
     """
 
     train_size: float | None = None
     validation_size: float | None = None
     external_indexing: Sequence[ArrayLike] | None = None
     groups: Groups | None = None
+    paired: NDArray[np.bool_] | None = None
 
     def n_train(self, n_cells: int, seed: int) -> int:
-        """Number of training cells that these options give; ValueError and TypeError as in :meth:`split`."""
+        """Number of paired training cells that these options give; ValueError and TypeError as in :meth:`split`."""
+        if self.paired is not None:
+            return int(self.paired[self.split(n_cells, seed).train].sum())
         if self.external_indexing is not None or self.groups is not None:
             return len(self.split(n_cells, seed).train)
         train_size, validation_size = self._sizes(n_cells)
@@ -94,11 +101,40 @@ class SplitOptions:
                     f"expected split_by or external_indexing, got both, {self.groups.name!r} and positions; leave one "
                     "out."
                 )
-            return given_split(n_cells, self.external_indexing)
+            return self._given(n_cells)
+        if self.paired is not None:
+            return self._of_paired(seed)
         train_size, validation_size = self._sizes(n_cells)
         if self.groups is not None:
             return grouped_split(self.groups, train_size=train_size, validation_size=validation_size, seed=seed)
         return random_split(n_cells, train_size=train_size, validation_size=validation_size, seed=seed)
+
+    def _given(self, n_cells: int) -> Split:
+        split = given_split(n_cells, cast(Sequence[ArrayLike], self.external_indexing))
+        if self.paired is not None:
+            n_unpaired = int((~self.paired[np.concatenate(split[1:])]).sum())
+            if n_unpaired:
+                raise ValueError(
+                    "expected in external_indexing validation and test cells with all modalities, on which codes are "
+                    f"judged, got {n_unpaired} without one; give these for training."
+                )
+            _check(Split(split.train[self.paired[split.train]], split.validation, split.test))
+        return split
+
+    def _of_paired(self, seed: int) -> Split:
+        """Split of the paired cells, with the others for training."""
+        paired = cast(NDArray[np.bool_], self.paired)
+        rows, groups = np.flatnonzero(paired), self.groups
+        if groups is not None:
+            own = np.unique(groups.codes[paired], return_inverse=True)[1]
+            groups = Groups(groups.name, own, tuple(codes[paired] for codes in groups.keep))
+        split = replace(self, groups=groups, paired=None).split(len(rows), seed)
+        train, validation, test = (rows[part] for part in split)
+        others = np.flatnonzero(~paired)
+        if self.groups is not None:
+            codes = self.groups.codes
+            others = others[~np.isin(codes[others], codes[np.concatenate([validation, test])])]
+        return Split(np.sort(np.concatenate([train, others])), validation, test)
 
     def _sizes(self, n_cells: int) -> tuple[float, float]:
         """Fractions of training and validation cells."""
@@ -115,6 +151,8 @@ class SplitOptions:
         parts = self.record()["external_indexing"] or []
         digests = [hashlib.sha256(repr(part).encode()).hexdigest() for part in parts]
         found = self.record() | {"external_indexing": digests or None}
+        if self.paired is not None:
+            found |= {"paired": hashlib.sha256(np.packbits(self.paired).tobytes()).hexdigest()}
         return found if self.groups is None else found | {"groups": self.groups.digest()}
 
     def record(self) -> dict[str, Any]:

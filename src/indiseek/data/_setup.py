@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Self
 
@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 
-from indiseek._checks import check_mapping, check_strings
+from indiseek._checks import check_choice, check_mapping, check_strings
 from indiseek.data._anndata import how_to_build
 from indiseek.data._pairing import check_names
+from indiseek.data._presence import Presence, find_presence
 
 RNA_NAMES = ("rna", "gex")
 PROTEIN_NAMES = ("prot", "protein", "adt", "ab")
@@ -25,8 +26,10 @@ _ISOTYPE = re.compile(r"isotype|^igg\d|(mouse|rat|hamster)[ _.-]*igg", re.IGNORE
 _NOT_IN_NAMES = "./"
 # Of fewer cells nothing can be learned, and a random split may leave none of them for training.
 _LEAST_OF_A_CATEGORY = 10
+MIN_PAIRED = 100
 # Key in .uns.
 _NOTE = "indiseek_setup"
+_REFUSE, _KEEP = "refuse", "keep"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,10 @@ class Setup:
         Column of ``.obs`` with the batch; None for none.
     categorical_covariate_keys, continuous_covariate_keys
         Further columns of ``.obs``: categories, and numbers.
+    unpaired
+        ``"keep"`` where cells may have one modality only, ``"refuse"`` where all must have all.
+    present
+        By modality, column of ``.obs`` that says which cells have it, where the modality itself does not say so.
     """
 
     modalities: tuple[str, ...]
@@ -50,6 +57,8 @@ class Setup:
     batch_key: str | None = None
     categorical_covariate_keys: tuple[str, ...] = ()
     continuous_covariate_keys: tuple[str, ...] = ()
+    unpaired: str = _REFUSE
+    present: dict[str, str] = field(default_factory=dict)
 
     @property
     def categorical(self) -> tuple[str, ...]:
@@ -70,8 +79,27 @@ class Setup:
             "batch_key": self.batch_key,
             "categorical_covariate_keys": list(self.categorical_covariate_keys),
             "continuous_covariate_keys": list(self.continuous_covariate_keys),
+            "unpaired": None if self.unpaired == _REFUSE else self.unpaired,
+            "present": dict(self.present),
         }
         return {key: value for key, value in found.items() if value}
+
+    @property
+    def may_be_unpaired(self) -> bool:
+        """Whether cells may lack a modality."""
+        return self.unpaired == _KEEP or bool(self.present)
+
+    def presence(self, mdata: MuData, *, are_new: bool = False) -> Presence | None:
+        """Which cells have which modality; None where all have all, as they must where nothing else was said.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            As in :func:`check_names` and :func:`find_presence`.
+        """
+        if self.unpaired != _KEEP:
+            check_names(mdata, self.modalities)
+        return find_presence(mdata, self.modalities, self.present, are_new=are_new) if self.may_be_unpaired else None
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -84,6 +112,8 @@ class Setup:
             modalities=modalities,
             layers={name: layers.get(name) for name in modalities},
             batch_key=None if batch_key is None else str(batch_key),
+            unpaired=str(record.get("unpaired", _REFUSE)),
+            present={str(name): str(key) for name, key in record.get("present", {}).items()},
             **{key: tuple(map(str, record.get(key, ()))) for key in keys},
         )
 
@@ -96,7 +126,10 @@ def make_setup(
     batch_key: str | None = None,
     categorical_covariate_keys: Sequence[str] | None = None,
     continuous_covariate_keys: Sequence[str] | None = None,
+    unpaired: str = _REFUSE,
+    present: Mapping[str, str] | None = None,
     at_least: int = 2,
+    are_new: bool = False,
 ) -> Setup:
     """Choose modalities, layers and covariates, and check that they can be used together.
 
@@ -110,13 +143,19 @@ def make_setup(
         Layer by modality; ``X`` where none is named.
     batch_key, categorical_covariate_keys, continuous_covariate_keys
         Columns of ``.obs``, of the MuData or else of a modality.
+    unpaired
+        Whether cells that lack a modality are taken: ``"refuse"`` or ``"keep"``.
+    present
+        By modality, column of ``.obs`` that says which of its cells have it.
     at_least
         Fewest modalities that the model can use: 2, or 1.
+    are_new
+        Whether these are other cells than those of training, as in :func:`find_presence`.
 
     Raises
     ------
     TypeError
-        If `mdata` is not a MuData.
+        If `mdata` is not a MuData, or `present` does not name columns of True and False.
     KeyError
         If a modality or a column does not exist, or `layers` names a modality that is not used.
     ValueError
@@ -147,16 +186,37 @@ def make_setup(
     unknown = sorted(set(layers or {}) - set(names))
     if unknown:
         raise KeyError(f"expected layers for the modalities {list(names)}, got layers for {unknown}; use their names.")
-    check_names(mdata, names)
+    check_choice("unpaired", unpaired, (_REFUSE, _KEEP))
     setup = Setup(
         modalities=names,
         layers={name: (layers or {}).get(name) for name in names},
         batch_key=batch_key,
         categorical_covariate_keys=_keys("categorical_covariate_keys", categorical_covariate_keys),
         continuous_covariate_keys=_keys("continuous_covariate_keys", continuous_covariate_keys),
+        unpaired=unpaired,
+        present=_present(present, names),
     )
+    setup.presence(mdata, are_new=are_new)
     covariate_columns(mdata, setup)
     return setup
+
+
+def _present(present: Mapping[str, str] | None, names: Sequence[str]) -> dict[str, str]:
+    """Columns by modality; TypeError or KeyError for what does not name any."""
+    if present is None:
+        return {}
+    check_mapping("present", present, "columns of .obs by modality")
+    for name, key in present.items():
+        if name not in names:
+            raise KeyError(f"expected present for the modalities {list(names)}, got {name!r}; use their names.")
+        if not isinstance(key, str):
+            shape = getattr(key, "shape", None)
+            raise TypeError(
+                f"expected in present the name of a column of .obs for {name!r}, got {type(key).__name__}"
+                f"{'' if shape is None else f' of shape {tuple(shape)}'}; put the mask there, so that it goes with the "
+                f"cells: mdata.obs['has_{name}'] = mask, and say present={{{name!r}: 'has_{name}'}}."
+            )
+    return dict(present)
 
 
 def _check_modality_name(name: Any) -> None:
@@ -223,6 +283,41 @@ def covariate_columns(mdata: MuData, setup: Setup) -> pd.DataFrame:
     return pd.DataFrame(found, index=mdata.obs_names)
 
 
+def check_pairs(columns: pd.DataFrame, setup: Setup, presence: Presence) -> None:
+    """Check that paired cells are enough, in all and in each category.
+
+    Parameters
+    ----------
+    columns
+        As :func:`covariate_columns` gives them.
+    setup
+        Which of them is what.
+    presence
+        Which cells have which modality.
+
+    Raises
+    ------
+    ValueError
+        If fewer than 100 cells, or than 10 of a category, have all modalities.
+    """
+    both = presence.with_all
+    if both.sum() < MIN_PAIRED:
+        raise ValueError(
+            f"expected at least {MIN_PAIRED} cells with all of {list(setup.modalities)}, by which modalities are "
+            f"compared, got {presence.describe()}; a model cannot be fitted to fewer."
+        )
+    for key in setup.categorical:
+        sizes = columns[key][both].value_counts().reindex(columns[key].unique(), fill_value=0)
+        few = sizes.loc[lambda sizes: sizes < _LEAST_OF_A_CATEGORY]
+        if len(few):
+            found = ", ".join(f"{name!r} with {n}" for name, n in few.head(5).items())
+            raise ValueError(
+                f"expected in each category of {key!r} at least {_LEAST_OF_A_CATEGORY} cells with all of "
+                f"{list(setup.modalities)}, got {len(few)} with fewer ({found}); leave these cells out and let "
+                "IndiSeekModel.map_query place them in the trained model, or leave the column out of the set-up."
+            )
+
+
 def check_covariates(columns: pd.DataFrame, setup: Setup) -> None:
     """Check that what a model is to be trained on can be corrected for its covariates.
 
@@ -276,16 +371,27 @@ def confounded_columns(mdata: MuData, setup: Setup) -> list[str]:
             if str(key) in (*known, *setup.covariates, *found) or pd.api.types.is_float_dtype(column):
                 continue
             value, values = pd.factorize(column, use_na_sentinel=False)
-            pairs = np.unique(batch * len(values) + value)
+            own = batch if len(table) == len(batch) else batch[mdata.obs_names.get_indexer(table.index)]
+            pairs = np.unique(own * len(values) + value)
             if 1 < len(values) <= len(batches) == len(pairs):
                 found.append(str(key))
     return found
 
 
 def column_of(mdata: MuData, key: str, modalities: Sequence[str]) -> pd.Series | None:
-    """Column of ``.obs`` of the MuData or else of one of the modalities; None where there is none."""
+    """Column of ``.obs`` of the MuData or else of one of the modalities; None where there is none.
+
+    Where a modality does not hold all cells, the others of the column come from the next one that has it.
+    """
     tables = [mdata.obs, *(mdata.mod[name].obs for name in modalities if name in mdata.mod)]
-    return next((table[key] for table in tables if key in table), None)
+    found = [table[key] for table in tables if key in table]
+    if not found or len(found[0]) == mdata.n_obs:
+        return found[0] if found else None
+    parts = [column.astype(object) if column.dtype == "category" else column for column in found]
+    joined = parts[0].reindex(mdata.obs_names)
+    for part in parts[1:]:
+        joined = joined.combine_first(part.reindex(mdata.obs_names))
+    return joined
 
 
 def setup_line(

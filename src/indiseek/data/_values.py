@@ -20,7 +20,14 @@ MIN_CELLS = 100
 _NAMES_SHOWN = 5
 
 
-def canonical_values(adata: AnnData, layer: str | None, where: str, *, as_sparse: bool | None = None) -> Values:
+def canonical_values(
+    adata: AnnData,
+    layer: str | None,
+    where: str,
+    *,
+    as_sparse: bool | None = None,
+    cells: NDArray[np.intp] | None = None,
+) -> Values:
     """Take ``X`` or a layer as float32, CSR where most values are zero and dense elsewhere.
 
     The form depends on the values alone, so that CSR, CSC, dense, integer, double-precision and backed
@@ -37,6 +44,8 @@ def canonical_values(adata: AnnData, layer: str | None, where: str, *, as_sparse
         Name of the modality, for messages.
     as_sparse
         Form to use instead of deciding.
+    cells
+        Positions of the cells wanted; None for all.
 
     Returns
     -------
@@ -76,7 +85,9 @@ def canonical_values(adata: AnnData, layer: str | None, where: str, *, as_sparse
             "store counts as CSR or dense numbers."
         )
     if on_disk:
-        return DiskMatrix(values, where, as_sparse=as_sparse)
+        return DiskMatrix(values, where, as_sparse=as_sparse, cells=cells)
+    if cells is not None:
+        values = (values.tocsr() if sparse.issparse(values) else values)[cells]
     if sparse.issparse(values) and not _is_canonical(values):
         values = sparse.csr_matrix(values, dtype=np.float32, copy=True)
         values.sum_duplicates()
@@ -157,7 +168,8 @@ def check_finite(n_bad: int, where: str) -> None:
     if n_bad:
         raise ValueError(
             f"expected finite values in modality {where!r}, got {n_bad} that are NaN or infinite; "
-            "remove or impute them before registering."
+            "remove or impute them before registering. Features that a whole batch has not measured may be NaN in all "
+            "of its cells, where setup_mudata(mdata, batch_key=...) names the batch."
         )
 
 

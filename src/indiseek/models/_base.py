@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import mudata
 import numpy as np
@@ -94,6 +94,8 @@ class MultimodalModel(ABC):
     """
 
     _least_modalities: ClassVar[int] = 2
+    # Whether cells may lack a modality.
+    _takes_unpaired: ClassVar[bool] = False
     _options_class: ClassVar[type[Options]]
 
     _mdata: MuData | None = None
@@ -106,6 +108,7 @@ class MultimodalModel(ABC):
         self._options: Any = options
         noted = noted_setup(mdata, type(self).__name__)
         setup = make_setup(mdata, at_least=self._least_modalities) if noted is None else noted
+        self._check_pairing_of(setup)
         unused = [] if noted is not None else [name for name in mdata.mod if name not in setup.modalities]
         if transforms is not None:
             check_mapping("transforms", transforms, "transforms by modality")
@@ -153,6 +156,8 @@ class MultimodalModel(ABC):
         batch_key: str | None = None,
         categorical_covariate_keys: Sequence[str] | None = None,
         continuous_covariate_keys: Sequence[str] | None = None,
+        unpaired: Literal["refuse", "keep"] = "refuse",
+        present: Mapping[str, str] | None = None,
         **others: Any,
     ) -> None:
         """Choose what models of this class see of `mdata`. Without this call the constructor chooses.
@@ -163,7 +168,8 @@ class MultimodalModel(ABC):
         Parameters
         ----------
         mdata
-            Paired cells: every modality holds the same cells in the same order.
+            Paired cells: every modality holds the same cells in the same order, unless `unpaired` or `present` says
+            that some lack one.
         modalities
             Names of the modalities in the order wanted. By default one called rna or gex and one called
             prot, protein, adt or ab; else the two that there are.
@@ -177,6 +183,13 @@ class MultimodalModel(ABC):
             constructor says so.
         categorical_covariate_keys, continuous_covariate_keys
             Further columns of ``.obs``: categories, and numbers.
+        unpaired
+            ``"keep"``: a modality may hold some of the MuData's cells only, which are known by their names, in any
+            order; the others lack it. IndiSeekModel is then trained with all of them: :doc:`/mosaic`. By default cells
+            must be paired, so that names which differ by mistake are told.
+        present
+            By modality, column of ``.obs`` with True for the cells that have it, where the modality holds values of
+            all cells but not all of them were measured. Without it zeros are zeros.
         **others
             Nothing: arguments of other models' set-up, such as totalVI's ``rna_layer``, are refused with the line to
             write instead.
@@ -188,7 +201,8 @@ class MultimodalModel(ABC):
         KeyError
             If a modality or a column does not exist.
         ValueError
-            If modalities cannot be detected or are not paired, or a covariate has missing values.
+            If modalities cannot be detected or are not paired, a covariate has missing values, or cells may lack a
+            modality and the model needs all.
         """
         if others or isinstance(modalities, Mapping):
             raise TypeError(setup_line(cls.__name__, mdata, modalities, layers, batch_key, others))
@@ -199,9 +213,21 @@ class MultimodalModel(ABC):
             batch_key=batch_key,
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
+            unpaired=unpaired,
+            present=present,
             at_least=cls._least_modalities,
         )
+        cls._check_pairing_of(setup)
         note_setup(mdata, cls.__name__, setup)
+
+    @classmethod
+    def _check_pairing_of(cls, setup: Setup) -> None:
+        """Raise ValueError if cells may lack a modality and these models need all."""
+        if setup.may_be_unpaired and not cls._takes_unpaired:
+            raise ValueError(
+                f"expected paired cells for {cls.__name__}, got unpaired or present, by which cells may lack a "
+                "modality; use IndiSeekModel, or keep the paired cells with muon.pp.intersect_obs(mdata)."
+            )
 
     @classmethod
     def setup_anndata(cls, adata: AnnData, **others: Any) -> None:
@@ -237,7 +263,9 @@ class MultimodalModel(ABC):
             controls = isotype_controls(name, self._schema.features[name])
             among = f", {len(controls)} of them isotype controls: {controls}" if controls else ""
             parts.append(f"{where}{name!r} ({n_features} features, {self._transforms[name].name}{among})")
-        return f"{type(self).__name__}: {len(self._cells)} cells, {' and '.join(parts)}"
+        presence = self._cells.presence
+        who = "" if presence is None else f" ({presence.describe()})"
+        return f"{type(self).__name__}: {len(self._cells)} cells{who}, {' and '.join(parts)}"
 
     def __repr__(self) -> str:
         stages = [] if self._fitted is None else self._fitted.trained_stages
@@ -570,6 +598,7 @@ class MultimodalModel(ABC):
             validation_size=validation_size,
             external_indexing=external_indexing,
             groups=None if split_by is None else self._groups(split_by),
+            paired=None if self._cells is None or self._cells.presence is None else self._cells.is_paired,
         )
 
     def _groups(self, split_by: str) -> Groups:
@@ -633,7 +662,7 @@ class MultimodalModel(ABC):
             "setup": self._schema.setup.record(),
             "transforms": {name: {"name": t.name, "config": t.config()} for name, t in self._transforms.items()},
             "var_names": {name: digest_of_names(pd.Index(names)) for name, names in features.items()},
-            "obs_names": digest_of_names(self._training_cells().names),
+            "obs_names": self._training_cells().digest,
         }
 
     # The spaces
@@ -672,7 +701,7 @@ class MultimodalModel(ABC):
 
         Returns
         -------
-        ``(n_cells, n_latent)``.
+        ``(n_cells, n_latent)``; of NaN for a cell that lacks the modality, where some do (:doc:`/mosaic`).
 
         Raises
         ------
@@ -707,11 +736,18 @@ class MultimodalModel(ABC):
         if cells.only is not None:
             self._note_predicted(kind, cells.only)
         size = INFERENCE_BATCH if batch_size is None else batch_size
-        tensors = self._tensors(cells, indices)
-        with self._explained(tensors.n_cells, f"{FEWER_CELLS}, or a batch_size below {size}"):
+        rows = None if indices is None else positions("indices", indices, len(cells), low=-len(cells))
+        return self._code_at(cells, rows, kind, modality, size)
+
+    def _code_at(
+        self, cells: Cells, rows: NDArray[np.intp] | None, kind: str, modality: str | None, batch_size: int
+    ) -> NDArray[np.float32]:
+        """One code of all cells or those at `rows`."""
+        tensors = self._tensors(cells, rows)
+        with self._explained(tensors.n_cells, f"{FEWER_CELLS}, or a batch_size below {batch_size}"):
             if modality is None:
-                return self.module.joint(kind, tensors, size).cpu().numpy()
-            return self.module.codes(kind, tensors, size)[modality].cpu().numpy()
+                return self.module.joint(kind, tensors, batch_size).cpu().numpy()
+            return self.module.codes(kind, tensors, batch_size)[modality].cpu().numpy()
 
     def _note_predicted(self, kind: str, only: str) -> None:
         """Say where the codes of a stage are made of predictions, because cells have one modality only."""
@@ -750,8 +786,18 @@ class MultimodalModel(ABC):
             If the features of so many cells do not fit into memory.
         """
         self._check_modality(modality)
-        tensors = self._tensors(self._cells_of(mdata), indices)
-        return tensors.features[self.modalities.index(modality)].cpu().numpy()
+        cells = self._cells_of(mdata)
+        position = self.modalities.index(modality)
+        if cells.presence is None:
+            return self._tensors(cells, indices).features[position].cpu().numpy()
+        rows = np.arange(len(cells))
+        rows = rows if indices is None else rows[positions("indices", indices, len(cells), low=-len(cells))]
+        found = np.full((len(rows), self.fitted.transforms[modality].n_output), np.nan, dtype=np.float32)
+        has = cells.presence.has[modality][rows]
+        with self._explained(len(rows), FEWER_CELLS):
+            values, transform = cells.values[modality], self.fitted.transforms[modality]
+            found[has] = transform.apply_to(values, cells.at(modality, rows)).cpu().numpy()
+        return found
 
     def feature_names(self, modality: str) -> list[str]:
         """Names of the columns of :meth:`get_features`: the modality's features, or its components.
@@ -800,7 +846,8 @@ class MultimodalModel(ABC):
         ``X_indiseek_prot``), and for IndiSeekModel all that is known of a cell (``X_indiseek``); each modality's
         own ``.obsm`` gets the joint codes and its specific code (``X_indiseek_specific``). CoMMModel gives the
         fused code (``X_comm``) and each modality's projection (``X_comm_rna``, ``X_comm_prot``, in the modality
-        ``X_comm_projection``). Nothing else changes.
+        ``X_comm_projection``). Nothing else changes. Where cells lack a modality, their rows of its code are NaN in
+        ``mdata.obsm``; the modality's own ``.obsm`` has its own cells (:doc:`/mosaic`).
 
         Parameters
         ----------
@@ -816,10 +863,15 @@ class MultimodalModel(ABC):
         """
         cells = self._cells_of(mdata)
         target = cast(MuData, self._mdata if mdata is None else mdata)
-        tensors = self._tensors(cells, advice=_BY_CHUNK)
+        self._put(target, *self._codes_at(cells))
+
+    def _codes_at(
+        self, cells: Cells, rows: NDArray[np.intp] | None = None
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, NDArray[Any]]]]:
+        """As :meth:`_obsm`, of all cells or those at `rows`."""
+        tensors = self._tensors(cells, rows, advice=_BY_CHUNK)
         with self._explained(tensors.n_cells, _BY_CHUNK):
-            whole, parts = self._obsm(tensors)
-        self._put(target, whole, parts)
+            return self._obsm(tensors)
 
     @staticmethod
     def _put(mdata: MuData, whole: Mapping[str, NDArray[Any]], parts: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
@@ -828,8 +880,11 @@ class MultimodalModel(ABC):
             for key, code in whole.items():
                 mdata.obsm[key] = code
             for name, codes in parts.items():
+                own = mdata.mod[name].obs_names
+                # A modality may hold some of the cells, in an order of its own.
+                rows = None if own.equals(mdata.obs_names) else mdata.obs_names.get_indexer(own)
                 for key, code in codes.items():
-                    mdata.mod[name].obsm[key] = code
+                    mdata.mod[name].obsm[key] = code if rows is None else code[rows]
 
     def _obsm(self, cells: CellTensors) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, NDArray[Any]]]]:
         """Codes of all trained stages by key: those of the MuData, and those of each modality."""
@@ -873,7 +928,7 @@ class MultimodalModel(ABC):
         Parameters
         ----------
         mdata
-            Other held-out cells with all modalities, instead of the test cells.
+            Other held-out cells, instead of the test cells; those that lack a modality are left out.
         obs
             Columns of ``.obs`` that may be in the codes, such as donor or lane, beside the depth of each modality,
             what was set up as batch or covariate, and the column by which ``train(split_by=...)`` has split.
@@ -920,7 +975,9 @@ class MultimodalModel(ABC):
             # Of one donor alone there is nothing to tell.
             obs = tuple(dict.fromkeys((*obs, *[split_by] * (column.iloc[rows].nunique() > 1))))
         columns = self._columns(cast(MuData, self._mdata if mdata is None else mdata), obs)
-        known = None if split is None else self.module.tensors(training, split.train).features
+        known = None
+        if split is not None:
+            known = self.module.tensors(training, split.train[training.is_paired[split.train]]).features
         reference = None if known is None else self._by_name(dict(zip(self.modalities, known, strict=True)))
         return certificate(
             self.module,
@@ -941,7 +998,7 @@ class MultimodalModel(ABC):
         if mdata is None and split is None:
             raise RuntimeError("expected the cells of training, got others; pass held-out cells as mdata.")
         cells = self._unchanged_cells() if mdata is None else self._cells_of(mdata)
-        rows = cast(Split, split).test if mdata is None else np.arange(len(cells))
+        rows = cast(Split, split).test if mdata is None else np.flatnonzero(cells.is_paired)
         if len(rows) < MIN_HELD_OUT_CELLS:
             raise ValueError(
                 f"expected at least {MIN_HELD_OUT_CELLS} held-out cells, got {len(rows)}; train with smaller "
@@ -1067,6 +1124,6 @@ class MultimodalModel(ABC):
         model._fitted.pipeline.to(resolve_device(accelerator))
         if mdata is not None:
             model._mdata, model._cells = mdata, model._read(mdata)
-            if model._fitted.cells != digest_of_names(mdata.obs_names):
+            if model._fitted.cells != model._cells.digest:
                 model._fitted.split = None
         return model

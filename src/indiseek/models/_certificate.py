@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from indiseek._checks import check_mapping, check_number
-from indiseek.data import Cells, Matrix, fold_splits, progress
+from indiseek.data import Cells, Groups, Matrix, fold_splits, progress
 from indiseek.metrics import Certificate, Thresholds, certify, pooled_certificate, thin_counts
 from indiseek.train import Pipeline
 
@@ -52,7 +52,7 @@ def certificate(
     pipeline
         Transforms and networks.
     cells, rows
-        Cells, and positions of the held-out ones among them.
+        Cells, and positions of the held-out ones among them, which have all modalities.
     reference
         Features of the training cells by modality, ``(n_cells, n_features)``; None if they are not at hand.
     obs
@@ -66,7 +66,7 @@ def certificate(
     """
     first, last = pipeline.default, list(pipeline.stages)[-1]
     tensors = pipeline.tensors(cells, rows)
-    values = {name: matrix[rows] for name, matrix in cells.values.items()}
+    values = {name: matrix[cells.at(name, rows)] for name, matrix in cells.values.items()}
     setup = cells.schema.setup
     covariates = {key: column[rows] for key, column in cells.covariates.items()} | _depths(pipeline, values)
     # The codes of categories are labels, no numbers.
@@ -118,10 +118,12 @@ def cross_fitted(
         )
     check_number("cross_fit", n_folds, low=2, whole=True)
     cells, seed = model._unchanged_cells(), certify_kwargs["seed"]
-    if len(cells) // n_folds < MIN_HELD_OUT_CELLS:
-        most = len(cells) // MIN_HELD_OUT_CELLS
+    # Cells that lack a modality are for training alone.
+    paired = np.flatnonzero(cells.is_paired)
+    if len(paired) // n_folds < MIN_HELD_OUT_CELLS:
+        most = len(paired) // MIN_HELD_OUT_CELLS
         raise ValueError(
-            f"expected at least {MIN_HELD_OUT_CELLS} cells in each fold, got {len(cells)} cells for {n_folds} folds; "
+            f"expected at least {MIN_HELD_OUT_CELLS} cells in each fold, got {len(paired)} cells for {n_folds} folds; "
             + (f"take at most cross_fit={most}." if most > 1 else "there are too few cells for folds.")
         )
     if train_kwargs is not None:
@@ -130,19 +132,25 @@ def cross_fitted(
     if refused := sorted(_NOT_FOR_FOLDS & set(given)):
         raise ValueError(f"expected train_kwargs without {refused}, which the folds settle; leave them out.")
     split_by = model.fitted.split_options.get("split_by")
-    groups = None if split_by is None else model._groups(split_by)
-    categorical = [cells.covariates[key] for key in cells.schema.setup.categorical]
-    strata = categorical or [np.zeros(len(cells), dtype=np.intp)]
+    groups = None if split_by is None else model._groups(split_by).codes
+    categorical = [cells.covariates[key][paired] for key in cells.schema.setup.categorical]
+    strata = categorical or [np.zeros(len(paired), dtype=np.intp)]
+    of_paired = None if groups is None else Groups(str(split_by), groups[paired])
     if split_by is not None:
         certify_kwargs = certify_kwargs | {"obs": tuple(dict.fromkeys((*certify_kwargs["obs"], split_by)))}
     accelerator = {"cuda": "gpu"}.get(model.device.type, model.device.type)
     given = {"accelerator": accelerator, "seed": seed, "show_progress": False} | given
     found = []
     with progress(total=n_folds, desc="certify", unit="fit") as bar:
-        for split in fold_splits(n_folds, strata, groups, seed=seed):
+        for split in fold_splits(n_folds, strata, of_paired, seed=seed):
+            train, validation, test = (paired[part] for part in split)
+            others = np.flatnonzero(~cells.is_paired)
+            if groups is not None:
+                others = others[~np.isin(groups[others], groups[np.concatenate([validation, test])])]
+            train = np.sort(np.concatenate([train, others]))
             fit = copy.copy(model)
             fit._fitted = fit._chosen_on = None
-            fit.train(external_indexing=list(split), write_latents=False, **given)
+            fit.train(external_indexing=[train, validation, test], write_latents=False, **given)
             found.append(fit.certify(**certify_kwargs))
             bar.update()
     return pooled_certificate(found)

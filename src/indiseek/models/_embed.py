@@ -89,7 +89,6 @@ def _wait(target: str | Path) -> None:
 def _write(
     model: MultimodalModel, mdata: MuData | None, target: str | Path, *, overwrite: bool, show_progress: bool
 ) -> None:
-    pipeline = model.module
     cells = model._cells_of(mdata)
     n_cells = len(cells)
     read = cast(MuData, model.adata if mdata is None else mdata)
@@ -102,13 +101,18 @@ def _write(
         arrays: dict[str, zarr.Array] = {}
         for start in range(0, n_cells, _CHUNK_CELLS):
             rows = np.arange(start, min(start + _CHUNK_CELLS, n_cells))
-            codes, _ = model._obsm(pipeline.tensors(cells, rows))
+            codes, _ = model._codes_at(cells, rows)
             for key, code in codes.items():
                 if key not in arrays:
                     shape = (n_cells, code.shape[1])
                     arrays[key] = checked_array(root, f"obsm/{key}", shape, code.dtype, n_chunk=_CHUNK_CELLS)
                     arrays[key].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+                    # Of cells before, which lack what it is a code of.
+                    for first in range(0, start, _CHUNK_CELLS):
+                        arrays[key][first : first + _CHUNK_CELLS] = np.nan
                 arrays[key][start : start + len(code)] = code
+            for key in set(arrays) - set(codes):
+                arrays[key][start : start + len(rows)] = np.nan
             bar.update(len(rows))
             # Those that wait give up where nothing comes for the time-out of their group, on GPUs ten minutes.
             gather_objects(_GOING_ON)

@@ -18,12 +18,13 @@ from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
 from indiseek._checks import by_name, check_choice, check_flag, check_number, check_seed, check_strings
-from indiseek.data import ComponentTransform, Split, Transform
+from indiseek.data import Cells, ComponentTransform, Split, Transform, positions
 from indiseek.effects import Effects
 from indiseek.models._base import FEWER_CELLS, MultimodalModel
 from indiseek.models._certificate import MIN_HELD_OUT_CELLS
 from indiseek.models._compare import compared
 from indiseek.models._labels import comparable, labelled, transferred
+from indiseek.models._mosaic import Placements, code_of_some, codes_of_some
 from indiseek.models._options import ClosedForm, Flow, NCEClub, Options, check_dimension, check_encoder
 from indiseek.models._query import QuerySummary, codes_of, needed, read_query, reference_of
 from indiseek.nn import Encoder, whitenable_axes
@@ -134,7 +135,7 @@ class IndiSeekModel(MultimodalModel):
     ----------
     mdata
         Paired cells with two or more modalities. Set up with the modalities that are found, unless
-        :meth:`setup_mudata` was called on it.
+        :meth:`setup_mudata` was called on it, which also takes cells of which some lack one (``unpaired="keep"``).
     n_shared
         Dimension of the shared codes. They lie on the unit sphere and so have one degree of freedom less.
     n_specific
@@ -179,6 +180,8 @@ class IndiSeekModel(MultimodalModel):
     """
 
     _options_class: ClassVar[type[Options]] = IndiSeekOptions
+    _takes_unpaired: ClassVar[bool] = True
+    _placed: tuple[int, torch.device, Placements] | None = None
 
     def __init__(
         self,
@@ -200,6 +203,27 @@ class IndiSeekModel(MultimodalModel):
         )
         super().__init__(mdata, options, transforms)
         self._transforms = {name: self._wide_enough(name, each) for name, each in self._transforms.items()}
+
+    def _codes_at(
+        self, cells: Cells, rows: NDArray[np.intp] | None = None
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, NDArray[Any]]]]:
+        if cells.presence is None:
+            return super()._codes_at(cells, rows)
+        return codes_of_some(self, cells, rows, self._placements)
+
+    def _code_at(
+        self, cells: Cells, rows: NDArray[np.intp] | None, kind: str, modality: str | None, batch_size: int
+    ) -> NDArray[np.float32]:
+        if cells.presence is None:
+            return super()._code_at(cells, rows, kind, modality, batch_size)
+        return code_of_some(self, cells, rows, kind, modality, batch_size, self._placements)
+
+    @property
+    def _placements(self) -> Placements:
+        """What places cells with one modality, kept while the trained state and its device are the same."""
+        if self._placed is None or self._placed[:2] != (id(self._fitted), self.device):
+            self._placed = (id(self._fitted), self.device, Placements(self))
+        return self._placed[2]
 
     def _wide_enough(self, modality: str, transform: Transform) -> Transform:
         """Transform whose components, where their number is found, are as many as the codes wanted of them."""
@@ -474,6 +498,9 @@ class IndiSeekModel(MultimodalModel):
         device = resolve_device(accelerator)
         fitted = Fitted.new(cells, self._transforms, self._stages(), options, seed)
         split = cast(Split, fitted.split)
+        if cells.presence is not None:
+            # Candidates are compared on pairs.
+            split, cells = Split(*map(cells.among_paired, split)), cells.paired()
         if len(split.validation) < MIN_HELD_OUT_CELLS:
             raise ValueError(
                 f"expected at least {MIN_HELD_OUT_CELLS} validation cells, got {len(split.validation)}; "
@@ -699,8 +726,8 @@ class IndiSeekModel(MultimodalModel):
         wanted = list(dict.fromkeys([*keys, *([] if batch_key is None else [batch_key])]))
         return compared(
             pipeline,
-            cells,
-            self._columns(cast(MuData, self._mdata), wanted),
+            cells.paired(),
+            self._columns(cast(MuData, self._mdata), wanted).loc[cells.is_paired],
             groupby=groupby,
             replicate=replicate,
             within=within,
@@ -756,6 +783,13 @@ class IndiSeekModel(MultimodalModel):
             )
         self._check_stage("specific")
         cells = self._cells_of(mdata)
+        for argument, given in (("indices", indices), ("donors", donors)):
+            lacking = ~cells.is_paired[positions(argument, given, len(cells), low=-len(cells))]
+            if lacking.any():
+                raise ValueError(
+                    f"expected in {argument} cells that have all of {list(self.modalities)}, got {int(lacking.sum())} "
+                    "that lack one; leave them out."
+                )
         own, other = self._tensors(cells, indices), self._tensors(cells, donors)
         if own.n_cells != other.n_cells:
             raise ValueError(
@@ -810,7 +844,7 @@ class IndiSeekModel(MultimodalModel):
         Returns
         -------
         Table ``(n_cells, n_features)`` by the names of cells and features, or with `interval` three such tables
-        ``value``, ``lower`` and ``upper``.
+        ``value``, ``lower`` and ``upper``. Rows of cells without the modality `given` are NaN.
 
         Raises
         ------
@@ -890,6 +924,8 @@ class IndiSeekModel(MultimodalModel):
             columns = self._columns(cast(MuData, self._mdata if mdata is None else mdata), [groupby])
             groups = columns[groupby].to_numpy()[rows]
         predictor = self._predictor(given, modality)
+        if cells.presence is not None:
+            cells, rows = cells.paired(), cells.among_paired(rows)
         with self._explained(len(rows), FEWER_CELLS):
             return predictability_table(predictor, cells, rows, given, modality, groups=groups, seed=seed)
 
@@ -918,11 +954,12 @@ class IndiSeekModel(MultimodalModel):
             )
         cells, transforms = self._unchanged_cells(), self.fitted.transforms
         batch_key, split_by = cells.schema.setup.batch_key, self.fitted.split_options.get("split_by")
-        rows = split.train
+        rows = split.train[cells.is_paired[split.train]]
         groups = None
         if split_by is not None:
             column = self._columns(cast(MuData, self._mdata), [split_by])[split_by]
             groups = pd.factorize(column.to_numpy()[rows])[0]
+        cells, rows = cells.paired(), cells.among_paired(rows)
         n_batches = 0 if batch_key is None else cells.schema.n_categories[batch_key]
         found = Predictor(transforms[given], transforms[modality], n_batches).to(self.device)
         found.fit(

@@ -75,6 +75,8 @@ def labelled(mdata: MuData, labels: str, reference: Reference, n_neighbors: int)
             f"expected a column {labels!r} in .obs of the cells that the model was trained on, got "
             f"{list(mdata.obs.columns)} in the MuData and no such column in a modality; name one that is there."
         )
+    # Those that lack a modality are not among the cells of the reference.
+    column = column if len(column) == len(reference.cells) else column.loc[reference.cells.names]
     if pd.api.types.is_float_dtype(column) and not (column.dropna() % 1 == 0).all():
         raise ValueError(
             f"expected labels in {labels!r}, got {column.dtype} values with fractions such as "
@@ -117,7 +119,7 @@ def comparable(pipeline: Pipeline, query: Query, reference: Reference, known: La
     as theirs were, and without moving batches: the neighbours in a cell's own batch are the better ones.
     """
     rows = (known.train, known.held_out)
-    cells = [query.tensors, *(reference.tensors_like(query, pipeline, part) for part in rows)]
+    cells = [query.tensors, *(reference.tensors_like(query.transforms, pipeline, part) for part in rows)]
     (shared,) = pipeline.stages["everything"].given
     own = []
     for each in cells:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
@@ -75,24 +75,29 @@ class Query(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """Cells that a model was trained on, and their split."""
+    """Cells that a model was trained on and that have all modalities, and their split."""
 
     cells: Cells
     split: Split
 
-    def tensors_like(self, query: Query, pipeline: Pipeline, rows: NDArray[np.intp]) -> CellTensors:
-        """Cells at `rows` with the features that a query has, read as its cells were."""
+    def tensors_like(
+        self, transforms: Mapping[str, Transform], pipeline: Pipeline, rows: NDArray[np.intp]
+    ) -> CellTensors:
+        """Cells at `rows` with the features that a query has, read as its cells were: by `transforms`."""
         values = {
             name: each.of(self.cells.values[name]) if isinstance(each, EstimatedTransform) else self.cells.values[name]
-            for name, each in query.transforms.items()
+            for name, each in transforms.items()
         }
-        return replace(self.cells, values=values).tensors(_in_order(query.transforms, pipeline), rows)
+        return replace(self.cells, values=values).tensors(_in_order(transforms, pipeline), rows)
 
 
 def reference_of(model: MultimodalModel) -> Reference | None:
-    """The cells of training; None where the model was loaded without them."""
+    """The cells of training that have all modalities; None where the model was loaded without them."""
     split = model.fitted.split
-    return None if model.adata is None or split is None else Reference(model._unchanged_cells(), split)
+    if model.adata is None or split is None:
+        return None
+    cells = model._unchanged_cells()
+    return Reference(cells.paired(), Split(*map(cells.among_paired, split)))
 
 
 def needed(reference: Reference | None, what: str) -> Reference:
@@ -163,10 +168,41 @@ def codes_of(
     model: MultimodalModel, query: Query
 ) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, NDArray[Any]]]]:
     """Codes by key of ``.obsm``: those of the MuData, and those of each modality that the cells have."""
-    pipeline, tensors = model.module, query.tensors
-    if not tensors.present:
-        return model._obsm(tensors)
+    if not query.tensors.present:
+        return model._obsm(query.tensors)
     (only,), reference = query.transforms, reference_of(model)
+
+    def place(stage: str) -> LeastSquares | None:
+        return None if reference is None else placement(model.module, stage, query.transforms, reference)
+
+    return codes_of_one(model, only, query.tensors, place)
+
+
+def codes_of_one(
+    model: MultimodalModel,
+    only: str,
+    tensors: CellTensors,
+    place: Callable[[str], LeastSquares | None],
+    *,
+    note: bool = True,
+) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, NDArray[Any]]]]:
+    """As :func:`codes_of`, of cells that have one modality.
+
+    Parameters
+    ----------
+    model
+        Trained model.
+    only
+        The modality.
+    tensors
+        The cells.
+    place
+        By stage, what places them among cells with all modalities, as :func:`placement` gives it; None where the cells
+        of training are not there.
+    note
+        Whether what is predicted for them is said.
+    """
+    pipeline = model.module
     whole: dict[str, NDArray[Any]] = {}
     parts: dict[str, dict[str, NDArray[Any]]] = {only: {}}
     for stage in model.fitted.trained_stages:
@@ -174,7 +210,8 @@ def codes_of(
         if space.joint is not None:
             code: Tensor | None = pipeline.joint(stage, tensors)
             if stage != pipeline.default:
-                code = _placed(pipeline, stage, cast(Tensor, code), query, reference)
+                placed = place(stage)
+                code = None if placed is None else placed(cast(Tensor, code))
             if code is None:
                 logger.warning(
                     f"{space.joint!r} is left out: where cells of {only!r} alone lie in it is learnt from the cells "
@@ -184,7 +221,8 @@ def codes_of(
                 whole[space.joint] = code.cpu().numpy()
                 parts[only][space.joint] = whole[space.joint].copy()
         if space.each is not None or space.own is not None:
-            model._note_predicted(stage, only)
+            if note:
+                model._note_predicted(stage, only)
             found = pipeline.codes(stage, tensors)[only].cpu().numpy()
             if space.each is not None:
                 whole[space.each.format(modality=only)] = found
@@ -211,10 +249,10 @@ def _transform(pipeline: Pipeline, name: str, match: FeatureMatch, reference: Re
     return estimated
 
 
-def _placed(pipeline: Pipeline, stage: str, code: Tensor, query: Query, reference: Reference | None) -> Tensor | None:
+def placement(
+    pipeline: Pipeline, stage: str, transforms: Mapping[str, Transform], reference: Reference
+) -> LeastSquares:
     """Where cells with one modality would lie among those with all, by least squares from their own code."""
-    if reference is None:
-        return None
     rows = reference.split.train
-    alike = pipeline.joint(stage, reference.tensors_like(query, pipeline, rows))
-    return LeastSquares(alike, pipeline.joint(stage, pipeline.tensors(reference.cells, rows)))(code)
+    alike = pipeline.joint(stage, reference.tensors_like(transforms, pipeline, rows))
+    return LeastSquares(alike, pipeline.joint(stage, pipeline.tensors(reference.cells, rows)))

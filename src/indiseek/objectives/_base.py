@@ -64,6 +64,8 @@ class Objective(nn.Module, ABC):
         Whether what :meth:`start` leaves is a result already: early stopping keeps it where no epoch is better.
     least_gain
         By how much the monitored value of an epoch must then be lower.
+    uses_unpaired
+        Whether :meth:`start_with` takes training cells that lack a modality.
     """
 
     monitor: str = "loss"
@@ -71,6 +73,7 @@ class Objective(nn.Module, ABC):
     ramp: float = 1.0
     starts_fitted: bool = False
     least_gain: float = 0.0
+    uses_unpaired: bool = False
 
     @abstractmethod
     def encode(self, modality: int, cells: CellTensors) -> Tensor:
@@ -118,6 +121,14 @@ class Objective(nn.Module, ABC):
     def start(self, cells: CellTensors) -> None:
         """Called before training with all training cells, without gradients; a stage in closed form is fitted here."""
         del cells
+
+    def start_with(self, cells: CellTensors, unpaired: Sequence[CellTensors]) -> None:
+        """As :meth:`start`, where there are further training cells that have one modality each, one bundle for each.
+
+        By default they are left out: what relates modalities can only be learned from cells that have all.
+        """
+        del unpaired
+        self.start(cells)
 
     def prepared(self, cells: CellTensors) -> CellTensors:
         """Cells as :meth:`loss` is given them, made once after :meth:`start`, with what each step needs of them."""

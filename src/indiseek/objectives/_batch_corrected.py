@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast, final
 
 import torch
@@ -40,16 +40,26 @@ class BatchCorrectedObjective(Objective):
         Seed of the states.
     """
 
+    uses_unpaired = True
+
     def __init__(self, n_features: Mapping[str, int], n_shared: int, n_batches: int, *, seed: int = 0) -> None:
         super().__init__()
         self.seed = seed
         self.displacements = nn.ModuleList(BatchDisplacement(n, n_shared, n_batches) for n in n_features.values())
 
-    @torch.no_grad()
     def start(self, cells: CellTensors) -> None:
         """Find states and displacements in the training cells."""
-        for i, (x, shared) in enumerate(zip(cells.features, cells.condition, strict=True)):
-            self._displacement(i).fit(x, shared, cells.covariates[0], seed=self.seed)
+        self.start_with(cells, ())
+
+    @torch.no_grad()
+    def start_with(self, cells: CellTensors, unpaired: Sequence[CellTensors]) -> None:
+        """Find states and displacements of a modality in all training cells that have it."""
+        for i in range(len(cells.features)):
+            own = [cells, *(each for each in unpaired if each.present[i].all())]
+            x = _joined([each.features[i] for each in own])
+            shared = _joined([each.condition[i] for each in own])
+            batch = _joined([each.covariates[0] for each in own])
+            self._displacement(i).fit(x, shared, batch, seed=self.seed)
 
     def encode(self, modality: int, cells: CellTensors) -> Tensor:
         """Corrected features ``(n_cells, n_features)`` of one modality."""
@@ -68,3 +78,8 @@ class BatchCorrectedObjective(Objective):
 
     def _displacement(self, modality: int) -> BatchDisplacement:
         return cast(BatchDisplacement, self.displacements[modality])
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Rows one after the other; of one part alone no copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

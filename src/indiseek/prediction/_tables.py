@@ -86,7 +86,7 @@ def prediction(
     interval: float | None,
     batch: object | None,
 ) -> pd.DataFrame | Prediction:
-    """Tables of predictions.
+    """Tables of predictions, NaN for cells without the modality `given`.
 
     Parameters
     ----------
@@ -101,16 +101,19 @@ def prediction(
     batch
         Name of the batch as of which all are predicted; None for their own.
     """
-    x = predictor.inputs.apply_to(cells.values[given])
-    found = predictor(x, _batches(predictor, cells, batch), interval)
+    has = np.arange(len(cells)) if cells.presence is None else np.flatnonzero(cells.presence.has[given])
+    x = predictor.inputs.apply_to(cells.values[given], cells.at(given, has))
+    batches = _batches(predictor, cells, batch)
+    found = predictor(x, batches if batches is None else batches[torch.from_numpy(has).to(batches.device)], interval)
     signs = (0.0,) if found.half is None else (0.0, -1.0, 1.0)
-    arrays = [np.empty(tuple(found.value.shape), dtype=np.float32) for _ in signs]
+    shape = (len(cells), found.value.shape[1])
+    arrays = [np.full(shape, np.nan, dtype=np.float32) for _ in signs]
     for start in range(0, len(x), _PIECE_CELLS):
-        rows = slice(start, start + _PIECE_CELLS)
-        mean = found.value[rows]
+        piece = slice(start, start + _PIECE_CELLS)
+        mean = found.value[piece]
         for array, sign in zip(arrays, signs, strict=True):
-            bound = mean if found.half is None else mean + sign * found.half[rows]
-            array[rows] = _scaled(predictor, bound, mean, scale).cpu().numpy()
+            bound = mean if found.half is None else mean + sign * found.half[piece]
+            array[has[piece]] = _scaled(predictor, bound, mean, scale).cpu().numpy()
     # Of a modality that these cells may lack, so not of what they have.
     columns = pd.Index(cells.schema.features[modality])
     value, *bounds = (pd.DataFrame(array, index=cells.names, columns=columns) for array in arrays)

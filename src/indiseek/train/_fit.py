@@ -313,7 +313,7 @@ def fit_stage(
     return StageResult(history, best_epoch, time.perf_counter() - start, trainer.interrupted or bool(late))
 
 
-def fit_in_closed_form(objective: Objective, train: CellTensors) -> StageResult:
+def fit_in_closed_form(objective: Objective, train: CellTensors, unpaired: Sequence[CellTensors] = ()) -> StageResult:
     """Fit an objective without gradient steps: by what it does before and after them.
 
     Parameters
@@ -321,11 +321,16 @@ def fit_in_closed_form(objective: Objective, train: CellTensors) -> StageResult:
     objective
         What is fitted, on the device of the cells.
     train
-        All training cells.
+        All training cells that have every modality.
+    unpaired
+        Those that have one, a bundle for each modality.
     """
     start = time.perf_counter()
     with torch.no_grad():
-        objective.start(train)
+        if unpaired:
+            objective.start_with(train, unpaired)
+        else:
+            objective.start(train)
         objective.eval().finish(train)
     return StageResult(pd.DataFrame().rename_axis("epoch"), -1, time.perf_counter() - start, interrupted=False)
 

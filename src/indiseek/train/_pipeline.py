@@ -332,19 +332,23 @@ class Fitted:
     ) -> Self:
         """State before the first stage: a split, transforms fitted on its training cells, and no networks yet."""
         parts, record = split.split(len(cells.names), seed), split.record()
+        paired = parts.train if cells.presence is None else cells.presence.parted(parts.train)[0]
         # One by one, so that a transform given for two modalities is fitted to each.
         fitted = dict(transforms)
         for name, transform in transforms.items():
             fitted[name] = copy.deepcopy(transform)
-            fitted[name].fit(cells.values[name], parts.train)
+            if cells.presence is None:
+                fitted[name].fit(cells.values[name], parts.train)
+            else:
+                _fit_to_some(fitted[name], name, cells, parts.train, paired)
         found = [
             f"{t.n_output} of {name!r}"
             for name, t in fitted.items()
             if isinstance(t, ComponentTransform) and t.n_components is None
         ]
         if found:
-            logger.info(f"components that hold signal in {len(parts.train)} training cells: {', '.join(found)}")
-        n_categories, n_train = cells.schema.n_categories, len(parts.train)
+            logger.info(f"components that hold signal in {len(paired)} training cells: {', '.join(found)}")
+        n_categories, n_train = cells.schema.n_categories, len(paired)
         return cls(Pipeline(fitted, stages, n_categories, n_train, seed), parts, record, cells.digest)
 
     def record(self, stage: str, history: pd.DataFrame, seconds: float) -> None:
@@ -396,6 +400,18 @@ class Fitted:
                 key: pd.DataFrame({key: values}).rename_axis("epoch") for key, values in payload["history"].items()
             },
         )
+
+
+def _fit_to_some(
+    transform: Transform, name: str, cells: Cells, train: NDArray[np.intp], paired: NDArray[np.intp]
+) -> None:
+    """Fit a transform to all training cells that have its modality."""
+    values, rows = cells.values[name], cells.at(name, train)
+    if isinstance(transform, ComponentTransform):
+        # As many as the paired cells can tell from noise: from these all is learned that is made of them.
+        transform.fit(values, rows, cells.at(name, paired))
+    else:
+        transform.fit(values, rows)
 
 
 def empty_transforms(

@@ -161,6 +161,22 @@ def _check_trainer_kwargs(given: Mapping[str, Any]) -> None:
             )
 
 
+class Parts(NamedTuple):
+    """Cells of a fit.
+
+    Attributes
+    ----------
+    train, validation
+        Those that have every modality, by which modalities are related.
+    unpaired
+        Training cells that have one modality, a bundle for each.
+    """
+
+    train: CellTensors
+    validation: CellTensors
+    unpaired: Sequence[CellTensors]
+
+
 class Start(NamedTuple):
     """Where a fit begins.
 
@@ -261,24 +277,27 @@ def _fit_from(
 ) -> bool:
     """Make the tensors of training and validation cells and train the stages; whether all are trained."""
     split = cast(Split, fitted.split)
-    rows = np.concatenate(split[:2])
+    paired, others = (split.train, None) if cells.presence is None else cells.presence.parted(split.train)
+    rows = np.concatenate([paired, split.validation])
     explained = partial(
         memory_of_all_explained, n_cells=len(rows), n_features=fitted.pipeline.n_features, device=process.device
     )
     with explained("the features of the training and validation cells"):
         fitted.pipeline.to(process.device)
-        train, validation = fitted.pipeline.tensors(cells, rows).split(len(split.train))
-    start = _start_of(fitted, (train, validation), saved, checkpoint)
+        train, validation = fitted.pipeline.tensors(cells, rows).split(len(paired))
+        unpaired = [] if others is None else [fitted.pipeline.tensors(cells, part) for part in cells.alike(others)]
+    start = _start_of(fitted, (train, validation, *unpaired), saved, checkpoint)
     if make_views is not None:
         what, advice = "n_views times the training and validation cells", "make the model with a smaller n_views"
         with explained(what, advice=advice):
             train = train._replace(views=make_views(fitted, split.train, plan.seed))
             validation = validation._replace(views=make_views(fitted, split.validation, plan.seed + 1))
-    return _fit_stages(fitted, (train, validation), plan, start, checkpoint, explained, show_progress=show_progress)
+    parts = Parts(train, validation, unpaired)
+    return _fit_stages(fitted, parts, plan, start, checkpoint, explained, show_progress=show_progress)
 
 
 def _start_of(
-    fitted: Fitted, cells: tuple[CellTensors, CellTensors], saved: dict[str, Any] | None, checkpoint: Checkpoint | None
+    fitted: Fitted, cells: Sequence[CellTensors], saved: dict[str, Any] | None, checkpoint: Checkpoint | None
 ) -> Start:
     """Where a fit of these cells begins: where the `saved` state of `checkpoint` stands, or else at the first stage.
 
@@ -301,7 +320,7 @@ def _start_of(
 
 def _fit_stages(
     fitted: Fitted,
-    cells: tuple[CellTensors, CellTensors],
+    cells: Parts,
     plan: Plan,
     start: Start,
     checkpoint: Checkpoint | None,
@@ -353,7 +372,7 @@ def _fit_stages(
 
 def _fit_stage(
     fitted: Fitted,
-    cells: tuple[CellTensors, CellTensors],
+    cells: Parts,
     stage: str,
     plan: Plan,
     *,
@@ -365,7 +384,7 @@ def _fit_stage(
 ) -> tuple[bool, int]:
     """Train one stage; whether the user interrupted it, and how many epochs it has had."""
     pipeline = fitted.pipeline
-    train, validation = cells
+    train, validation, unpaired = cells
     what = f"what stage {stage!r} needs of all its cells"
     with explained(what):
         seen = (pipeline.inputs(stage, train), pipeline.inputs(stage, validation))
@@ -373,7 +392,8 @@ def _fit_stage(
     settings = plan.settings[stage]
     if settings is None:
         with explained(what):
-            result = fit_in_closed_form(objective, seen[0])
+            used = unpaired if objective.uses_unpaired else ()
+            result = fit_in_closed_form(objective, seen[0], [pipeline.inputs(stage, part) for part in used])
     else:
         result = fit_stage(
             objective,
