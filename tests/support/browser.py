@@ -42,8 +42,8 @@ class Tab:
     ----------
     complaints
         Errors and warnings of the console, exceptions, and what the page's own rules have refused.
-    requests
-        Addresses that were asked for.
+    requests, refused
+        Addresses that were asked for, and those of them that the page's own rules refused.
     """
 
     def __init__(self, send: int, receive: int) -> None:
@@ -52,6 +52,8 @@ class Tab:
         self._answers: dict[int, dict[str, Any]] = {}
         self.complaints: list[str] = []
         self.requests: list[str] = []
+        self.refused: list[str] = []
+        self._address: dict[str, str] = {}
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -92,6 +94,9 @@ class Tab:
         match message.get("method"):
             case "Network.requestWillBeSent":
                 self.requests.append(found["request"]["url"])
+                self._address[found["requestId"]] = self.requests[-1]
+            case "Network.loadingFailed" if found.get("blockedReason") == "csp":
+                self.refused.append(self._address[found["requestId"]])
             case "Runtime.exceptionThrown":
                 self.complaints.append(json.dumps(found["exceptionDetails"]))
             case "Runtime.consoleAPICalled" if found["type"] in ("error", "warning", "assert"):
@@ -124,6 +129,7 @@ class Tab:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.complaints.clear()
         self.requests.clear()
+        self.refused.clear()
         self.call("Page.navigate", url=path.as_uri())
         self.wait(f"location.href === {json.dumps(path.as_uri())} && document.readyState === 'complete'")
 

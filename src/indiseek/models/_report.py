@@ -110,7 +110,7 @@ def write_report(
     parts = {name: getattr(fitted.split, name) for name in ("train", "validation", "test")}
     by_name = {"training" if name == "train" else name: part for name, part in parts.items()}
     setup, split_by = cells.schema.setup, fitted.split_options.get("split_by")
-    keys = [key for key in dict.fromkeys([*setup.categorical, split_by]) if key in annotations]
+    keys = [key for key in dict.fromkeys([*setup.categorical, str(split_by)]) if key in annotations]
     page = Page(
         title=title
         or f"{' and '.join(map(spoken, model.modalities))} of {len(cells):,} cells: shared, and known to one",
@@ -192,7 +192,7 @@ def _checked_color(color: str | None, annotations: pd.DataFrame, features: Mappi
     found = [(name, feature) for name, feature in wanted if feature in features[name]]
     if not found:
         raise KeyError(
-            f"expected color to be a column of .obs or a feature of {list(features)}, got {color!r}; check its spelling."
+            f"expected color to be a column of .obs or a feature of {list(features)}, got {color!r}; check its name."
         )
     return f"{found[-1][1]} ({found[-1][0]})"
 

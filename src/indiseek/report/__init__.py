@@ -3,7 +3,7 @@
 from indiseek.report._colours import Colours, FeatureValues, colours_of
 from indiseek.report._curves import curves
 from indiseek.report._effects import effect_rows
-from indiseek.report._features import feature_rows, from_certificate, from_predictability, names_known_by_one
+from indiseek.report._features import feature_rows, from_certificate, from_predictability
 from indiseek.report._groups import group_tables
 from indiseek.report._page import Page, render
 from indiseek.report._spaces import Space, maps_of
@@ -27,7 +27,6 @@ __all__ = [
     "from_predictability",
     "group_tables",
     "maps_of",
-    "names_known_by_one",
     "render",
     "spoken",
 ]

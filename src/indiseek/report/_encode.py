@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 
 # The last value of a byte says that there is none.
 MISSING = 255
-LEVELS = 254
+# Of which 63 is a part, so that steps of a gene, too, are whole numbers.
+LEVELS = 252
 _PERCENTILES = (1.0, 99.0)
 
 
 class Quantised(NamedTuple):
-    """Numbers in 255 steps.
+    """Numbers in 253 steps.
 
     Attributes
     ----------
     values
-        ``(n_cells,)`` bytes from 0 to 254; 255 for a missing value.
+        ``(n_cells,)`` bytes from 0 to 252; 255 for a missing value.
     low, high
-        Numbers that 0 and 254 stand for.
+        Numbers that 0 and 252 stand for.
     clip
         Steps between which colours change: the 1st and 99th percentile.
     """
@@ -45,7 +46,7 @@ def quantised(values: NDArray[Any], *, n_levels: int = LEVELS) -> Quantised:
     values
         ``(n_cells,)``; NaN or infinite where there is none.
     n_levels
-        Number of steps above the lowest, at most 254; fewer can be packed smaller.
+        Number of steps above the lowest, a part of 252; fewer can be packed smaller.
     """
     numbers = np.asarray(values, dtype=np.float64)
     there = np.isfinite(numbers)
@@ -53,10 +54,10 @@ def quantised(values: NDArray[Any], *, n_levels: int = LEVELS) -> Quantised:
     if not found.size:
         return Quantised(np.full(len(numbers), MISSING, dtype=np.uint8), 0.0, 0.0, (0, 0))
     low, high = float(found.min()), float(found.max())
-    # Halves, so that the difference of two large numbers is no infinity.
+    # Divided first, so that the difference of two large numbers is no infinity.
     step = high / n_levels - low / n_levels
     steps = np.full(len(numbers), MISSING, dtype=np.uint8)
-    steps[there] = np.rint((found - low) / step) * (LEVELS / n_levels) if step > 0 else 0
+    steps[there] = np.rint(found / step - low / step) * (LEVELS // n_levels) if step > 0 else 0
     below, above = (int(edge) for edge in np.percentile(steps[there], _PERCENTILES))
     if below == above:
         # A marker of few cells would vanish.

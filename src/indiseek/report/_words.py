@@ -70,8 +70,8 @@ def feature_sentences(table: pd.DataFrame, modalities: Sequence[str]) -> list[st
         names = ", ".join(f"{printable(name.removesuffix(tag))} ({share:.0%})" for name, share in features)
         others = " and ".join(spoken(name) for name in modalities if name != modality)
         sentences.append(
-            f"What {spoken(modality)} alone knows, most of all: {names} of what these features vary between cells cannot "
-            f"be told from {others}, and is no counting noise."
+            f"What {spoken(modality)} alone knows, most of all: {names}. So much of what these features vary between "
+            f"cells cannot be told from {others}, and is no counting noise."
         )
     if not found:
         words = " and ".join(spoken(str(name)) for name in dict.fromkeys(table["modality"]))
@@ -89,8 +89,8 @@ def _controls(table: pd.DataFrame) -> list[str]:
     if controls.empty or controls["specific"].max() < WORTH_NAMING:
         return []
     return [
-        f"Control antibodies, which have no target, have up to {controls['specific'].max():.0%} there too: part of it is "
-        "background of the measurement."
+        f"Control antibodies, which have no target, have up to {controls['specific'].max():.0%} there too: part of it "
+        "is background of the measurement."
     ]
 
 

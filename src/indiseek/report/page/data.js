@@ -38,12 +38,12 @@ const columnTitles = data.columns.map((column) => offer(column.name, { ...column
 const featureTitles = data.features.map((feature) => offer(`${feature.name} (${feature.modality})`, feature));
 const featureTitle = new Map(data.features.map((f, i) => [`${f.modality}\n${f.name}`, featureTitles[i]]));
 
-/** Steps of a colour, 0 to 254 or the code of a category, one for each cell; 255 for a missing one. */
+/** Steps of a colour, 0 to 252 or the code of a category, one for each cell; 255 for a missing one. */
 async function stepsOf(colour) {
   colour.steps ??= colour.categories ? bytes(colour.codes) : colour.isColumn ? bytes(colour.values) : await inflated(colour.values);
   return colour.steps;
 }
-const valueAt = (colour, step) => colour.low + ((colour.high - colour.low) * step) / 254;
+const valueAt = (colour, step) => colour.low + ((colour.high - colour.low) * step) / 252;
 
 // Light and dark: as the system has it, until the reader says otherwise.
 const isDark = () => getComputedStyle(document.documentElement).colorScheme === "dark";
