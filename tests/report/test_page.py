@@ -165,11 +165,11 @@ def test_shares_from_predictability_add_up():
 def test_the_first_sentences():
     table = feature_table()
     first, second = feature_sentences(table.assign(is_control=[False, True, False, False, False]), ["rna", "prot"])
-    assert first.startswith(f"What protein alone knows, most of all: {IMAGE} (70%), CD4 (20%).")
+    assert first.startswith(f"What protein alone knows, most of all: {IMAGE} (70 %), CD4 (20 %).")
     assert "cannot be told from RNA" in first
-    assert "up to 40%" in second
+    assert "up to 40 %" in second
     (none,) = feature_sentences(table.assign(specific=0.01), ["rna", "prot"])
-    assert none.startswith("No feature of protein has 15% or more")
+    assert none.startswith("No feature of protein has 15 % or more")
     assert feature_sentences(table[["feature", "r"]], ["rna", "prot"]) == []
     tagged = table.assign(feature=[f"{name}_TotalSeqB" for name in table["feature"]])
     assert "_TotalSeqB" not in feature_sentences(tagged, ["rna", "prot"])[0]
@@ -180,14 +180,17 @@ def test_the_first_sentences():
     [
         (["pass", "note"], "All 1 checks passed"),
         (["pass", "too few cells"], "No check failed on 200 cells that no fit has seen: 1 passed, and for 1"),
-        (["FAIL", "pass"], "Of the checks on 200 cells that no fit has seen, 1 failed (words 0); 1 passed."),
+        (
+            ["FAIL", "pass"],
+            "NOT all is as it should be: the RNA-specific space still holds some of what the other measurement",
+        ),
     ],
 )
 def test_the_sentence_of_the_certificate(verdicts, expected):
     class Certified:
         def __init__(self) -> None:
             self.verdicts = pd.DataFrame(
-                {"verdict": verdicts, "words": [f"words {i} (figures)" for i in range(len(verdicts))]}
+                {"verdict": verdicts, "words": "words (figures)", "check": "probes", "modality": "rna"}
             )
             self.tables: dict = {}
 

@@ -95,7 +95,7 @@ def write_report(
     features = {name: cells.schema.features[name] for name in model.modalities}
     first = _checked_color(color, annotations, features)
     if coordinates is not None:
-        _check_coordinates(coordinates, len(cells))
+        _check_coordinates(coordinates, len(cells), list(_titles(model)))
     if certificate is None and len(fitted.split.test) >= least_held_out:
         logger.info(f"report: certificate on {len(fitted.split.test):,} test cells, about a minute")
         certificate = model.certify(seed=seed)
@@ -197,8 +197,11 @@ def _checked_color(color: str | None, annotations: pd.DataFrame, features: Mappi
     return f"{found[-1][1]} ({found[-1][0]})"
 
 
-def _check_coordinates(coordinates: Mapping[str, NDArray[Any]], n_cells: int) -> None:
+def _check_coordinates(coordinates: Mapping[str, NDArray[Any]], n_cells: int, keys: Sequence[str]) -> None:
     check_mapping("coordinates", coordinates, "coordinates by key of a space")
+    unknown = [key for key in coordinates if key not in keys]
+    if unknown:
+        raise KeyError(f"expected coordinates of the spaces {keys}, got {unknown}; use these keys.")
     for key, xy in coordinates.items():
         shape = np.shape(xy)
         if shape != (n_cells, 2) or not np.isfinite(np.asarray(xy, dtype=np.float64)).all():
@@ -238,9 +241,6 @@ def _spaces(
 ) -> list[Space]:
     """A map of each space that the model writes, the one of everything last and not shown at first."""
     codes, _ = model._obsm(model._tensors(cells, rows))
-    unknown = sorted(set(coordinates or {}) - set(codes))
-    if unknown:
-        raise KeyError(f"expected coordinates of the spaces {list(codes)}, got {unknown}; use these keys.")
     known = {key: np.asarray(xy)[rows] for key, xy in (coordinates or {}).items()}
     missing = {key: code for key, code in codes.items() if key not in known}
     if missing:
@@ -331,7 +331,7 @@ def _facts(model: MultimodalModel, cells: Cells, parts: Mapping[str, NDArray[np.
     for name in model.modalities:
         transform = fitted.transforms[name]
         how = _TRANSFORMS.get(transform.name, transform.name).format(transform.n_output)
-        facts.append((f"Measured: {name}", f"{len(cells.schema.features[name]):,} features; {how}"))
+        facts.append((name, f"{len(cells.schema.features[name]):,} features; {how}"))
     if setup.batch_key is not None:
         facts.append((f"Batches ({setup.batch_key})", f"{cells.schema.n_categories[setup.batch_key]}, corrected for"))
     others = [key for key in setup.covariates if key != setup.batch_key]
@@ -339,7 +339,7 @@ def _facts(model: MultimodalModel, cells: Cells, parts: Mapping[str, NDArray[np.
         facts.append(("Other covariates", ", ".join(others)))
     by = fitted.split_options.get("split_by")
     facts.append(("Split", f"{counted({name: len(part) for name, part in parts.items()})} cells"))
-    facts.append(("Held out", "cells at random" if by is None else f"whole groups of {by}"))
+    facts.append(("Held out", "cells at random" if by is None else f"all cells of some values of {by}"))
     seconds = sum(fitted.stage_seconds.values())
     facts.append(("Model", f"{type(model).__name__} {version('indiseek')}, trained in {seconds:.0f} s"))
     return facts

@@ -5,10 +5,11 @@ from indiseek.report._curves import curves
 from indiseek.report._effects import effect_rows
 from indiseek.report._features import feature_rows, from_certificate, from_predictability
 from indiseek.report._groups import group_tables
+from indiseek.report._names import counted, spoken
 from indiseek.report._page import Page, render
 from indiseek.report._spaces import Space, maps_of
 from indiseek.report._verdicts import findings
-from indiseek.report._words import certificate_sentence, counted, feature_sentences, spoken
+from indiseek.report._words import certificate_sentence, feature_sentences
 
 __all__ = [
     "Colours",

@@ -86,7 +86,7 @@ def feature_rows(table: pd.DataFrame) -> dict[str, Any]:
     frame = table if "feature" in table else table.rename_axis("feature").reset_index()
     if "specific" in frame:
         frame = frame.sort_values("specific", ascending=False, na_position="last", kind="stable")
-    columns = []
+    columns, hidden = [], []
     for name in sorted(map(str, frame.columns), key=lambda name: list(_TITLES).index(name) if name in _TITLES else 99):
         values = frame[name]
         if pd.api.types.is_bool_dtype(values):
@@ -95,10 +95,10 @@ def feature_rows(table: pd.DataFrame) -> dict[str, Any]:
             kind = "share" if name in _SHARES else "number"
         else:
             kind = "text"
-        if kind == "flag" and not values.any():
-            continue
+        if (kind == "flag" and not values.any()) or (name == "modality" and values.nunique() == 1):
+            hidden.append(name)
         title = _TITLES.get(name, name.replace("_", " "))
-        columns.append({"name": name, "title": printable(title), "kind": kind})
+        columns.append({"name": name, "title": printable(title), "kind": kind, "shown": name not in hidden})
     rows = [
         [_plain(value) for value in row] for row in frame[[each["name"] for each in columns]].itertuples(index=False)
     ]

@@ -12,9 +12,10 @@ from indiseek._checks import printable
 
 # A reading of a clean code lies beyond so many standard errors once in twenty draws.
 _NORMAL_95 = 1.96
-# Width of the drawn scale in parts, of which the limit stands at the middle.
+# Width of the drawn scale.
 _WIDTH = 200.0
-_KINDS = {"pass": "pass", "FAIL": "fail", "too few cells": "few", "note": "note"}
+# In the order in which they are shown.
+_KINDS = {"FAIL": "fail", "too few cells": "few", "pass": "pass", "note": "note"}
 _SIGNS = {"pass": "\u2713", "FAIL": "\u2717", "too few cells": "?", "note": "\u2022"}
 
 
@@ -38,8 +39,9 @@ def findings(certificate: Certified) -> list[dict[str, Any]]:
     certificate
         :class:`indiseek.metrics.Certificate`.
     """
-    found = []
-    for row in certificate.verdicts.itertuples(index=False):
+    found: list[dict[str, Any]] = []
+    rows = sorted(certificate.verdicts.itertuples(index=False), key=lambda row: list(_KINDS).index(row.verdict))
+    for row in rows:
         sentence, _, figures = str(row.words).partition(" (")
         # Of a sentence without figures, or that goes on after them, all is said at once.
         split = bool(figures) and figures.endswith(")")
@@ -55,6 +57,10 @@ def findings(certificate: Certified) -> list[dict[str, Any]]:
                 "scale": _scale(row),
             }
         )
+    for i, finding in enumerate(found):
+        # Said once.
+        if finding["advice"] in [earlier["advice"] for earlier in found[:i]]:
+            finding["advice"] = ""
     return found
 
 
@@ -75,10 +81,10 @@ def _least(table: pd.DataFrame | None, row: Any) -> str:
 
 
 def _scale(row: Any) -> dict[str, float] | None:
-    """Value, interval and limit as places on a line from 0 to twice the limit, or to 1 where more is better."""
+    """Value, interval and limit as places on a line from 0: to twice the limit or beyond the interval, or to 1."""
     numbers = (row.value, row.low, row.high, row.limit)
     if not all(np.isfinite(each) for each in numbers) or row.limit <= 0:
         return None
-    end = 1.0 if row.limit >= 0.5 else 2 * row.limit
+    end = 1.0 if row.limit >= 0.5 else max(2 * row.limit, 1.1 * row.high)
     places = [round(_WIDTH * float(np.clip(each / end, 0, 1)), 1) for each in numbers]
     return dict(zip(("value", "low", "high", "limit"), places, strict=True))

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
 from indiseek._checks import printable
 from indiseek.report._features import WORTH_NAMING, names_known_by_one
+from indiseek.report._names import spoken
 from indiseek.report._verdicts import Certified, counts
 
-_NAMES = {
-    "rna": "RNA",
-    "gex": "RNA",
-    "prot": "protein",
-    "protein": "protein",
-    "adt": "protein",
-    "ab": "protein",
-    "atac": "chromatin (ATAC)",
+# What it means that a check has failed, of the modality that it was of.
+_FAILED = {
+    "independence": "the {}-specific space still holds some of what the other measurement tells",
+    "excess": "the shared space holds some of what only {} tells",
+    "completeness": "the spaces leave out part of {}",
+    "retrieval": "the shared codes do not match cells",
+    "duplicates": "cells are copies of each other",
 }
-_MOST_NAMED = 3
-
-
-def spoken(modality: str) -> str:
-    """A modality as a sentence calls it."""
-    return _NAMES.get(modality.lower(), printable(modality))
+# Which say the same of a space.
+_ALIKE = {"independence within batches": "independence", "probes": "independence"}
 
 
 def certificate_sentence(certificate: Certified, n_cells: int) -> str:
@@ -41,11 +37,14 @@ def certificate_sentence(certificate: Certified, n_cells: int) -> str:
     on = f"on {n_cells:,} cells that no fit has seen"
     few = f"for {found['few']} the cells are too few to tell" if found["few"] else ""
     if found["fail"]:
-        failed = certificate.verdicts.loc[certificate.verdicts["verdict"] == "FAIL", "words"]
-        names = "; ".join(printable(str(words).partition(" (")[0]) for words in failed.head(_MOST_NAMED))
-        more = f"; and {len(failed) - _MOST_NAMED} more" if len(failed) > _MOST_NAMED else ""
-        others = f"; {found['pass']} passed{', ' + few if few else ''}"
-        return f"Of the checks {on}, {found['fail']} failed ({names}{more}){others}."
+        failed = certificate.verdicts[certificate.verdicts["verdict"] == "FAIL"]
+        said = []
+        for row in failed.itertuples(index=False):
+            words = _FAILED.get(_ALIKE.get(row.check, row.check), printable(str(row.words).partition(" (")[0]))
+            said.append(words.replace("{}", spoken(str(row.modality))))
+        passed = f"{found['pass']} passed" + (f", and {few}" if few else "")
+        found_out = "; ".join(dict.fromkeys(said))
+        return f"NOT all is as it should be: {found_out}. So say {found['fail']} checks {on}; {passed}."
     if few:
         return f"No check failed {on}: {found['pass']} passed, and {few}."
     return f"All {found['pass']} checks passed {on}: the spaces hold what they should, and not what they should not."
@@ -67,7 +66,7 @@ def feature_sentences(table: pd.DataFrame, modalities: Sequence[str]) -> list[st
     sentences = []
     for modality, features in found.items():
         tag = _tag(table.loc[table["modality"] == modality, "feature"].astype(str).tolist())
-        names = ", ".join(f"{printable(name.removesuffix(tag))} ({share:.0%})" for name, share in features)
+        names = ", ".join(f"{printable(name.removesuffix(tag))} ({100 * share:.0f} %)" for name, share in features)
         others = " and ".join(spoken(name) for name in modalities if name != modality)
         sentences.append(
             f"What {spoken(modality)} alone knows, most of all: {names}. So much of what these features vary between "
@@ -76,8 +75,8 @@ def feature_sentences(table: pd.DataFrame, modalities: Sequence[str]) -> list[st
     if not found:
         words = " and ".join(spoken(str(name)) for name in dict.fromkeys(table["modality"]))
         sentences.append(
-            f"No feature of {words} has {WORTH_NAMING:.0%} or more of its variation between cells in one measurement "
-            "alone."
+            f"No feature of {words} has {100 * WORTH_NAMING:.0f} % or more of its variation between cells in one "
+            "measurement alone."
         )
     return sentences + _controls(table)
 
@@ -88,9 +87,10 @@ def _controls(table: pd.DataFrame) -> list[str]:
     controls = table[table["is_control"].astype(bool)].dropna(subset=["specific"])
     if controls.empty or controls["specific"].max() < WORTH_NAMING:
         return []
+    most = f"{100 * controls['specific'].max():.0f} %"
     return [
-        f"Control antibodies, which have no target, have up to {controls['specific'].max():.0%} there too: part of it "
-        "is background of the measurement."
+        f"Control antibodies, which have no target, have up to {most} there too: part of it is background of the "
+        "measurement."
     ]
 
 
@@ -98,8 +98,3 @@ def _tag(names: Sequence[str]) -> str:
     """What the names of a panel all end with, such as ``_TotalSeqB``."""
     _, separator, tag = names[0].rpartition("_")
     return separator + tag if len(names) > 1 and separator and all(n.endswith(separator + tag) for n in names) else ""
-
-
-def counted(values: Mapping[str, int]) -> str:
-    """Numbers with what they are of, such as ``4,670 training, 686 validation``."""
-    return ", ".join(f"{n:,} {name}" for name, n in values.items())

@@ -48,7 +48,9 @@ function categoryColours(categories) {
     if (NO_LABEL.has(name.toLowerCase())) return faint;
     const [hue, round] = [HUES[next % HUES.length], Math.floor(next / HUES.length)];
     next += 1;
-    return round % 3 === 0 ? hue : mixed(hue, round % 3 === 1 ? "#000000" : "#ffffff", 0.45);
+    // What is far from the ground first: darker on white, lighter on black.
+    const shades = isDark() ? ["#ffffff", "#000000"] : ["#000000", "#ffffff"];
+    return round % 3 === 0 ? hue : mixed(hue, shades[(round % 3) - 1], 0.45);
   });
 }
 

@@ -1,5 +1,5 @@
 // The table of features: search, sort, and a click that colours the maps.
-const ROWS_AT_ONCE = 50;
+const ROWS_AT_ONCE = 25;
 const view = { sort: null, down: true, shown: ROWS_AT_ONCE };
 const columnIndex = (name) => (data.table ? data.table.columns.findIndex((column) => column.name === name) : -1);
 
@@ -61,7 +61,7 @@ function showRows() {
   }
   const hasBar = columnIndex("shared") >= 0 && columnIndex("specific") >= 0;
   byId("table").tBodies[0].replaceChildren(...found.slice(0, view.shown).map((row) => {
-    const cells = columns.map((column, i) => cellOf(column, row[i], row));
+    const cells = columns.flatMap((column, i) => (column.shown ? [cellOf(column, row[i], row)] : []));
     if (hasBar) cells.splice(1, 0, element("td", {}, [shareBar(row)]));
     return element("tr", {}, cells);
   }));
@@ -73,7 +73,9 @@ function startTable() {
   const { columns, rows } = data.table;
   const specific = columnIndex("specific");
   if (specific >= 0) view.sort = specific;
-  const heads = columns.map((column, i) => {
+  const shown = columns.map((column, i) => i).filter((i) => columns[i].shown);
+  const heads = shown.map((i) => {
+    const column = columns[i];
     const button = element("button", { type: "button", text: column.title });
     const head = element("th", { scope: "col", class: ["share", "number"].includes(column.kind) ? "number" : "" }, [button]);
     button.addEventListener("click", () => {
@@ -83,13 +85,14 @@ function startTable() {
     });
     return head;
   });
-  const markSorted = () => heads.forEach((head, i) => {
+  const markSorted = () => heads.forEach((head, place) => {
+    const i = shown[place];
     if (view.sort === i) head.setAttribute("aria-sort", view.down ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
     head.firstChild.textContent = columns[i].title + (view.sort === i ? (view.down ? " \u25bc" : " \u25b2") : "");
   });
-  const shown = columnIndex("shared") >= 0 && specific >= 0 ? [heads[0], element("th", { scope: "col", text: "Its variance" }), ...heads.slice(1)] : heads;
-  byId("table").tHead.replaceChildren(element("tr", {}, shown));
+  const withBar = columnIndex("shared") >= 0 && specific >= 0 ? [heads[0], element("th", { scope: "col", text: "Its variance" }), ...heads.slice(1)] : heads;
+  byId("table").tHead.replaceChildren(element("tr", {}, withBar));
   const modalities = columnIndex("modality") < 0 ? [] : [...new Set(rows.map((row) => row[columnIndex("modality")]))];
   if (modalities.length > 1) {
     byId("modality").append(element("option", { text: "all", value: "" }), ...modalities.map((name) => element("option", { text: name, value: name })));
