@@ -104,15 +104,24 @@ def test_what_was_run_on_what_stands_on_the_page_and_nothing_changes(study, maps
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html"]
 
 
-def test_without_maps_and_certificate_both_are_made(study, tmp_path, monkeypatch, log):
+def test_without_maps_and_certificate_both_are_made(study, maps, tmp_path, monkeypatch, log):
     model, certificate = study
+    some = {key: xy for key, xy in maps.items() if key != "X_indiseek_rna"}
     monkeypatch.setattr(IndiSeekModel, "certify", lambda self, seed: certificate)
-    model.report(tmp_path / "a.html", max_cells=120, seed=3)
-    model.report(tmp_path / "b.html", max_cells=120, seed=3)
+    asked = []
+
+    def maps_of(codes, seed):
+        asked.append((list(codes), seed))
+        return {key: code[:, :2] for key, code in codes.items()}
+
+    monkeypatch.setattr(gathering, "maps_of", maps_of)
+    model.report(tmp_path / "a.html", max_cells=120, seed=3, coordinates=some)
+    model.report(tmp_path / "b.html", max_cells=120, seed=3, coordinates=some)
     one, other = (data_of((tmp_path / name).read_text(encoding="utf-8")) for name in ("a.html", "b.html"))
     assert one == other
+    assert asked == [(["X_indiseek_rna"], 3)] * 2
     assert one["first"] == "cell type"
-    assert "report: certificate on" in log.text and "report: 4 maps of 120 cells" in log.text
+    assert "report: certificate on" in log.text and "report: map of 1 space, 120 cells" in log.text
 
 
 def test_a_table_of_features_that_the_model_has_is_taken(study, maps, tmp_path, monkeypatch):

@@ -6,10 +6,9 @@ import math
 from pathlib import Path
 
 import pytest
+from made_up_page import IMAGE, N_CELLS, SCRIPT, page
 
 from indiseek.report import render
-
-from .conftest import IMAGE, N_CELLS, SCRIPT, page
 
 DRAWN = "maps[%d].canvas.toDataURL()"
 

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_page import IMAGE, SCRIPT, feature_table, page
 from scipy import sparse
 
 from indiseek.report import (
@@ -22,8 +23,6 @@ from indiseek.report import (
     from_predictability,
     render,
 )
-
-from .conftest import IMAGE, SCRIPT, feature_table, page
 
 
 class Reader(HTMLParser):

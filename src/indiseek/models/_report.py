@@ -244,7 +244,8 @@ def _spaces(
     known = {key: np.asarray(xy)[rows] for key, xy in (coordinates or {}).items()}
     missing = {key: code for key, code in codes.items() if key not in known}
     if missing:
-        logger.info(f"report: {len(missing)} maps of {len(rows):,} cells")
+        word = "map of 1 space" if len(missing) == 1 else f"maps of {len(missing)} spaces"
+        logger.info(f"report: {word}, {len(rows):,} cells")
         known |= maps_of(missing, seed=seed)
     titles = _titles(model)
     ordered = sorted(codes, key=lambda key: list(titles).index(key))
