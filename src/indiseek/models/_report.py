@@ -37,6 +37,7 @@ from indiseek.report import (
     group_tables,
     maps_of,
     render,
+    sentence_case,
     spoken,
 )
 
@@ -267,7 +268,7 @@ def _titles(model: MultimodalModel) -> dict[str, tuple[str, str]]:
         if space.each is not None:
             for modality, word in zip(model.modalities, names, strict=True):
                 others = " and ".join(each for each in names if each != word)
-                title = f"{word[0].upper()}{word[1:]}"
+                title = sentence_case(word)
                 own = (f"{title}-specific", f"what {word} tells beyond {others}")
                 found[space.each.format(modality=modality)] = (
                     own if name == "specific" else (title, f"what {word} tells")
@@ -342,7 +343,7 @@ def _facts(model: MultimodalModel, cells: Cells, parts: Mapping[str, NDArray[np.
     facts.append(("Split", f"{counted({name: len(part) for name, part in parts.items()})} cells"))
     facts.append(("Held out", "cells at random" if by is None else f"all cells of some values of {by}"))
     seconds = sum(fitted.stage_seconds.values())
-    facts.append(("Model", f"{type(model).__name__} {version('indiseek')}, trained in {seconds:.0f} s"))
+    facts.append(("Model", f"{type(model).__name__} {version('indiseek')}, trained in {seconds:.0f}\u00a0s"))
     return facts
 
 

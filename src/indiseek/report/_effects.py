@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from indiseek._checks import printable
-from indiseek.report._names import spoken
+from indiseek.report._names import sentence_case, spoken
 
 _MOST_FEATURES = 10
 
@@ -37,7 +37,7 @@ def effect_rows(effects: Any) -> dict[str, Any]:
     return {
         "sides": [printable(str(side)) for side in effects.sides],
         "alpha": f"{effects.alpha:g}",
-        "spaces": ["Shared" if space == "shared" else f"{spoken(space)} alone" for space in spaces],
+        "spaces": ["Shared" if space == "shared" else f"{sentence_case(spoken(space))} alone" for space in spaces],
         "rows": rows,
         "left_out": [
             f"{printable(str(row.group))}: {printable(str(row.reason))}" for row in effects.left_out.itertuples()

@@ -22,6 +22,11 @@ def spoken(modality: str) -> str:
     return _NAMES.get(modality.lower(), printable(modality))
 
 
+def sentence_case(words: str) -> str:
+    """Words as a sentence or a title begins with them."""
+    return words[:1].upper() + words[1:]
+
+
 def counted(values: Mapping[str, int]) -> str:
     """Numbers with what they are of, such as ``4,670 training, 686 validation``."""
     return ", ".join(f"{n:,} {name}" for name, n in values.items())

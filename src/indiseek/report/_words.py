@@ -11,13 +11,13 @@ from indiseek.report._features import WORTH_NAMING, names_known_by_one
 from indiseek.report._names import spoken
 from indiseek.report._verdicts import Certified, counts
 
-# What it means that a check has failed, of the modality that it was of.
+# What it means that a check has failed: of one modality, of several, and whether it is said of their spaces.
 _FAILED = {
-    "independence": "the {}-specific space still holds some of what the other measurement tells",
-    "excess": "the shared space holds some of what only {} tells",
-    "completeness": "the spaces leave out part of {}",
-    "retrieval": "the shared codes do not match cells",
-    "duplicates": "cells are copies of each other",
+    "independence": ("{} space still holds", "{} spaces still hold", "some of what the other measurement tells"),
+    "excess": ("the shared space holds", "the shared space holds", "some of what only {} tells"),
+    "completeness": ("the spaces leave out", "the spaces leave out", "part of {}"),
+    "retrieval": ("the shared codes", "the shared codes", "do not match cells"),
+    "duplicates": ("some cells", "some cells", "are copies of others"),
 }
 # Which say the same of a space.
 _ALIKE = {"independence within batches": "independence", "probes": "independence"}
@@ -38,16 +38,36 @@ def certificate_sentence(certificate: Certified, n_cells: int) -> str:
     few = f"for {found['few']} the cells are too few to tell" if found["few"] else ""
     if found["fail"]:
         failed = certificate.verdicts[certificate.verdicts["verdict"] == "FAIL"]
-        said = []
-        for row in failed.itertuples(index=False):
-            words = _FAILED.get(_ALIKE.get(row.check, row.check), printable(str(row.words).partition(" (")[0]))
-            said.append(words.replace("{}", spoken(str(row.modality))))
-        passed = f"{found['pass']} passed" + (f", and {few}" if few else "")
-        found_out = "; ".join(dict.fromkeys(said))
-        return f"NOT all is as it should be: {found_out}. So say {found['fail']} checks {on}; {passed}."
+        n_judged = found["fail"] + found["few"] + found["pass"]
+        others = f", and {few}" if few else ""
+        return (
+            f"NOT all is as it should be: {_reasons(failed)}. So say {found['fail']} of {n_judged} checks {on}{others}."
+        )
     if few:
         return f"No check failed {on}: {found['pass']} passed, and {few}."
     return f"All {found['pass']} checks passed {on}: the spaces hold what they should, and not what they should not."
+
+
+def _reasons(failed: pd.DataFrame) -> str:
+    """What failed verdicts come to, each said once."""
+    of_check: dict[str, list[str]] = {}
+    for row in failed.itertuples(index=False):
+        check = _ALIKE.get(row.check, row.check)
+        words = str(row.words).partition(" (")[0]
+        modalities = of_check.setdefault(check if check in _FAILED else printable(words), [])
+        if row.modality not in modalities:
+            modalities.append(row.modality)
+    said = []
+    for check, modalities in of_check.items():
+        if check not in _FAILED:
+            said.append(check)
+            continue
+        names = [spoken(name) for name in modalities]
+        one, several, rest = _FAILED[check]
+        spaces = "the " + " and the ".join(f"{name}-specific" for name in names)
+        begin = (one if len(names) == 1 else several).replace("{}", spaces)
+        said.append(f"{begin} {rest.replace('{}', ' and '.join(names))}")
+    return "; ".join(said)
 
 
 def feature_sentences(table: pd.DataFrame, modalities: Sequence[str]) -> list[str]:
