@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         nn,
         objectives,
         pl,
+        report,
         simulation,
         tuning,
     )
@@ -43,6 +44,7 @@ __all__ = [
     "nn",
     "objectives",
     "pl",
+    "report",
     "simulation",
     "tuning",
 ]

@@ -1,4 +1,4 @@
-"""Command line: ``indiseek demo``, ``train FILE``, ``convert FILE OUT.zarr`` and ``embed MODEL FILE``."""
+"""Command line: ``indiseek demo``, ``train FILE``, ``report DIR``, ``convert FILE OUT`` and ``embed MODEL FILE``."""
 
 from __future__ import annotations
 
@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "embed":
             model = load_model(options.model, accelerator=options.accelerator)
             embed(model, open_mudata(options.file), options.out, overwrite=options.overwrite)
+        elif options.command == "report":
+            _report(options)
         else:
             _train(options, console)
     except KeyboardInterrupt:
@@ -79,7 +81,11 @@ def _check_paths(options: argparse.Namespace) -> None:
         raise FileNotFoundError(
             f"expected a saved model in {options.model}, got no such directory; give the directory of save()."
         )
-    if options.command == "demo" or options.file.exists():
+    if options.command == "report" and not options.model.is_dir():
+        raise FileNotFoundError(
+            f"expected a saved model or the output of train in {options.model}, got no such directory; check the path."
+        )
+    if options.command == "demo" or options.file is None or options.file.exists():
         return
     # A process may have been killed just when a new zarr took an earlier one's place; only then the import is needed.
     if any(options.file.parent.glob(".indiseek-*.tmp")):
@@ -105,7 +111,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
 
     on_disk = options.command == "train" and (options.backed or options.file.is_dir())
     # Before hours of work, of which there would be no place for the result.
-    names = (*_FILES, *(("latents.zarr",) if on_disk else ("latents.h5mu", "spaces.png")))
+    names = (*_FILES, *(("latents.zarr",) if on_disk else ("latents.h5mu", "spaces.png", "report.html")))
     if on_disk and options.color:
         raise ValueError(
             f"expected no --color with cells on disk, of which no maps are drawn, got {' '.join(options.color)}; leave "
@@ -134,6 +140,44 @@ def _train(options: argparse.Namespace, console: Console) -> None:
         max_epochs=options.max_epochs,
         accelerator=options.accelerator,
         split_by=options.split_by if options.command == "train" else None,
+    )
+
+
+def _report(options: argparse.Namespace) -> None:
+    from indiseek.data import open_mudata
+    from indiseek.models import IndiSeekModel, load_model
+
+    # What train writes, or what save() does.
+    beside, inside = options.model / "latents.h5mu", options.model / "model"
+    folder = inside if inside.is_dir() else options.model
+    mdata = None
+    if options.file is not None:
+        mdata = open_mudata(options.file) if options.file.is_dir() else _read(options.file)
+    elif folder == inside and beside.is_file():
+        mdata = _read(beside)
+    model = load_model(folder, mdata, accelerator=options.accelerator)
+    if model.adata is None:
+        raise ValueError(
+            f"expected the model's cells beside it in {options.model}, got none; name their file after the directory."
+        )
+    effects = None
+    if options.groupby is not None or options.replicate is not None:
+        if options.groupby is None or options.replicate is None or not isinstance(model, IndiSeekModel):
+            raise ValueError(
+                f"expected an IndiSeekModel, --groupby and --replicate for effects, got {type(model).__name__}, "
+                f"{options.groupby} and {options.replicate}; name the condition and the donor, or neither."
+            )
+        effects = model.compare(
+            groupby=options.groupby, replicate=options.replicate, within=options.within, seed=options.seed
+        )
+    target = options.model / "report.html" if options.out is None else options.out
+    model.report(
+        target,
+        effects=effects,
+        title=options.title,
+        color=options.color,
+        max_cells=options.max_cells,
+        seed=options.seed,
     )
 
 
@@ -206,7 +250,8 @@ def run(
     _print_training(model, console)
     _print_retrieval(model, console)
     replace_files(out, {"training.png": _png(pl.training_curves(model.history))})
-    written = ["model", "training.png", *_certify(model, out, seed, console)]
+    certificate = _certify(model, out, seed, console)
+    written = ["model", "training.png", *(() if certificate is None else _FILES[1:])]
     if on_disk:
         embed(model, None, out / "latents.zarr", overwrite=True)
         written.append("latents.zarr")
@@ -218,12 +263,15 @@ def run(
         # With the modality, because a gene may have the name of a protein.
         shown = list(colors) if colors else [f"{second}:{name}" for name in mdata.mod[second].var_names[:_MOST_COLORS]]
         # What a cell lacks has no place on a map.
-        codes = [mdata.obsm[f"X_indiseek_{name}"] for name in model.modalities]
-        drawn = np.isfinite(np.hstack(codes)).all(axis=1)
+        keys = [f"X_indiseek_{name}" for name in ("shared", *model.modalities)]
+        drawn = np.isfinite(np.hstack([mdata.obsm[key] for key in keys])).all(axis=1)
         some = mdata if drawn.all() else mdata[drawn]
-        replace_files(out, {"spaces.png": _png(pl.spaces(some, color=shown, seed=seed))})
-        console.print(f"Maps drawn in {time.perf_counter() - started:.0f} s.")
-        written += ["latents.h5mu", "spaces.png"]
+        maps = pl.umap_coordinates(some, keys, seed=seed)
+        replace_files(out, {"spaces.png": _png(pl.spaces(some, color=shown, coordinates=maps, seed=seed))})
+        known = maps if drawn.all() else None
+        model.report(out / "report.html", certificate=certificate, coordinates=known, seed=seed)
+        console.print(f"Maps and report drawn in {time.perf_counter() - started:.0f} s.")
+        written += ["latents.h5mu", "spaces.png", "report.html"]
     # A kill before this line costs no training: the same command writes again what it was about to.
     with Checkpoint(checkpoint, {}, writes=True) as finished:
         finished.remove()
@@ -231,8 +279,8 @@ def run(
     return model
 
 
-def _certify(model: IndiSeekModel, out: Path, seed: int, console: Console) -> list[str]:
-    """Print and write the certificate; names of the files."""
+def _certify(model: IndiSeekModel, out: Path, seed: int, console: Console) -> metrics.Certificate | None:
+    """Print and write the certificate; None where there are too few cells for one."""
     from indiseek import pl
     from indiseek.data import mark, replace_files
     from indiseek.models import MIN_HELD_OUT_CELLS
@@ -240,7 +288,7 @@ def _certify(model: IndiSeekModel, out: Path, seed: int, console: Console) -> li
     n_test = len(_split(model)[2])
     if n_test < MIN_HELD_OUT_CELLS:
         console.print(f"\nNo certificate: it needs at least {MIN_HELD_OUT_CELLS} test cells, there are {n_test}.")
-        return []
+        return None
     certificate = model.certify(seed=seed)
     _print_certificate(certificate, model.modalities[1], console)
     record = {"mark": mark()} | json.loads(certificate.to_json())
@@ -250,7 +298,7 @@ def _certify(model: IndiSeekModel, out: Path, seed: int, console: Console) -> li
 
     files = {"certificate.json": write_json, "certificate.png": _png(pl.certificate(certificate))}
     replace_files(out, files)
-    return list(files)
+    return certificate
 
 
 def _png(figure: Any) -> Callable[[Path], None]:
@@ -389,6 +437,20 @@ def _parser() -> argparse.ArgumentParser:
     embed_.add_argument("file", type=Path, help="h5mu file or zarr directory with the model's features")
     embed_.add_argument("--out", type=Path, default=Path("latents.zarr"), help="zarr directory to write")
     embed_.add_argument("--accelerator", default="auto", help="auto, cpu, gpu or mps")
+    report_ = commands.add_parser("report", help="write one HTML page of a saved model, to be forwarded")
+    report_.add_argument("model", type=Path, help="directory of save(save_mdata=True), or the output of train")
+    report_.add_argument(
+        "file", type=Path, nargs="?", help="h5mu file or zarr with its cells, where they are elsewhere"
+    )
+    report_.add_argument("--out", type=Path, help="page to write, by default report.html in the directory")
+    report_.add_argument("--title", help="headline of the page")
+    report_.add_argument("--color", help="feature or obs column that colours the maps at first")
+    report_.add_argument("--groupby", help="obs column of a condition whose effects are shown")
+    report_.add_argument("--replicate", help="obs column of the donors that are compared")
+    report_.add_argument("--within", help="obs column of the types of cells in which they are compared")
+    report_.add_argument("--max-cells", type=_whole_from(100), default=20_000, help="most cells on the maps")
+    report_.add_argument("--seed", type=_whole_from(0), default=0, help="seed of certificate, maps and permutations")
+    report_.add_argument("--accelerator", default="auto", help="auto, cpu, gpu or mps")
     for command in (convert_, embed_):
         command.add_argument("--overwrite", action="store_true", help="replace a zarr that is there")
     return parser

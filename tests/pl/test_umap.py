@@ -9,7 +9,7 @@ from anndata import AnnData
 from matplotlib.collections import PathCollection
 from sklearn.metrics import silhouette_score
 
-from indiseek import pl
+from indiseek import pl, report
 from indiseek.pl import umap_coordinates
 
 
@@ -71,3 +71,9 @@ def test_scanpy_finds_neighbours_of_so_many_cells_that_it_searches_approximately
     adata.obsm["X_indiseek"] = np.random.default_rng(0).standard_normal((n_cells, 5)).astype(np.float32)
     sc.pp.neighbors(adata, use_rep="X_indiseek", n_neighbors=5, random_state=0)
     assert adata.obsp["distances"].nnz >= 4 * n_cells
+
+
+def test_the_maps_of_a_report_are_those_of_its_codes(mdata):
+    key = "X_indiseek_shared"
+    found = report.maps_of({key: mdata.obsm[key]}, seed=1)
+    np.testing.assert_array_equal(found[key], umap_coordinates(mdata, [key], seed=1)[key])

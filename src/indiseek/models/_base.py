@@ -47,9 +47,11 @@ from indiseek.data import (
     settle,
     setup_line,
 )
+from indiseek.effects import Effects
 from indiseek.metrics import Certificate, Thresholds
 from indiseek.models._certificate import MIN_HELD_OUT_CELLS, certificate, cross_fitted
 from indiseek.models._options import Options
+from indiseek.models._report import write_report
 from indiseek.objectives import rank
 from indiseek.train import (
     INFERENCE_BATCH,
@@ -1005,6 +1007,78 @@ class MultimodalModel(ABC):
                 "train_size and validation_size, or pass other cells as mdata."
             )
         return cells, rows
+
+    @plain_torch()
+    def report(
+        self,
+        path: str | Path,
+        *,
+        certificate: Certificate | None = None,
+        effects: Effects | None = None,
+        title: str | None = None,
+        obs: Sequence[str] | None = None,
+        color: str | None = None,
+        coordinates: Mapping[str, NDArray[Any]] | None = None,
+        max_cells: int = 20_000,
+        seed: int = 0,
+    ) -> None:
+        """Write one HTML page of what was run and found, which can be forwarded and needs no network.
+
+        Maps of all spaces with one selection, a table of features, the certificate in words, batches and conditions,
+        training curves, versions, and code that gives the same again: :doc:`/report` shows one. Nothing of the MuData
+        changes. The names of cells, features and columns, and the values that maps can be coloured by, are in the file.
+
+        Parameters
+        ----------
+        path
+            File to write, ``.html``, in a folder that is there. Only a page that this package has written is replaced.
+        certificate
+            What :meth:`certify` has returned; by default one is made, which takes about a minute.
+        effects
+            What :meth:`IndiSeekModel.compare` has returned, to be shown too.
+        title
+            Headline; by default one that names the modalities and the number of cells.
+        obs
+            Columns of ``.obs`` that are in the file; by default all, but those with more than 200 different words.
+        color
+            Column of ``.obs`` or feature that colours the maps at first; by default a column that looks like types of
+            cells, else the feature of which one modality alone knows most. ``"rna:CD4"`` names that of one modality.
+        coordinates
+            Maps by key, ``(n_cells, 2)`` each, such as :func:`indiseek.pl.umap_coordinates` returns them; UMAPs of the
+            others are computed.
+        max_cells
+            Most cells on the maps. Of more, so many are drawn at random, and the page says so.
+        seed
+            Seed of that draw, of the UMAPs, and of a certificate that is made.
+
+        Raises
+        ------
+        RuntimeError
+            Before training, or if the model has not the cells that it was trained on.
+        FileNotFoundError
+            If there is no such folder.
+        FileExistsError
+            If something else than a page of this package is at `path`.
+        TypeError
+            If `certificate` or `effects` is something else.
+        KeyError
+            If a column, feature or space is unknown.
+        ValueError
+            If `path` is no name of a page, or an argument is out of range.
+        """
+        write_report(
+            self,
+            path,
+            certificate=certificate,
+            effects=effects,
+            title=title,
+            obs=obs,
+            color=color,
+            coordinates=coordinates,
+            max_cells=max_cells,
+            seed=seed,
+            least_held_out=MIN_HELD_OUT_CELLS,
+        )
 
     @staticmethod
     def _by_name(tensors: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,34 @@
+"""One HTML page of what was found, which needs no network: tables and arrays in, text out."""
+
+from indiseek.report._colours import Colours, FeatureValues, colours_of
+from indiseek.report._curves import curves
+from indiseek.report._effects import effect_rows
+from indiseek.report._features import feature_rows, from_certificate, from_predictability
+from indiseek.report._groups import group_tables
+from indiseek.report._names import counted, sentence_case, spoken
+from indiseek.report._page import Page, render
+from indiseek.report._spaces import Space, maps_of
+from indiseek.report._verdicts import findings
+from indiseek.report._words import certificate_sentence, feature_sentences
+
+__all__ = [
+    "Colours",
+    "FeatureValues",
+    "Page",
+    "Space",
+    "certificate_sentence",
+    "colours_of",
+    "counted",
+    "curves",
+    "effect_rows",
+    "feature_rows",
+    "feature_sentences",
+    "findings",
+    "from_certificate",
+    "from_predictability",
+    "group_tables",
+    "maps_of",
+    "render",
+    "sentence_case",
+    "spoken",
+]

@@ -1,0 +1,135 @@
+"""The table of features: who knows what of each, and in two sentences what that comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from indiseek._checks import printable
+
+# Least share of a feature's variance that is worth a name in a sentence.
+WORTH_NAMING = 0.15
+_SHARES = ("shared", "specific", "noise")
+_TITLES = {
+    "feature": "Feature",
+    "modality": "Measured as",
+    "shared": "Both know",
+    "specific": "It alone",
+    "noise": "Noise",
+    "r": "r",
+    "r2": "R2",
+    "r_within_batches": "r within batches",
+    "r_within_groups": "r within groups",
+    "ceiling": "Highest r possible",
+    "of_ceiling": "r of possible",
+    "is_control": "Control",
+}
+
+
+def from_predictability(tables: Mapping[str, pd.DataFrame], controls: Mapping[str, list[str]]) -> pd.DataFrame:
+    """Shares of each feature's variance, from how well it is predicted and how well it could be.
+
+    ``shared`` is what the other modality predicts (R2), ``noise`` what another count of the same cells would not repeat
+    (1 - ceiling^2), ``specific`` the rest.
+
+    Parameters
+    ----------
+    tables
+        Tables of :func:`indiseek.metrics.predictability` by modality.
+    controls
+        Names of control antibodies by modality.
+    """
+    parts = []
+    for modality, table in tables.items():
+        found = pd.DataFrame({"modality": modality, "feature": table.index.astype(str)})
+        shared = table["r2"].clip(0, 1).to_numpy()
+        if "ceiling" in table:
+            noise = 1 - np.square(table["ceiling"].to_numpy())
+            found["shared"] = np.minimum(shared, 1 - noise)
+            found["specific"], found["noise"] = 1 - noise - found["shared"], noise
+        else:
+            found["shared"], found["specific"] = shared, 1 - shared
+        for name in ("r", "r_within_batches", "r_within_groups", "ceiling"):
+            if name in table:
+                found[name] = table[name].to_numpy()
+        found["is_control"] = found["feature"].isin(controls.get(modality, []))
+        parts.append(found)
+    return pd.concat(parts, ignore_index=True)
+
+
+def from_certificate(features: pd.DataFrame) -> pd.DataFrame:
+    """The same shares from a certificate's table, whose features may be components.
+
+    Parameters
+    ----------
+    features
+        The table ``"features"`` of a certificate.
+    """
+    found = features.rename(columns={"specific": "in_specific_code", "shared": "in_shared_code"})
+    found = found.assign(shared=found["predictable"], specific=found["private"])
+    kept = ["modality", "feature", *_SHARES, "in_shared_code", "in_specific_code"]
+    return found[[name for name in kept if name in found and found[name].notna().any()]]
+
+
+def feature_rows(table: pd.DataFrame) -> dict[str, Any]:
+    """Any table with a row a feature as plain values: columns with their titles and kinds, and rows.
+
+    Parameters
+    ----------
+    table
+        Names of features in the column ``feature`` or the index. ``shared``, ``specific`` and ``noise`` are shown as
+        shares, and sorted by ``specific`` where it is there; other columns of numbers and flags as they are.
+    """
+    frame = table if "feature" in table else table.rename_axis("feature").reset_index()
+    if "specific" in frame:
+        frame = frame.sort_values("specific", ascending=False, na_position="last", kind="stable")
+    columns, hidden = [], []
+    for name in sorted(map(str, frame.columns), key=lambda name: list(_TITLES).index(name) if name in _TITLES else 99):
+        values = frame[name]
+        if pd.api.types.is_bool_dtype(values):
+            kind = "flag"
+        elif pd.api.types.is_numeric_dtype(values):
+            kind = "share" if name in _SHARES else "number"
+        else:
+            kind = "text"
+        if (kind == "flag" and not values.any()) or (name == "modality" and values.nunique() == 1):
+            hidden.append(name)
+        title = _TITLES.get(name, name.replace("_", " "))
+        columns.append({"name": name, "title": printable(title), "kind": kind, "shown": name not in hidden})
+    rows = [
+        [_plain(value) for value in row] for row in frame[[each["name"] for each in columns]].itertuples(index=False)
+    ]
+    return {"columns": columns, "rows": rows}
+
+
+def names_known_by_one(table: pd.DataFrame, *, most: int = 5) -> dict[str, list[tuple[str, float]]]:
+    """Features of which one modality alone knows a good share, by modality, the largest share first.
+
+    Parameters
+    ----------
+    table
+        Table with ``modality``, ``feature`` and ``specific``; without them nothing is found.
+    most
+        Most features of each modality.
+    """
+    if not {"modality", "feature", "specific"} <= set(table.columns):
+        return {}
+    chosen = table[table["specific"] >= WORTH_NAMING]
+    if "is_control" in chosen:
+        chosen = chosen[~chosen["is_control"].astype(bool)]
+    chosen = chosen.sort_values("specific", ascending=False, kind="stable")
+    return {
+        str(modality): list(zip(rows["feature"].astype(str)[:most], rows["specific"].astype(float)[:most], strict=True))
+        for modality, rows in chosen.groupby("modality", sort=False)
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | float | np.number):
+        return float(f"{value:.4g}")
+    return printable(str(value))
