@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,14 +204,14 @@ def main() -> None:
     mudata.set_options(pull_on_update=False)
     torch.set_num_threads(1)
     folder = CACHE / "attribution"
-    runs = [kept(folder / f"sim-{seed}.json", lambda: simulated(seed), fresh=chosen.fresh) for seed in _SIMULATED]
+    runs = [kept(folder / f"sim-{seed}.json", partial(simulated, seed), fresh=chosen.fresh) for seed in _SIMULATED]
     text = [simulation_tables(runs)]
-    cells = [kept(folder / f"pbmc-{seed}.json", lambda: pbmc(seed), fresh=chosen.fresh) for seed in _REAL]
+    cells = [kept(folder / f"pbmc-{seed}.json", partial(pbmc, seed), fresh=chosen.fresh) for seed in _REAL]
     text.append(real_tables("PBMC10k", cells))
     record: dict[str, Any] = {"simulation": runs, "pbmc axes": [entry["axes"] for entry in cells]}
     if chosen.shared is not None:
         donors = [
-            kept(folder / f"covid-{seed}.json", lambda: covid_donors(chosen.shared, seed), fresh=chosen.fresh)
+            kept(folder / f"covid-{seed}.json", partial(covid_donors, chosen.shared, seed), fresh=chosen.fresh)
             for seed in _REAL
         ]
         text.append(real_tables("COVID donors", donors))
