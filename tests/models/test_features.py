@@ -32,9 +32,9 @@ def model() -> IndiSeekModel:
     return _trained(mdata)
 
 
-def _few(model: IndiSeekModel) -> MuData:
+def _some(model: IndiSeekModel, n_cells: int) -> MuData:
     with mudata.set_options(pull_on_update=False):
-        return model.adata[:99].copy()
+        return model.adata[:n_cells].copy()
 
 
 def _before(model: IndiSeekModel) -> tuple[pd.DataFrame, set[str], float]:
@@ -172,8 +172,8 @@ def test_private_parts_are_what_prediction_leaves(model: IndiSeekModel):
         (lambda m: m.private_parts(["CD999"]), KeyError, "expected a feature of .*'CD999'"),
         (lambda m: m.private_parts("CD3"), TypeError, "expected features to be a list"),
         (lambda m: m.feature_table(n_bootstrap=1), ValueError, "expected n_bootstrap"),
-        (lambda m: m.feature_table(_few(m)), ValueError, "expected at least 100 held-out cells, got 99"),
-        (lambda m: m.axes("prot", _few(m)), ValueError, "expected at least 100 cells, got 99"),
+        (lambda m: m.feature_table(_some(m, 99)), ValueError, "expected at least 100 held-out cells, got 99"),
+        (lambda m: m.axes("prot", _some(m, 99)), ValueError, "expected at least 100 cells, got 99"),
     ],
 )
 def test_what_is_not_there_is_named_and_nothing_changes(model: IndiSeekModel, call, error, words):
@@ -188,3 +188,13 @@ def test_an_untrained_model_says_so():
     for call in (model.feature_table, lambda: model.attribution("prot"), lambda: model.private_parts(["CD3"])):
         with pytest.raises(RuntimeError, match="expected a trained model"):
             call()
+
+
+def test_what_is_read_of_a_space_is_kept_for_its_cells_alone(model: IndiSeekModel, monkeypatch: pytest.MonkeyPatch):
+    some = _some(model, 300)
+    whole, part = model.attribution("shared"), model.attribution("shared", some)
+    assert not whole["loading"].equals(part["loading"])
+    again = model.attribution("shared")
+    assert again.equals(whole)
+    monkeypatch.setattr("indiseek.models._indiseek.seen", lambda *_: pytest.fail("read again"))
+    assert model.attribution("shared").equals(whole)

@@ -15,8 +15,8 @@ MIN_CELLS = 100
 # With fewer cells that have it, a feature's moments are those of chance.
 MIN_DETECTED = 10
 _NORMAL_95 = 1.959964
-# What a prediction and halves of the counts miss of the truth in simulations, as multiples of the root of p (1 - p).
-_MISSED = {"shared": 0.02, "specific": 0.04, "noise": 0.04}
+# What a prediction and halves of the counts miss of the truth in simulations, as a multiple of the root of p (1 - p).
+_MISSED = 0.04
 _BLOCK = 512
 _TINY = 1e-12
 # Coordinates beyond a fifth of the cells leave too little to tell a projection from chance.
@@ -73,8 +73,8 @@ def feature_shares(
         \frac{\operatorname{cov}(P_{Z(a)} e_a, e_b)}{\operatorname{cov}(e_a, e_b)} .
 
     Intervals are of 95 %, by standard errors of a bootstrap over the cells and of what a prediction and halves of the
-    counts miss in simulations, :math:`.02 \sqrt{p (1 - p)}` for *shared* and twice that for the others. They do not
-    tell how much better another prediction, or another modality measured deeper, would do: *shared* is a lower bound.
+    counts miss in simulations, :math:`.04 \sqrt{p (1 - p)}`. They do not tell how much better another prediction, or
+    another modality measured deeper, would do: *shared* is a lower bound.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def _of_block(
     found: dict[str, NDArray[np.generic]] = {}
     for name in _PARTS:
         value = values[name]
-        missed = _MISSED[name] * np.sqrt(np.nan_to_num(value * (1.0 - value)))
+        missed = _MISSED * np.sqrt(np.nan_to_num(value * (1.0 - value)))
         reach = _NORMAL_95 * np.hypot(drawn[name][1:].std(axis=0), missed)
         low, high = np.minimum(drawn[name][0] - reach, value), np.maximum(drawn[name][0] + reach, value)
         for key, number in ((name, value), (f"{name}_low", low), (f"{name}_high", high)):

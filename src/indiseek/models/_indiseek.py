@@ -10,6 +10,7 @@ from fractions import Fraction
 from importlib.metadata import version
 from itertools import permutations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, cast, final
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from indiseek._checks import by_name, check_choice, check_flag, check_number, check_seed, check_strings
 from indiseek.attribution import ROTATIONS, Axes
-from indiseek.data import ComponentTransform, Split, Transform
+from indiseek.data import Cells, ComponentTransform, Split, Transform
 from indiseek.effects import Effects
 from indiseek.models._base import FEWER_CELLS, MIN_HELD_OUT_CELLS, MultimodalModel
 from indiseek.models._compare import compared
@@ -191,6 +192,8 @@ class IndiSeekModel(MultimodalModel):
     """
 
     _options_class: ClassVar[type[Options]] = IndiSeekOptions
+    # What was last read of each space, with the state, the cells and the seed that it is of.
+    _known: Mapping[str, tuple[Fitted, Cells, int, Seen]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -1153,8 +1156,14 @@ class IndiSeekModel(MultimodalModel):
         cells = self._cells_of(mdata)
         if len(cells) < MIN_HELD_OUT_CELLS:
             raise ValueError(f"expected at least {MIN_HELD_OUT_CELLS} cells, got {len(cells)}; give more.")
+        known = self._known.get(space)
+        # Axes, tables and the codes on the axes are asked for one after the other.
+        if known is not None and known[0] is self._fitted and known[1] is cells and known[2] == seed:
+            return known[3]
         with self._explained(len(cells), FEWER_CELLS):
-            return seen(self.module, cells, np.arange(len(cells)), space, int(seed))
+            part = seen(self.module, cells, np.arange(len(cells)), space, int(seed))
+        self._known = {**self._known, space: (self.fitted, cells, int(seed), part)}
+        return part
 
     def _check_pair(self, given: str, modality: str) -> None:
         """Raise unless the model is trained and one modality can be predicted from the other."""
