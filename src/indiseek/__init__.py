@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from indiseek import (
+        attribution,
         data,
         datasets,
         distributions,
@@ -34,6 +35,7 @@ __all__ = [
     "IndiSeekModel",
     "NCEClub",
     "__version__",
+    "attribution",
     "data",
     "datasets",
     "distributions",

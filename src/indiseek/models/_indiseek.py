@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from importlib.metadata import version
+from itertools import permutations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, cast, final
 
 import numpy as np
@@ -18,11 +20,23 @@ from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
 from indiseek._checks import by_name, check_choice, check_flag, check_number, check_seed, check_strings
+from indiseek.attribution import ROTATIONS, Axes
 from indiseek.data import Cells, ComponentTransform, Split, Transform, positions
 from indiseek.effects import Effects
 from indiseek.models._base import FEWER_CELLS, MultimodalModel
 from indiseek.models._certificate import MIN_HELD_OUT_CELLS
 from indiseek.models._compare import compared
+from indiseek.models._features import (
+    Seen,
+    axes_of,
+    located,
+    private_parts,
+    seen,
+    shares,
+    table_of_axes,
+    table_of_direction,
+    table_of_groups,
+)
 from indiseek.models._labels import comparable, labelled, transferred
 from indiseek.models._mosaic import Placements, code_of_some, codes_of_some
 from indiseek.models._options import ClosedForm, Flow, NCEClub, Options, check_dimension, check_encoder
@@ -182,6 +196,8 @@ class IndiSeekModel(MultimodalModel):
     _options_class: ClassVar[type[Options]] = IndiSeekOptions
     _takes_unpaired: ClassVar[bool] = True
     _placed: tuple[int, torch.device, Placements] | None = None
+    # What was last read of each space, with the state, the cells and the seed that it is of.
+    _known: Mapping[str, tuple[Fitted, Cells, int, Seen]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -924,10 +940,270 @@ class IndiSeekModel(MultimodalModel):
             columns = self._columns(cast(MuData, self._mdata if mdata is None else mdata), [groupby])
             groups = columns[groupby].to_numpy()[rows]
         predictor = self._predictor(given, modality)
-        if cells.presence is not None:
-            cells, rows = cells.paired(), cells.among_paired(rows)
+        cells, rows = cells.paired(), cells.among_paired(rows)
         with self._explained(len(rows), FEWER_CELLS):
             return predictability_table(predictor, cells, rows, given, modality, groups=groups, seed=seed)
+
+    @plain_torch()
+    def feature_table(self, mdata: MuData | None = None, *, n_bootstrap: int = 200, seed: int = 0) -> pd.DataFrame:
+        """What of each gene and protein the other modality tells, what is its own, and what is counting noise.
+
+        Shares of the variance of the features on the scale of :meth:`predict`, in test cells, within batches. *Shared*
+        is what the prediction from the other modality explains, *noise* what another count of the same cells would not
+        repeat, and *specific* the rest: reproducible, and not told by the other modality. Sort by ``specific_low`` for
+        what a modality surely knows alone; :func:`indiseek.pl.features` draws it. :doc:`/features` has how right it is.
+
+        Parameters
+        ----------
+        mdata
+            Other held-out cells with all modalities, instead of the test cells. At most 5,000 are read.
+        n_bootstrap
+            Draws of the cells for the intervals.
+        seed
+            Seed of thinning and draws.
+
+        Returns
+        -------
+        One row for each feature of each modality:
+
+        ``modality``, ``feature``
+            its names
+        ``shared``, ``specific``, ``noise``
+            shares, which add up to 1, with 95 % intervals ``shared_low``, ``shared_high`` and so on
+        ``in_code``, ``left_out``
+            the part of ``specific`` that the modality's specific code holds, and the rest, which is in no code
+        ``detected``, ``n_cells``
+            number of cells that have the feature, and of all; with fewer than 10 of the former the shares are NaN
+        ``given``
+            the modality that tells ``shared``; of several others the one that tells most
+        ``is_control``
+            whether a protein is an isotype control by its name
+
+        Where values are no counts, ``noise`` is NaN, and ``specific`` holds it; a warning says so.
+
+        Raises
+        ------
+        RuntimeError
+            As :meth:`predict`, or if training was interrupted before the specific stage, or there are no test cells.
+        ValueError
+            If there are fewer than 100 cells to measure on.
+        """
+        check_seed("seed", seed)
+        check_number("n_bootstrap", n_bootstrap, low=20, whole=True)
+        self._check_stage("specific")
+        cells, rows = self._held_out(mdata)
+        predictors = {pair: self._predictor(*pair) for pair in permutations(self.modalities, 2)}
+        cells, rows = cells.paired(), cells.among_paired(rows)
+        with self._explained(len(rows), FEWER_CELLS):
+            return shares(self.module, predictors, cells, rows, n_bootstrap=int(n_bootstrap), seed=int(seed))
+
+    @plain_torch()
+    def attribution(
+        self,
+        space: str,
+        mdata: MuData | None = None,
+        *,
+        rotation: Literal["varimax", "none"] = "varimax",
+        direction: ArrayLike | None = None,
+        groupby: str | None = None,
+        group: Any = None,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Genes and proteins behind the axes of a space, behind a direction in it, or behind groups of cells.
+
+        By default of the axes of :meth:`axes`; with `direction` of one direction; with `groupby` of what the space
+        knows of how a group of cells differs from all others. All within batches. To hand one axis to gseapy, and all
+        of them to decoupler::
+
+            ranked = table.query("dimension == 1 and modality == 'rna'").set_index("feature")["loading"]
+            matrix = table.query("modality == 'rna'").pivot(index="name", columns="feature", values="loading")
+
+        Parameters
+        ----------
+        space
+            ``"shared"``, a modality for its specific space, or ``"everything"``.
+        mdata
+            Cells with all modalities; by default those of training. At most 10,000 are read.
+        rotation
+            As in :meth:`axes`; ``"none"`` for the dimensions as they are in ``.obsm``.
+        direction
+            Direction in the space, ``(n_dims,)``, in the dimensions of ``.obsm``.
+        groupby, group
+            Column of ``.obs``, and the group wanted; by default each that has 10 cells.
+        seed
+            Seed of thinning and halves.
+
+        Returns
+        -------
+        One row for each axis, direction or group, and feature:
+
+        ``dimension`` and ``name``, or ``group``
+            axis from 1 with its name, and in ``is_noise`` whether it is noise; or the group
+        ``modality``, ``feature``
+            the feature
+        ``loading``
+            correlation of feature and axis; of a group the difference between its mean and that of all others, in
+            standard deviations of the feature, of what linear regression on the code tells of the feature
+        ``stability``
+            how far two halves of the cells, each with another half of the counts, agree on the loading: 1 fully, 0 not
+        ``rank``
+            1 for the largest loading of its modality, whatever its sign
+
+        Raises
+        ------
+        RuntimeError
+            Before training, or if training was interrupted before the stage.
+        KeyError
+            If there is no such column in ``.obs``.
+        ValueError
+            If there is no such space, rotation or group, the direction has another shape, a group or all cells are too
+            few, or both a direction and groups are asked for.
+        """
+        if direction is not None and groupby is not None:
+            raise ValueError(
+                f"expected a direction or groups, got direction and groupby={groupby!r}; leave one of them out."
+            )
+        if group is not None and groupby is None:
+            raise ValueError(f"expected groupby beside group={group!r}, got None; name the column of .obs.")
+        part = self._seen(space, mdata, rotation, seed)
+        if groupby is not None:
+            (key,) = check_strings("groupby", [groupby])
+            column = self._columns(cast(MuData, self._mdata if mdata is None else mdata), [key])[key]
+            return table_of_groups(part, column, key, group, int(seed))
+        if direction is not None:
+            return table_of_direction(part, np.asarray(direction, dtype=np.float64), int(seed))
+        return table_of_axes(part, axes_of(part, space, rotation, int(seed)), int(seed))
+
+    @plain_torch()
+    def axes(
+        self,
+        space: str,
+        mdata: MuData | None = None,
+        *,
+        rotation: Literal["varimax", "none"] = "varimax",
+        seed: int = 0,
+    ) -> Axes:
+        """Axes of a space that can be read: an order, a rotation and names, and which of them are noise.
+
+        The codes in ``.obsm`` stay as they are; :meth:`write_axes` writes those on the axes beside them.
+
+        Parameters
+        ----------
+        space, mdata, seed
+            As in :meth:`attribution`.
+        rotation
+            ``"varimax"`` turns what is reproducible so that few features carry an axis; ``"none"`` tells of the
+            dimensions as they are.
+
+        Returns
+        -------
+        Axes, with their ``table`` and ``rotation``. A rotation keeps what a code is independent of, and can be undone.
+
+        Raises
+        ------
+        RuntimeError
+            Before training, or if training was interrupted before the stage.
+        ValueError
+            If there is no such space or rotation, or there are fewer than 100 cells.
+        """
+        return axes_of(self._seen(space, mdata, rotation, seed), space, rotation, int(seed))
+
+    @plain_torch()
+    def write_axes(self, mdata: MuData | None = None, *, with_noise: bool = False, seed: int = 0) -> dict[str, Axes]:
+        """Write the specific codes on their axes into ``.obsm``, for maps: ``X_indiseek_prot_axes`` and so on.
+
+        Axes are found in the cells of training, in the order of :meth:`axes`; those of noise are left out. A space of
+        noise alone is not written, and a warning says so.
+
+        Parameters
+        ----------
+        mdata
+            Cells; by default those of training.
+        with_noise
+            Whether axes of noise are written too.
+        seed
+            As in :meth:`attribution`.
+
+        Returns
+        -------
+        The axes by modality.
+
+        Raises
+        ------
+        RuntimeError
+            Before training, if training was interrupted before the stage, or if the model was loaded without data.
+        """
+        check_flag("with_noise", with_noise)
+        target = cast(MuData, self._mdata if mdata is None else mdata)
+        found = {name: self.axes(name, seed=seed) for name in self.modalities}
+        whole = {}
+        for name, axes in found.items():
+            if not (axes.n_axes or with_noise):
+                logger.warning(f"the {name!r}-specific space holds nothing reproducible: its axes are not written.")
+                continue
+            codes = self.get_latent_representation(mdata, modality=name, kind="specific")
+            whole[f"X_indiseek_{name}_axes"] = axes.coordinates(codes, with_noise=with_noise).astype(np.float32)
+        self._put(target, whole, {})
+        return found
+
+    @plain_torch()
+    def private_parts(self, features: Sequence[str], mdata: MuData | None = None) -> pd.DataFrame:
+        """What of features the other modality does not tell: measured less predicted, in each cell.
+
+        Within batches, and with counting noise in it. Training cells, which the prediction has seen, keep a little less
+        than others.
+
+        Parameters
+        ----------
+        features
+            Names of genes or proteins; ``"rna:CD4"`` where two modalities have the name. A kit's tag that all proteins
+            end with, such as ``_TotalSeqB``, may be left out.
+        mdata
+            Cells with all modalities; by default those of training.
+
+        Returns
+        -------
+        ``(n_cells, n_features)``, by the names that were given. :func:`indiseek.pl.private` draws it on a map.
+
+        Raises
+        ------
+        RuntimeError
+            As :meth:`predict`.
+        KeyError
+            If a feature is unknown.
+        ValueError
+            If two modalities have the name.
+        """
+        names = check_strings("features", features)
+        _ = self.fitted
+        wanted = [(name, *located(self._schema.features, name)) for name in dict.fromkeys(names)]
+        others = {name: next(other for other in self.modalities if other != name) for _, name, _ in wanted}
+        predictors = {(others[name], name): self._predictor(others[name], name) for name in others}
+        cells = self._cells_of(mdata)
+        with self._explained(len(cells), FEWER_CELLS):
+            # NaN for cells that lack a modality.
+            return private_parts(predictors, cells.paired(), wanted).reindex(cells.names)
+
+    def _seen(self, space: str, mdata: MuData | None, rotation: str, seed: int) -> Seen:
+        """Codes of a space and how the features go with them."""
+        check_choice("rotation", rotation, ROTATIONS)
+        check_seed("seed", seed)
+        stages = {"shared": "shared", "everything": "everything"} | dict.fromkeys(self.modalities, "specific")
+        check_choice("space", space, list(stages))
+        self._check_stage(stages[space])
+        cells = self._cells_of(mdata)
+        paired = np.flatnonzero(cells.is_paired)
+        if len(paired) < MIN_HELD_OUT_CELLS:
+            raise ValueError(f"expected at least {MIN_HELD_OUT_CELLS} cells, got {len(paired)}; give more.")
+        known = self._known.get(space)
+        # Axes, tables and the codes on the axes are asked for one after the other.
+        if known is not None and known[0] is self._fitted and known[1] is cells and known[2] == seed:
+            return known[3]
+        with self._explained(len(cells), FEWER_CELLS):
+            part = seen(self.module, cells.paired(), np.arange(len(paired)), space, int(seed))
+        part = part._replace(rows=paired[part.rows])
+        self._known = {**self._known, space: (self.fitted, cells, int(seed), part)}
+        return part
 
     def _check_pair(self, given: str, modality: str) -> None:
         """Raise unless the model is trained and one modality can be predicted from the other."""

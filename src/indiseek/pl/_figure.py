@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import BytesIO
 
+import pandas as pd
 from matplotlib.figure import Figure
 from mudata import MuData
 
@@ -28,6 +29,17 @@ def check_has(value: object, names: Sequence[str], what: str) -> None:
     """Raise TypeError if an object has not what is drawn of it."""
     if not all(hasattr(value, name) for name in names):
         raise TypeError(f"expected {what}, got {type(value).__name__}; give it as it is.")
+
+
+def check_columns(table: object, columns: Sequence[str], source: str) -> None:
+    """Raise TypeError if it is no table, ValueError if columns are missing; `source` says what makes such a table."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"expected a table, got {type(table).__name__}; give what {source} gave.")
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise ValueError(
+            f"expected the columns {list(columns)}, got a table without {missing}; give what {source} gave."
+        )
 
 
 class NotebookFigure(Figure):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
 _MISSING = "#D0D0D0"
 _NO_LABEL = {"unassigned", "unknown", "nan"}
-_DISPLAY_NAMES = {
+DISPLAY_NAMES = {
     "rna": "RNA",
     "gex": "RNA",
     "prot": "Protein",
@@ -42,6 +42,7 @@ _CODES = (
     ("X_disentangledssl_shared", "X_disentangledssl_", "Shared", "{}-specific"),
     ("X_comm", "X_comm_", "Fused", "{} projected"),
 )
+_AXES = "_axes"
 
 
 def spaces(
@@ -67,8 +68,9 @@ def spaces(
         Counts are shown as log(1 + count), other values as they are.
     spaces
         Keys of ``mdata.obsm`` from top to bottom, or a mapping from keys to row titles. By default
-        ``X_indiseek_shared`` and ``X_indiseek_<modality>`` for each modality, or where there is no such code what
-        DisentangledSSLModel or CoMMModel wrote.
+        ``X_indiseek_shared`` and ``X_indiseek_<modality>`` for each modality, of which where they are there the
+        axes without noise that ``write_axes`` has written, or where there is no such code what DisentangledSSLModel or
+        CoMMModel wrote.
     coordinates
         What :func:`umap_coordinates` returned for these keys; by default it is called with ``seed``.
     seed
@@ -108,7 +110,7 @@ def spaces(
         raise TypeError(f"expected clip as two percentiles, got {clip!r}; for example (1, 99).")
     for limit in clip:
         check_number("percentiles in clip", limit, low=0, high=100)
-    titles = _row_titles(mdata, spaces)
+    titles = row_titles(mdata, spaces)
     if not names or not titles:
         raise ValueError(f"expected at least one colour and one space, got {names} and {list(titles)}; name them.")
     low, high = clip
@@ -139,7 +141,8 @@ def spaces(
             if row == 0:
                 ax.set_title(as_text(colour.title), fontsize=11, fontweight="bold")
             if column == 0:
-                ax.set_ylabel(as_text(title), fontsize=11, fontweight="bold")
+                lines = [as_text(line) for line in title.split("\n")]
+                ax.set_ylabel("\n".join(lines), fontsize=11, fontweight="bold")
         _draw_key(figure.add_subplot(grid[len(titles), column]), colour, scale)
     return figure
 
@@ -164,14 +167,17 @@ def check_colors(mdata: MuData, color: str | Sequence[str]) -> None:
         find_colour(mdata, name)
 
 
-def _row_titles(mdata: MuData, spaces: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+def row_titles(mdata: MuData, spaces: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+    """Keys of ``.obsm`` and titles of the rows, after what the user named."""
     by_model = [
-        {joint: title} | {f"{start}{name}": own.format(_DISPLAY_NAMES.get(name.lower(), name)) for name in mdata.mod}
+        {joint: title} | {f"{start}{name}": own.format(DISPLAY_NAMES.get(name.lower(), name)) for name in mdata.mod}
         for joint, start, title, own in _CODES
     ]
     if spaces is None:
-        spaces = next((keys for keys in by_model if next(iter(keys)) in mdata.obsm), by_model[0])
-    known = {key: title for keys in by_model for key, title in keys.items()}
+        first = next((keys for keys in by_model if next(iter(keys)) in mdata.obsm), by_model[0])
+        # Axes that model.write_axes has written leave out what is noise.
+        spaces = {key + _AXES if key + _AXES in mdata.obsm else key: title for key, title in first.items()}
+    known = {f"{key}{end}": title for keys in by_model for key, title in keys.items() for end in ("", _AXES)}
     if not isinstance(spaces, Mapping):
         spaces = {key: known.get(key, key) for key in check_strings("spaces", spaces)}
     titles = dict(spaces)

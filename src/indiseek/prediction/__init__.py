@@ -2,16 +2,19 @@
 
 from indiseek.prediction._predictor import Predicted, Predictor, folds_of
 from indiseek.prediction._tables import (
+    Measured,
     Prediction,
     as_of_batch,
     check_batch,
     check_batches_known,
+    measured,
     predictability_table,
     prediction,
 )
 from indiseek.prediction._units import Units, units_of
 
 __all__ = [
+    "Measured",
     "Predicted",
     "Prediction",
     "Predictor",
@@ -20,6 +23,7 @@ __all__ = [
     "check_batch",
     "check_batches_known",
     "folds_of",
+    "measured",
     "predictability_table",
     "prediction",
     "units_of",

@@ -35,6 +35,22 @@ class Prediction(NamedTuple):
     upper: pd.DataFrame
 
 
+class Measured(NamedTuple):
+    """Predictions of cells beside what was measured, ``(n_cells, n_features)`` each, on the scale of the predictions.
+
+    Attributes
+    ----------
+    predicted, observed
+        Predicted and measured values.
+    halves
+        Two thinned halves of the counts; None where the values are no counts.
+    """
+
+    predicted: NDArray[np.float32]
+    observed: NDArray[np.float32]
+    halves: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+
+
 def check_batch(schema: Schema, batch: object) -> None:
     """Raise ValueError if cells cannot be predicted as of `batch`."""
     key = schema.setup.batch_key
@@ -154,19 +170,53 @@ def predictability_table(
     seed
         Seed of the thinning.
     """
+    found = measured(predictor, cells, rows, given, modality, seed=seed)
+    batch_key = cells.schema.setup.batch_key
+    return predictability(
+        found.predicted,
+        found.observed,
+        batch=None if batch_key is None else cells.covariates[batch_key][rows],
+        groups=groups,
+        halves=found.halves,
+        names=cells.schema.features[modality],
+    )
+
+
+def measured(
+    predictor: Predictor,
+    cells: Cells,
+    rows: NDArray[np.intp],
+    given: str,
+    modality: str,
+    *,
+    seed: int | None = None,
+    doubled: bool = False,
+) -> Measured:
+    """Predictions of the cells at `rows`, what was measured, and two halves of that.
+
+    Parameters
+    ----------
+    predictor
+        A fitted one.
+    cells, rows
+        Cells with both modalities, and positions of those wanted.
+    given, modality
+        From which, and which, is predicted.
+    seed
+        Seed of the thinning; None for no halves.
+    doubled
+        Whether the counts of the halves are doubled, so that a logarithm of few counts has the slope of all of them.
+    """
     x = predictor.inputs.apply_to(cells.values[given], rows)
     codes = _batches(predictor, cells)
     value = predictor(x, None if codes is None else codes[torch.from_numpy(rows).to(codes.device)]).value
     counts = cells.values[modality][rows]
-    halves = thin_counts(counts, seed=seed) if predictor.units.scales else None
-    batch_key = cells.schema.setup.batch_key
-    return predictability(
+    halves = thin_counts(counts, seed=seed) if seed is not None and predictor.units.scales else None
+    times = np.float32(2 if doubled else 1)
+    return Measured(
         value.cpu().numpy(),
         _read(predictor, counts),
-        batch=None if batch_key is None else cells.covariates[batch_key][rows],
-        groups=groups,
-        halves=None if halves is None else (_read(predictor, halves[0]), _read(predictor, halves[1])),
-        names=cells.schema.features[modality],
+        None if halves is None else (_read(predictor, halves[0] * times), _read(predictor, halves[1] * times)),
     )
 
 
