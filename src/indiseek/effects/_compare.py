@@ -12,6 +12,7 @@ from scipy.stats import false_discovery_control
 
 from indiseek._checks import check_number, check_seed
 from indiseek.effects._columns import MIN_REPLICATES, Columns
+from indiseek.effects._coordination import COORDINATED, coordination
 from indiseek.effects._layers import log_centered, log_normalized, thinned
 from indiseek.effects._profiles import profiles
 from indiseek.effects._result import Effects
@@ -20,6 +21,8 @@ from indiseek.effects._spaces import SHARED, compare_profiles, feature_effects
 Array = NDArray[np.float64]
 # Of a layer's effect; what the pairs fail to take out of a strong shared effect is less.
 MIN_SHARE = 0.1
+# Mean rank correlation; what known sub-states leave beside the known axes is less.
+MIN_COORDINATION = 0.1
 
 
 def compare(
@@ -41,6 +44,8 @@ def compare(
     thin: Callable[[Any], Array] | None = None,
 ) -> Effects:
     """Tell whether a condition acts on what two layers share, on the first alone, or on the second alone.
+
+    And whether what it does to each alone is one state of the same cells: :func:`coordination`.
 
     Parameters
     ----------
@@ -102,16 +107,20 @@ def compare(
         if thin is not None:
             parts[names[0]] = thinned(parts[names[0]], donor, int(seed))
             axes[names[0]] = thin(parts[names[0]])
+        values = [log_centered(parts[name]) if name in centered else log_normalized(parts[name]) for name in names]
         found = profiles(
-            [log_centered(parts[name]) if name in centered else log_normalized(parts[name]) for name in names],
-            [axes[name] for name in names],
+            values,
+            list(axes.values()),
             donor,
             names=names,
             features=None if features is None else [features[name] for name in names],
         )
         n_first, n_second = labels.n_each
         sizes = {"n_pairs": len(found.correlation), "n_first": n_first, "n_second": n_second, "n_cells": len(chosen)}
-        table = compare_profiles(found, labels, n_permutations=int(n_permutations), seed=int(seed))
+        draws = {"n_permutations": int(n_permutations), "seed": int(seed)}
+        table = compare_profiles(found, labels, **draws)
+        together = coordination(values, list(axes.values()), donor, found, labels, **draws)
+        table = pd.concat([table, pd.DataFrame([together]).assign(least_pvalue=table["least_pvalue"].iloc[0])])
         tables.append(table.assign(**sizes))
         tables[-1].insert(0, "group", group)
         details.append(feature_effects(found, labels))
@@ -136,7 +145,7 @@ def _judged(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
     qvalue = pd.Series(np.nan, index=table.index)
     for _, pvalues in table["pvalue"].dropna().groupby(table["space"]):
         qvalue[pvalues.index] = false_discovery_control(pvalues.to_numpy())
-    limit = np.where(table["space"] == SHARED, 0.0, MIN_SHARE)
+    limit = table["space"].map({SHARED: 0.0, COORDINATED: MIN_COORDINATION}).fillna(MIN_SHARE)
     call = (qvalue <= alpha) & (table["share"] > limit)
     place = int(table.columns.get_loc("least_pvalue")) + 1
     table.insert(place, "qvalue", qvalue)
