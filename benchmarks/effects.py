@@ -42,14 +42,16 @@ NEW = "coordinated"
 _ALPHA = 0.05
 # Those of the coordination, which takes a score of every cell for each.
 _FEW_PERMUTATIONS = 199
+_FEW_DRAWS, _FEW_SHUFFLES = 6, 20
 # On earlier ones the statistics and the sizes of the effects were chosen.
 _FIRST_DRAW = 100
 
 _NOTES = """\
 Called: p at most .05 in one type alone, and of a layer a private share of its effect above .1, of the shared space two
 shifts that agree, of a new state a rank correlation above .1. S / R / P / N: shared, RNA alone, protein alone, new
-coordinated state ({few} permutations). Simulations: {draws} draws of each of {types},
-at most six severe donors of a batch, 7 to 9 a side, labels drawn; effects on counts; genes are among those that .4 of
+coordinated state ({few} permutations; of the null the first {shuffles_few} shuffles). Simulations: {draws} draws of
+each of {types}, at most six severe donors of a
+batch, 7 to 9 a side, labels drawn; effects on counts; genes are among those that .4 of
 the cells have; {permutations} permutations. Redrawn: cells of cases drawn again with weights exp(1.5 z) along the first
 pair. Null: {shuffles} shuffles of the donors' labels (9 healthy, 21 severe) within batch, in each of seven types. The
 statistics and the sizes of the effects were chosen on other draws of the same cells. The canonical pairs are of 30 + 30
@@ -80,11 +82,11 @@ def called_new(source: Source, cells: TypeCells, found: Profiles, seed: int) -> 
 
 def rates(results: list[dict[str, bool]]) -> dict[str, float]:
     """Percentage of the results in which each space is called."""
-    return {space: 100 * float(np.mean([each[space] for each in results])) for space in results[0]}
+    return {space: 100 * float(np.mean([each[space] for each in results if space in each])) for space in results[0]}
 
 
-def simulated(source: Source, name: str, draws: int, n_permutations: int) -> dict[str, Any]:
-    """Rates of one kind of effect, in all and by type."""
+def simulated(source: Source, name: str, draws: int, n_permutations: int, *, new: bool = False) -> dict[str, Any]:
+    """Rates of one kind of effect, in all and by type, with or without those of a new coordinated state."""
     by_type: dict[str, Any] = {}
     every = []
     for cell_type in SIMULATED:
@@ -95,7 +97,7 @@ def simulated(source: Source, name: str, draws: int, n_permutations: int) -> dic
             changed = SCENARIOS[name][0](source, two_groups(cells, rng), rng)
             found = source.profiles(changed)
             table = compare_profiles(found, changed.labels, n_permutations=n_permutations, seed=draw)
-            results.append(called(table) | called_new(source, changed, found, draw))
+            results.append(called(table) | (called_new(source, changed, found, draw) if new else {}))
         by_type[cell_type] = rates(results)
         every += results
     return {"all": rates(every), "types": by_type}
@@ -123,7 +125,7 @@ def shuffled(source: Source, cell_type: str, shuffles: int, n_permutations: int)
     for shuffle in range(shuffles):
         other = cells.labelled(_shuffled(cells, np.random.default_rng([shuffle, 11])))
         table = compare_profiles(found, other.labels, n_permutations=n_permutations, seed=shuffle)
-        results.append(called(table) | called_new(source, other, found, shuffle))
+        results.append(called(table) | (called_new(source, other, found, shuffle) if shuffle < _FEW_SHUFFLES else {}))
         pvalues.append(table.filter(regex="^p_").to_numpy().ravel().tolist())
     return {"calls": rates(results), "pvalues": pvalues}
 
@@ -156,6 +158,17 @@ def real(source: Source, mdata: Any, n_permutations: int) -> Effects:
 def shown(found: dict[str, float]) -> str:
     """Percentages S / R / P, and N where it was looked for, in one cell of a table."""
     return " / ".join(f"{found[space]:.0f}" for space in (*SPACES, NEW) if space in found)
+
+
+def rate_table(found: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Rates of several kinds of effects, one row a kind."""
+    rows = []
+    for name, each in found.items():
+        right = " + ".join(space for space in (*SPACES, NEW) if space in SCENARIOS[name][1]) or "none"
+        title = f"{' / '.join('SRPN'[: len(each['all'])])}, % called"
+        by_type = {cell_type: shown(rate) for cell_type, rate in each["types"].items()}
+        rows.append({"effect": name, "right": right, title: shown(each["all"]), **by_type})
+    return pd.DataFrame(rows)
 
 
 def calibration(found: dict[str, dict[str, Any]]) -> pd.DataFrame:
@@ -212,21 +225,20 @@ def main() -> None:
     confused = kept(folder / f"batches.{draws}.{n}.json", lambda: batches(source, draws, n), fresh=fresh)
     powers = {
         name: kept(
-            folder / f"power4.{i}.{draws}.{n}.json", lambda name=name: simulated(source, name, draws, n), fresh=fresh
+            folder / f"power.{i}.{draws}.{n}.json", lambda name=name: simulated(source, name, draws, n), fresh=fresh
+        )
+        for i, name in enumerate(SCENARIOS)
+        if NEW not in SCENARIOS[name][1]
+    }
+    few = {
+        name: kept(
+            folder / f"new.{i}.{_FEW_DRAWS}.{_FEW_PERMUTATIONS}.json",
+            lambda name=name: simulated(source, name, _FEW_DRAWS, _FEW_PERMUTATIONS, new=True),
+            fresh=fresh,
         )
         for i, name in enumerate(SCENARIOS)
     }
-    power = pd.DataFrame(
-        [
-            {
-                "effect": name,
-                "right": " + ".join(space for space in (*SPACES, NEW) if space in SCENARIOS[name][1]) or "none",
-                "S / R / P / N, % called": shown(found["all"]),
-                **{cell_type: shown(rate) for cell_type, rate in found["types"].items()},
-            }
-            for name, found in powers.items()
-        ]
-    )
+    power, new = (rate_table(found) for found in (powers, few))
     every = np.concatenate([np.array(each["pvalues"]).ravel() for each in nulls.values()])
     null = calibration(nulls)
     confounding = pd.DataFrame(
@@ -234,6 +246,7 @@ def main() -> None:
     )
     parts = {
         "Effects put into the counts of real donors": power,
+        f"New coordinated states (N): {_FEW_DRAWS} draws in each type": new,
         f"Labels shuffled within batch: single tests {100 * np.mean(every <= _ALPHA):.1f} % at 5 %": null,
         "Nothing happens, batch and condition go together": confounding,
         f"COVID: severe against healthy, {seconds:.0f} s, 999 permutations": covid_table(effects),
@@ -245,6 +258,7 @@ def main() -> None:
     )
     record = {
         "power": powers,
+        "new": few,
         "null": {name: {**each, "pvalues": None} for name, each in nulls.items()},
         "batches": confused,
         "covid": effects.effects.to_dict("records"),
