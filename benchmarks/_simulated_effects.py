@@ -283,4 +283,5 @@ SCENARIOS: dict[str, tuple[Change, frozenset[str]]] = {
     ),
     "new state: the same half for both": (in_half(2.4, 1.5, together=True), frozenset({"rna", "prot", _NEW})),
     "new state, genes x 4 and proteins x 2": (in_half(4.0, 2.0, together=True), frozenset({"rna", "prot", _NEW})),
+    "new state, genes x 8 and proteins x 4": (in_half(8.0, 4.0, together=True), frozenset({"rna", "prot", _NEW})),
 }

@@ -254,7 +254,12 @@ def main() -> None:
     left = "\n".join(f"- {row.group}: left out, {row.reason}" for row in effects.left_out.itertuples())
     text = "\n\n".join(f"## {title}\n\n{markdown(table)}" for title, table in parts.items()) + f"\n\n{left}"
     notes = _NOTES.format(
-        draws=draws, types=", ".join(SIMULATED), permutations=n, shuffles=shuffles, few=_FEW_PERMUTATIONS
+        draws=draws,
+        types=", ".join(SIMULATED),
+        permutations=n,
+        shuffles=shuffles,
+        few=_FEW_PERMUTATIONS,
+        shuffles_few=_FEW_SHUFFLES,
     )
     record = {
         "power": powers,
