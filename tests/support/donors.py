@@ -40,8 +40,8 @@ def cells(
     """Donors of each batch, so many of them cases.
 
     `shared` moves the first shared axis of the cells of cases, `first` and `second` four features of one layer that
-    have no part in it, `along` the features of the first layer as the shared axis would. With `halves` 1 half of the cells of
-    cases has what `first` and `second` do, with 2 another half for each.
+    have no part in it, `along` the features of the first layer as the shared axis would. With `halves` 1 half of the
+    cells of cases has what `first` and `second` do, with 2 another half for each.
     """
     rng = np.random.default_rng(seed)
     batch = np.repeat(np.arange(len(of)), of)

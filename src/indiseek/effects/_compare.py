@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from indiseek.effects._result import Effects
 from indiseek.effects._spaces import SHARED, compare_profiles, feature_effects
 
 Array = NDArray[np.float64]
+Group = tuple[str, NDArray[np.intp]]
 # Of a layer's effect; what the pairs fail to take out of a strong shared effect is less.
 MIN_SHARE = 0.1
 # Mean rank correlation; what known sub-states leave beside the known axes is less.
@@ -42,6 +43,7 @@ def compare(
     alpha: float = 0.05,
     seed: int = 0,
     thin: Callable[[Any], Array] | None = None,
+    watch: Callable[[list[Group]], Iterable[Group]] | None = None,
 ) -> Effects:
     """Tell whether a condition acts on what two layers share, on the first alone, or on the second alone.
 
@@ -75,6 +77,8 @@ def compare(
     thin
         What makes components of the first layer's counts. Given, these counts are thinned, so that the replicates of a
         group of cells have one mean depth, and `components` of that layer are not used.
+    watch
+        What gives the groups of cells one after another, such as :class:`tqdm.tqdm`.
 
     Returns
     -------
@@ -97,7 +101,8 @@ def compare(
     columns = Columns.of(obs, groupby=groupby, replicate=replicate, within=within, batch=batch, groups=groups)
     names = list(counts)
     tables, details, left_out = [], [], []
-    for group, members in columns.cell_groups():
+    every = list(columns.cell_groups())
+    for group, members in every if watch is None else watch(every):
         chosen, donor, labels = columns.replicates(members, int(min_cells))
         if reason := columns.reason_against(labels, int(min_cells)):
             left_out.append({"group": group, "reason": reason})

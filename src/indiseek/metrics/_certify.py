@@ -16,7 +16,7 @@ from ._thresholds import Thresholds
 from .checks import CHECKS, Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -43,6 +43,7 @@ def certify(
     seed: int = 0,
     thresholds: Thresholds | None = None,
     checks: Sequence[Check] = CHECKS,
+    watch: Callable[[Sequence[Check]], Iterable[Check]] | None = None,
 ) -> Certificate:
     """Certify that specific codes are independent of the other modalities, shared codes only shared, both complete.
 
@@ -95,6 +96,8 @@ def certify(
         Limits of the verdicts, :class:`Thresholds` by default.
     checks
         What is measured and judged, in this order; all that the package has by default.
+    watch
+        What gives the checks one after another, such as :class:`tqdm.tqdm`.
 
     Returns
     -------
@@ -130,7 +133,7 @@ def certify(
     cells = cells.without_copies().draw(max_cells)
     limits = Thresholds() if thresholds is None else thresholds
     tables, findings = {}, []
-    for check in checks:
+    for check in checks if watch is None else watch(checks):
         table = check.measure(cells, limits)
         if len(table):
             tables[check.name] = table

@@ -859,6 +859,7 @@ class MultimodalModel(ABC):
         n_permutations: int = 99,
         seed: int = 0,
         thresholds: Thresholds | None = None,
+        show_progress: bool = True,
     ) -> Certificate:
         """Measure on held-out cells whether the specific spaces are independent and complete, the shared ones shared.
 
@@ -881,6 +882,8 @@ class MultimodalModel(ABC):
             Seed of probes, critics, permutations and thinning.
         thresholds
             Limits of the verdicts.
+        show_progress
+            Whether a progress bar is shown where it takes seconds.
 
         Returns
         -------
@@ -897,6 +900,7 @@ class MultimodalModel(ABC):
         """
         check_seed("seed", seed)
         check_number("n_permutations", n_permutations, low=0, whole=True)
+        check_flags({"show_progress": show_progress})
         obs = check_strings("obs", obs)
         self._check_stage(list(self.module.stages)[-1])
         training = self._unchanged_cells()
@@ -920,6 +924,7 @@ class MultimodalModel(ABC):
             n_permutations=n_permutations,
             seed=seed,
             thresholds=thresholds,
+            show_progress=show_progress,
         )
 
     def _held_out(self, mdata: MuData | None) -> tuple[Cells, NDArray[np.intp]]:

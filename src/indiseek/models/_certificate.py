@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indiseek.data import Cells, Matrix
+from indiseek.data import Cells, Matrix, watched
 from indiseek.metrics import Certificate, Thresholds, certify, thin_counts
 from indiseek.train import Pipeline
 
@@ -25,6 +26,7 @@ def certificate(
     n_permutations: int,
     seed: int,
     thresholds: Thresholds | None,
+    show_progress: bool,
 ) -> Certificate:
     """Certificate of the codes of held-out cells.
 
@@ -42,6 +44,8 @@ def certificate(
         Names of the features by modality.
     n_permutations, seed, thresholds
         As in :func:`indiseek.metrics.certify`.
+    show_progress
+        Whether a progress bar is shown where it takes seconds.
     """
     first, last = pipeline.default, list(pipeline.stages)[-1]
     tensors = pipeline.tensors(cells, rows)
@@ -65,6 +69,7 @@ def certificate(
         n_permutations=n_permutations,
         seed=seed,
         thresholds=thresholds,
+        watch=partial(watched, desc="certify", unit="check", disable=not show_progress),
     )
 
 
