@@ -60,6 +60,11 @@ class TypeCells:
         """Labels of the donors."""
         return Labels(self.case, self.batch)
 
+    @property
+    def values(self) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
+        """Both layers on the scale on which they are compared."""
+        return log_normalized(self.counts[0]), log_centered(self.counts[1])
+
 
 class Source:
     """The real cells, and components fitted once on all of them.
@@ -109,8 +114,7 @@ class Source:
 
     def profiles(self, cells: TypeCells) -> Profiles:
         """What is compared of cells."""
-        values = (log_normalized(cells.counts[0]), log_centered(cells.counts[1]))
-        return profiles(values, self.components(cells), cells.donor, names=NAMES, features=cells.features)
+        return profiles(cells.values, self.components(cells), cells.donor, names=NAMES, features=cells.features)
 
 
 Change = Callable[[Source, TypeCells, np.random.Generator], TypeCells]
@@ -169,6 +173,22 @@ def both_pushed(genes: float, proteins: float) -> Change:
     return change
 
 
+def in_half(genes: float, proteins: float, *, together: bool) -> Change:
+    """Counts of the features least tied to the other layer grow in half of the cells: one half, or one for each."""
+
+    def change(source: Source, cells: TypeCells, rng: np.random.Generator) -> TypeCells:
+        found = source.profiles(cells)
+        halves = rng.random((2, len(cells.donor))) < 0.5
+        counts = []
+        for i, factor in enumerate((genes, proteins)):
+            kept = sparse.diags((~halves[0 if together else i]).astype(np.float64))
+            pushed = _pushed(cells, i, _factors(found, cells, i, factor, False), rng).counts[i]
+            counts.append(sparse.csr_matrix(pushed + kept @ (cells.counts[i] - pushed)))
+        return replace(cells, counts=(counts[0], counts[1]))
+
+    return change
+
+
 def tilted(strength: float) -> Change:
     """Cells of cases are drawn again, with weights that grow along the first pair."""
 
@@ -210,7 +230,7 @@ def _factors(found: Profiles, cells: TypeCells, layer: int, factor: float, along
     detected = np.asarray((cells.counts[layer] > 0).mean(axis=0)).ravel()
     often = dict(zip(cells.features[layer], detected >= _LEAST_DETECTED, strict=True))
     rows = np.array([i for i, name in enumerate(own.features) if often[name]])
-    values = (log_normalized(cells.counts[0]).toarray(), log_centered(cells.counts[1]))[layer]
+    values = (cells.values[0].toarray(), cells.values[1])[layer]
     spread = dict(zip(cells.features[layer], values.std(axis=0), strict=True))
     tie = own.tie[rows] / np.array([[spread[own.features[row]]] for row in rows])
     order = np.argsort(-np.abs(tie[:, 0])) if along else np.argsort((tie**2).sum(axis=1))
@@ -240,6 +260,7 @@ def _redrawn(cells: TypeCells, weights: NDArray[np.float64], rng: np.random.Gene
     return cells.take(np.concatenate(rows))
 
 
+_NEW = "coordinated"
 _REDRAWN, _GENES, _PROTEINS = tilted(1.5), one_layer(0, 2.4, along=False), one_layer(1, 1.5, along=False)
 # By name: the change, and the spaces on which it acts.
 SCENARIOS: dict[str, tuple[Change, frozenset[str]]] = {
@@ -255,4 +276,12 @@ SCENARIOS: dict[str, tuple[Change, frozenset[str]]] = {
     "shared redrawn, and proteins x 1.5": (after(_REDRAWN, _PROTEINS), frozenset({"shared", "prot"})),
     "both layers pushed along the axis by factors 2 and 1.7": (both_pushed(2.0, 1.7), frozenset({"shared"})),
     "protein alone, 6 along the shared axis x or / 2": (one_layer(1, 2.0, along=True), frozenset({"prot"})),
+    "RNA genes x 2.4 and proteins x 1.5, all cells": (after(_GENES, _PROTEINS), frozenset({"rna", "prot"})),
+    "the same in half of the cells, another half for each": (
+        in_half(2.4, 1.5, together=False),
+        frozenset({"rna", "prot"}),
+    ),
+    "new state: the same half for both": (in_half(2.4, 1.5, together=True), frozenset({"rna", "prot", _NEW})),
+    "new state, genes x 4 and proteins x 2": (in_half(4.0, 2.0, together=True), frozenset({"rna", "prot", _NEW})),
+    "new state, genes x 8 and proteins x 4": (in_half(8.0, 4.0, together=True), frozenset({"rna", "prot", _NEW})),
 }

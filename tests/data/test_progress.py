@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from indiseek.data import progress
+from indiseek.data import _progress, progress, watched
 
 
 def test_where_nothing_moves_there_is_a_line_for_each_tenth(capsys):
@@ -43,4 +43,17 @@ def test_a_terminal_has_a_bar_and_nothing_is_written_where_it_is_not_wanted(caps
     assert "\r" in capsys.readouterr().err
     with progress(total=2, desc="fit", unit="epoch", disable=True) as bar:
         bar.update(2)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_soon_done_says_nothing_and_what_takes_longer_does(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: now[0])
+    assert list(watched(range(20), desc="certify", unit="check")) == list(range(20))
+    assert capsys.readouterr().err == ""
+    for _ in watched(range(20), desc="certify", unit="check"):
+        now[0] += 0.5
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "certify: 4/20 checks" and lines[-1] == "certify: 20/20 checks" and len(lines) == 9
+    list(watched(range(20), desc="certify", unit="check", disable=True))
     assert capsys.readouterr().err == ""

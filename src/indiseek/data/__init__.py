@@ -13,7 +13,7 @@ from indiseek.data._locks import FileLock, only_writer
 from indiseek.data._matching import FeatureMatch, match_features, match_modalities
 from indiseek.data._open import open_mudata
 from indiseek.data._ours import check_replaceable, is_ours, mark
-from indiseek.data._progress import progress
+from indiseek.data._progress import progress, watched
 from indiseek.data._reading import choose_transform
 from indiseek.data._rows import (
     Groups,
@@ -112,5 +112,6 @@ __all__ = [
     "setup_line",
     "thinned_views",
     "to_tensor",
+    "watched",
     "write_mudata",
 ]

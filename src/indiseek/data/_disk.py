@@ -16,6 +16,7 @@ import zarr
 from numpy.typing import NDArray
 from scipy import sparse
 
+from indiseek.data._joined import JoinedRows
 from indiseek.data._summary import Summary, summarise
 
 Matrix: TypeAlias = sparse.csr_matrix | NDArray[np.float32]
@@ -75,7 +76,7 @@ class DiskMatrix:
         self._cells = cells
         n_cells = int(source.shape[0]) if cells is None else len(cells)
         self.shape = (n_cells, int(source.shape[1]) if order is None else len(order))
-        self.as_sparse = isinstance(source, anndata.abc.CSRDataset)
+        self.as_sparse = isinstance(source, anndata.abc.CSRDataset) and not getattr(source, "is_dense", False)
         if as_sparse is None:
             as_sparse = mostly_zero(self.summary.n_nonzero, self.shape)
         self.as_sparse = as_sparse
@@ -170,6 +171,8 @@ def rounded(values: Matrix) -> Matrix:
 
 def identity_of(source: Any) -> tuple[Any, ...] | None:
     """What tells the file of a dataset or array from another one at its place; None where there is none to look at."""
+    if isinstance(source, JoinedRows):
+        return tuple(identity_of(part) for part in source.parts)
     handle = source.group if isinstance(source, anndata.abc.CSRDataset) else source
     if isinstance(handle, h5py.HLObject):
         path = Path(handle.file.filename) if handle else None
@@ -232,6 +235,8 @@ def _stack(pieces: list[Matrix]) -> Matrix:
 
 def _damaged_part(source: Any) -> str:
     """File, and in a zarr array the chunk, that cannot be read."""
+    if isinstance(source, JoinedRows):
+        return _damaged_part(source.reading)
     group = source.group if isinstance(source, anndata.abc.CSRDataset) else None
     handle = source if group is None else group
     # HDF5 objects are false once their file is closed.

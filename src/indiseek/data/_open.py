@@ -17,6 +17,7 @@ from mudata import MuData
 
 from indiseek._checks import check_path
 from indiseek.data._disk import READ_ERRORS
+from indiseek.data._joined import joined
 from indiseek.data._workspace import settle
 
 # Mark of a zarr that convert() has written: every chunk of values and names was, so one that is missing is lost.
@@ -25,8 +26,8 @@ COMPLETE = "indiseek-complete"
 SLOTS = ("obsm", "varm", "obsp", "varp", "uns")
 
 
-def open_mudata(path: str | Path) -> MuData:
-    """Open an h5mu file or a zarr directory; ``X`` and layers stay on disk, all else is read.
+def open_mudata(path: str | Path | Sequence[str | Path], *, file_key: str = "file") -> MuData:
+    """Open an h5mu file or a zarr directory, or several as one; ``X`` and layers stay on disk, all else is read.
 
     What it returns behaves as a MuData in memory, and changes to it are not written back. Models take it: see
     :class:`DiskMatrix`. The raw slot is not read.
@@ -34,11 +35,17 @@ def open_mudata(path: str | Path) -> MuData:
     Parameters
     ----------
     path
-        Written by :func:`convert`, mudata or muon.
+        Written by :func:`convert`, mudata or muon. Of several, such as one for each donor, the cells come one after
+        another. Features are matched by name, and those are kept that all files have; of what else the files hold,
+        ``.obs`` and what ``.obsm`` all modalities have is kept. Where names of cells repeat, the names of the files are
+        put before them.
+    file_key
+        Column of ``.obs`` for the name of the file a cell comes from, where there are several: ready to be a
+        ``batch_key``, or a donor.
 
     Returns
     -------
-    Its matrices are CSR datasets of anndata, HDF5 datasets or zarr arrays.
+    Its matrices are CSR datasets of anndata, HDF5 datasets or zarr arrays, of several files what reads these.
 
     Raises
     ------
@@ -46,11 +53,36 @@ def open_mudata(path: str | Path) -> MuData:
         If there is nothing at `path`.
     OSError
         If the file is truncated or damaged, or chunks of a converted zarr are missing.
+    TypeError
+        If `path` is no path, or one of several files holds CSC.
     ValueError
-        If it holds no MuData.
+        If it holds no MuData. Of several: if a file is named twice, lacks a modality, has no feature in common with the
+        others or names features twice, or a column `file_key` is there already.
     """
+    if isinstance(path, Sequence) and not isinstance(path, str | bytes):
+        return _open_several([check_path("each path", each) for each in path], file_key)
     path = check_path("path", path)
     return _read(_root(path), path)
+
+
+def _open_several(paths: Sequence[Path], file_key: str) -> MuData:
+    if not paths:
+        raise ValueError("expected one or more files, got an empty list; name them.")
+    real = [path.resolve() for path in paths]
+    twice = sorted({str(path) for path, each in zip(paths, real, strict=True) if real.count(each) > 1})
+    if twice:
+        raise ValueError(f"expected each file once, got {twice} more than once; name each one time.")
+    return joined(dict(zip(_short_names(real), (_read(_root(path), path) for path in paths), strict=True)), file_key)
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """Names of files without their ending, with as many folders before them as it takes to tell them apart."""
+    parts = [(*path.parts[:-1], path.stem) for path in paths]
+    for n in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(each[-n:]) for each in parts]
+        if len(set(found)) == len(found):
+            return found
+    return [path.name for path in paths] if len({path.name for path in paths}) == len(paths) else list(map(str, paths))
 
 
 @contextmanager

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Collection, Iterator
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 from tqdm import tqdm
 
 # Lines of a file or of a log of continuous integration, of which every one stays.
 _N_LINES = 10
+# What is done sooner needs no bar.
+_SOON_SECONDS = 2.0
+Item = TypeVar("Item")
 
 
 class _Lines:
@@ -25,12 +30,15 @@ class _Lines:
         What it is.
     unit
         Of the numbers.
+    delay
+        Seconds in which nothing is written.
     """
 
-    def __init__(self, total: int | None, initial: int, desc: str, unit: str) -> None:
+    def __init__(self, total: int | None, initial: int, desc: str, unit: str, delay: float) -> None:
         self.total, self.n = total, initial
         self._desc, self._unit = desc, unit
         self._postfix = ""
+        self._silent_until = time.monotonic() + delay
         self._said = self._tenth()
         if initial:
             self._say()
@@ -70,6 +78,8 @@ class _Lines:
 
     def _say(self) -> None:
         self._said = self._tenth()
+        if time.monotonic() < self._silent_until:
+            return
         behind = f", {self._postfix}" if self._postfix else ""
         print(f"{self._desc}: {self.n}/{self.total} {self._unit}s{behind}", file=sys.stderr, flush=True)
 
@@ -82,19 +92,36 @@ def progress(
     most: int | None = None,
     initial: int = 0,
     disable: bool = False,
+    delay: float = 0.0,
 ) -> tqdm:
     """A progress bar; where no one looks at it move, in a file or a log, a line for each tenth of the work.
 
     Parameters
     ----------
-    desc, unit, total, initial, disable
+    desc, unit, total, initial, disable, delay
         As in :class:`tqdm.tqdm`.
     most
         Where the total is not known, what it is at most: by it the tenths are counted.
     """
     if disable or sys.stderr.isatty() or _is_notebook():
-        return tqdm(total=total, initial=initial, desc=desc, unit=unit, disable=disable)
-    return cast(tqdm, _Lines(most if total is None else total, initial, desc, unit))
+        return tqdm(total=total, initial=initial, desc=desc, unit=unit, disable=disable, delay=delay)
+    return cast(tqdm, _Lines(most if total is None else total, initial, desc, unit, delay))
+
+
+def watched(items: Collection[Item], *, desc: str, unit: str, disable: bool = False) -> Iterator[Item]:
+    """The items, with a progress bar where they take longer than two seconds.
+
+    Parameters
+    ----------
+    items
+        What is gone through.
+    desc, unit, disable
+        As in :func:`progress`.
+    """
+    with progress(total=len(items), desc=desc, unit=unit, disable=disable, delay=_SOON_SECONDS) as bar:
+        for item in items:
+            yield item
+            bar.update()
 
 
 def _is_notebook() -> bool:

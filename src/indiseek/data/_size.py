@@ -12,6 +12,8 @@ import pandas as pd
 from mudata import MuData
 from scipy import sparse
 
+from indiseek.data._joined import JoinedRows
+
 # What HDF5 needs for the headers of an array, and for a text beside its characters.
 _ARRAY_BYTES, _TEXT_BYTES = 4096, 64
 _SLOTS = ("obsm", "varm", "obsp", "varp", "uns")
@@ -38,6 +40,8 @@ def _bytes(value: Any) -> int:
         return _ARRAY_BYTES + sum(_bytes(each) for each in value.values())
     if isinstance(value, pd.DataFrame):
         return sum(_bytes(value[column].array) for column in value) + _bytes(value.index.array) + _ARRAY_BYTES
+    if isinstance(value, JoinedRows):
+        return sum(_bytes(part) for part in value.parts)
     if isinstance(value, anndata.abc.CSRDataset | anndata.abc.CSCDataset):
         value = value.group
         return _ARRAY_BYTES + sum(_bytes(value[key]) for key in ("data", "indices", "indptr"))

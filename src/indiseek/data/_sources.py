@@ -10,6 +10,8 @@ import h5py
 import zarr
 from mudata import MuData
 
+from indiseek.data._joined import JoinedRows
+
 
 def files_of(mdata: MuData) -> set[Path]:
     """Files and zarrs, links resolved, that hold the values of `mdata`; empty for values in memory.
@@ -22,7 +24,8 @@ def files_of(mdata: MuData) -> set[Path]:
     found = {mdata.filename, *(adata.filename for adata in mdata.mod.values())} - {None}
     # The values of a backed one are not to be touched: its file may be closed.
     parts = [] if found else list(mdata.mod.values())
-    values = [each for adata in parts for each in (adata.X, *adata.layers.values())]
+    stored = [each for adata in parts for each in (adata.X, *adata.layers.values())]
+    values = [part for each in stored for part in (each.parts if isinstance(each, JoinedRows) else [each])]
     return {Path(file).resolve() for file in [*found, *(_file_of(each) for each in values)] if file is not None}
 
 

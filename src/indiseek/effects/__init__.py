@@ -1,6 +1,7 @@
 """Effects by space: whether a condition acts on what both layers share, or on one of them alone."""
 
-from indiseek.effects._compare import MIN_SHARE, compare
+from indiseek.effects._compare import MIN_COORDINATION, MIN_SHARE, compare
+from indiseek.effects._coordination import coordination
 from indiseek.effects._labels import Labels
 from indiseek.effects._layers import log_centered, log_normalized, thinned
 from indiseek.effects._moderated import moderated_t
@@ -13,12 +14,14 @@ __all__ = [
     "Effects",
     "Labels",
     "Layer",
+    "MIN_COORDINATION",
     "MIN_SHARE",
     "Pairs",
     "Profiles",
     "canonical_pairs",
     "compare",
     "compare_profiles",
+    "coordination",
     "feature_effects",
     "log_centered",
     "log_normalized",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,18 @@ from scipy.stats import false_discovery_control
 
 from indiseek._checks import check_number, check_seed
 from indiseek.effects._columns import MIN_REPLICATES, Columns
+from indiseek.effects._coordination import COORDINATED, coordination
 from indiseek.effects._layers import log_centered, log_normalized, thinned
 from indiseek.effects._profiles import profiles
 from indiseek.effects._result import Effects
 from indiseek.effects._spaces import SHARED, compare_profiles, feature_effects
 
 Array = NDArray[np.float64]
+Group = tuple[str, NDArray[np.intp]]
 # Of a layer's effect; what the pairs fail to take out of a strong shared effect is less.
 MIN_SHARE = 0.1
+# Mean rank correlation; what known sub-states leave beside the known axes is less.
+MIN_COORDINATION = 0.1
 
 
 def compare(
@@ -39,8 +43,11 @@ def compare(
     alpha: float = 0.05,
     seed: int = 0,
     thin: Callable[[Any], Array] | None = None,
+    watch: Callable[[list[Group]], Iterable[Group]] | None = None,
 ) -> Effects:
     """Tell whether a condition acts on what two layers share, on the first alone, or on the second alone.
+
+    And whether what it does to each alone is one state of the same cells: :func:`coordination`.
 
     Parameters
     ----------
@@ -70,6 +77,8 @@ def compare(
     thin
         What makes components of the first layer's counts. Given, these counts are thinned, so that the replicates of a
         group of cells have one mean depth, and `components` of that layer are not used.
+    watch
+        What gives the groups of cells one after another, such as :class:`tqdm.tqdm`.
 
     Returns
     -------
@@ -92,7 +101,8 @@ def compare(
     columns = Columns.of(obs, groupby=groupby, replicate=replicate, within=within, batch=batch, groups=groups)
     names = list(counts)
     tables, details, left_out = [], [], []
-    for group, members in columns.cell_groups():
+    every = list(columns.cell_groups())
+    for group, members in every if watch is None else watch(every):
         chosen, donor, labels = columns.replicates(members, int(min_cells))
         if reason := columns.reason_against(labels, int(min_cells)):
             left_out.append({"group": group, "reason": reason})
@@ -102,16 +112,20 @@ def compare(
         if thin is not None:
             parts[names[0]] = thinned(parts[names[0]], donor, int(seed))
             axes[names[0]] = thin(parts[names[0]])
+        values = [log_centered(parts[name]) if name in centered else log_normalized(parts[name]) for name in names]
         found = profiles(
-            [log_centered(parts[name]) if name in centered else log_normalized(parts[name]) for name in names],
-            [axes[name] for name in names],
+            values,
+            list(axes.values()),
             donor,
             names=names,
             features=None if features is None else [features[name] for name in names],
         )
         n_first, n_second = labels.n_each
         sizes = {"n_pairs": len(found.correlation), "n_first": n_first, "n_second": n_second, "n_cells": len(chosen)}
-        table = compare_profiles(found, labels, n_permutations=int(n_permutations), seed=int(seed))
+        draws = {"n_permutations": int(n_permutations), "seed": int(seed)}
+        table = compare_profiles(found, labels, **draws)
+        together = coordination(values, list(axes.values()), donor, found, labels, **draws)
+        table = pd.concat([table, pd.DataFrame([together]).assign(least_pvalue=table["least_pvalue"].iloc[0])])
         tables.append(table.assign(**sizes))
         tables[-1].insert(0, "group", group)
         details.append(feature_effects(found, labels))
@@ -136,7 +150,7 @@ def _judged(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
     qvalue = pd.Series(np.nan, index=table.index)
     for _, pvalues in table["pvalue"].dropna().groupby(table["space"]):
         qvalue[pvalues.index] = false_discovery_control(pvalues.to_numpy())
-    limit = np.where(table["space"] == SHARED, 0.0, MIN_SHARE)
+    limit = table["space"].map({SHARED: 0.0, COORDINATED: MIN_COORDINATION}).fillna(MIN_SHARE)
     call = (qvalue <= alpha) & (table["share"] > limit)
     place = int(table.columns.get_loc("least_pvalue")) + 1
     table.insert(place, "qvalue", qvalue)

@@ -28,6 +28,8 @@ class Layer:
         Name of the modality.
     features
         Names of the features that are compared.
+    columns
+        Their positions among all.
     means
         Means of donors, ``(n_donors, n_features)``.
     shared
@@ -38,6 +40,7 @@ class Layer:
 
     name: str
     features: tuple[str, ...]
+    columns: NDArray[np.intp]
     means: Array
     shared: Array
     tie: Array
@@ -119,7 +122,8 @@ def profiles(
         varies = (means.std(axis=0) > _LEAST_SPREAD) & _detected(values[i])
         known = [str(j) for j in range(means.shape[1])] if features is None else features[i]
         kept = tuple(str(name) for name, is_kept in zip(known, varies, strict=True) if is_kept)
-        layers.append(Layer(names[i], kept, means[:, varies], average @ own, tie[varies]))
+        columns = np.flatnonzero(varies)
+        layers.append(Layer(names[i], kept, columns, means[:, columns], average @ own, tie[columns]))
     return Profiles((layers[0], layers[1]), pairs.correlation, n_cells)
 
 

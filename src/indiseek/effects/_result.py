@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from indiseek._checks import printable
+from indiseek.effects._coordination import COORDINATED
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,11 +18,12 @@ class Effects:
     Attributes
     ----------
     effects
-        One row for each group of cells and space: ``group``; ``space``, ``"shared"`` or the name of a modality for what
-        it has alone; ``effect``, ``share``, ``p_first``, ``p_second``, ``pvalue`` and ``least_pvalue`` as
-        :func:`compare_profiles` describes them; ``qvalue``, of Benjamini and Hochberg over the groups of one space;
-        ``call``, whether the condition acts there; ``n_pairs``, the number of axes that the modalities share;
-        ``n_first`` and ``n_second``, the replicates of either side; ``n_cells``.
+        One row for each group of cells and space: ``group``; ``space``, ``"shared"``, the name of a modality for what
+        it has alone, or ``"coordinated"`` for a new state that moves both modalities outside the axes they are known
+        to share; ``effect``, ``share``, ``p_first``, ``p_second``, ``pvalue`` and ``least_pvalue`` as
+        :func:`compare_profiles` and :func:`coordination` describe them; ``qvalue``, of Benjamini and Hochberg over the
+        groups of one space; ``call``, whether the condition acts there; ``n_pairs``, the number of axes that the
+        modalities share; ``n_first`` and ``n_second``, the replicates of either side; ``n_cells``.
     features
         One row for each group of cells and feature, as :func:`feature_effects` describes them, after ``group``. Effects
         are differences of the second side from the first, on the logarithmic scale.
@@ -54,14 +56,22 @@ class Effects:
         lines = [f"{second} against {first}, spaces with q <= {self.alpha:g}:"]
         for group, spaces in self.calls.items():
             rows = self.effects[self.effects["group"] == group]
-            words = ", ".join(spaces) or "none"
+            words = self._words(group, spaces)
             if self.thinned is not None:
-                words += f"; at one depth: {', '.join(self.thinned.calls.get(group, ())) or 'none'}"
+                words += f"; at one depth: {self.thinned._words(group, self.thinned.calls.get(group, ()))}"
             if rows["least_pvalue"].iloc[0] > self.alpha:
                 words += f" (no p below {rows['least_pvalue'].iloc[0]:.3g} is possible with so few replicates)"
             lines.append(f"  {group}: {words}")
         lines += [f"  {row.group}: left out, {row.reason}" for row in self.left_out.itertuples()]
         return printable("\n".join(lines))
+
+    def _words(self, group: str, spaces: tuple[str, ...]) -> str:
+        words = [space for space in spaces if space != COORDINATED]
+        if COORDINATED in spaces:
+            here = (self.effects["group"] == group) & (self.effects["space"] == COORDINATED)
+            side = self.sides[int(self.effects.loc[here, "effect"].iloc[0] > 0)]
+            words.append(f"coordinated in {side}, outside the known shared axes")
+        return ", ".join(words) or "none"
 
     def _repr_html_(self) -> str:
         tables = {"effects": self.effects, "features": self.features, "left out": self.left_out}

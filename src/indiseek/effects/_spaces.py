@@ -13,7 +13,7 @@ from indiseek.effects._profiles import Profiles
 
 Array = NDArray[np.float64]
 SHARED = "shared"
-_POWERS = (0, 1, 2)
+POWERS = (0, 1, 2)
 _SHRINKAGE = 0.5
 _TINY = 1e-12
 
@@ -80,7 +80,7 @@ def feature_effects(profiles: Profiles, labels: Labels) -> pd.DataFrame:
     tables = []
     for i, layer in enumerate(profiles.layers):
         total, total_pvalue = _moderated(layer.means, labels, contrast)
-        parts = [_moderated(profiles.private(i, e), labels, contrast) for e in _POWERS]
+        parts = [_moderated(profiles.private(i, e), labels, contrast) for e in POWERS]
         private = consensus([total, *(effect for effect, _ in parts)])
         pvalue = np.where(private != 0, np.max([total_pvalue, *(p for _, p in parts)], axis=0), 1.0)
         tables.append(
@@ -113,7 +113,7 @@ def consensus(effects: list[Array]) -> Array:
 
 def _alone(profiles: Profiles, i: int, labels: Labels, contrasts: Array) -> dict[str, object]:
     layer = profiles.layers[i]
-    versions = [labels.centered(values) for values in (layer.means, *(profiles.private(i, e) for e in _POWERS))]
+    versions = [labels.centered(values) for values in (layer.means, *(profiles.private(i, e) for e in POWERS))]
     if not layer.means.shape[1]:
         return {"space": layer.name, "effect": 0.0, "share": 0.0, **_both([np.nan, np.nan])}
     scores = [permuted_t(values, contrasts, labels.n_free) for values in versions]

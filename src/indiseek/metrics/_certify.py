@@ -16,7 +16,7 @@ from ._thresholds import Thresholds
 from .checks import CHECKS, Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -44,6 +44,7 @@ def certify(
     seed: int = 0,
     thresholds: Thresholds | None = None,
     checks: Sequence[Check] = CHECKS,
+    watch: Callable[[Sequence[Check]], Iterable[Check]] | None = None,
 ) -> Certificate:
     """Certify that specific codes are independent of the other modalities, shared codes only shared, both complete.
 
@@ -99,6 +100,8 @@ def certify(
         Limits of the verdicts, :class:`Thresholds` by default.
     checks
         What is measured and judged, in this order; all that the package has by default.
+    watch
+        What gives the checks one after another, such as :class:`tqdm.tqdm`.
 
     Returns
     -------
@@ -134,7 +137,8 @@ def certify(
     )
     cells = cells.without_copies().draw(max_cells)
     limits = Thresholds() if thresholds is None else thresholds
-    measured = [(check, check.measure(cells, limits)) for check in checks]
+    watched = checks if watch is None else watch(checks)
+    measured = [(check, check.measure(cells, limits)) for check in watched]
     found = [(check, table) for check, table in measured if len(table)]
     return Certificate(
         verdicts_of(found, limits),

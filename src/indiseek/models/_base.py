@@ -918,6 +918,7 @@ class MultimodalModel(ABC):
         thresholds: Thresholds | None = None,
         cross_fit: int | None = None,
         train_kwargs: Mapping[str, Any] | None = None,
+        show_progress: bool = True,
     ) -> Certificate:
         """Measure on held-out cells whether the specific spaces are independent and complete, the shared ones shared.
 
@@ -947,6 +948,8 @@ class MultimodalModel(ABC):
             method on these cells, not this very fit. The table ``features`` is left out. None certifies this fit.
         train_kwargs
             Arguments of :meth:`train` for these models where you train with other than its defaults.
+        show_progress
+            Whether a progress bar is shown where it takes seconds.
 
         Returns
         -------
@@ -963,12 +966,13 @@ class MultimodalModel(ABC):
         """
         check_seed("seed", seed)
         check_number("n_permutations", n_permutations, low=0, whole=True)
+        check_flags({"show_progress": show_progress})
         obs = check_strings("obs", obs)
         self._check_stage(list(self.module.stages)[-1])
         training = self._unchanged_cells()
         if cross_fit is not None or train_kwargs is not None:
             wanted = {"obs": obs, "n_permutations": n_permutations, "seed": seed, "thresholds": thresholds}
-            return cross_fitted(self, mdata, cross_fit, train_kwargs, wanted)
+            return cross_fitted(self, mdata, cross_fit, train_kwargs, wanted, show_progress=show_progress)
         split = self.fitted.split
         cells, rows = self._held_out(mdata)
         split_by = self.fitted.split_options.get("split_by")
@@ -992,6 +996,7 @@ class MultimodalModel(ABC):
             n_permutations=n_permutations,
             seed=seed,
             thresholds=thresholds,
+            show_progress=show_progress,
         )
 
     def _held_out(self, mdata: MuData | None) -> tuple[Cells, NDArray[np.intp]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from indiseek._checks import check_mapping, check_number
-from indiseek.data import Cells, Groups, Matrix, fold_splits, progress
+from indiseek.data import Cells, Groups, Matrix, fold_splits, progress, watched
 from indiseek.metrics import Certificate, Thresholds, certify, pooled_certificate, thin_counts
 from indiseek.train import Pipeline
 
@@ -44,6 +45,7 @@ def certificate(
     n_permutations: int,
     seed: int,
     thresholds: Thresholds | None,
+    show_progress: bool,
 ) -> Certificate:
     """Certificate of the codes of held-out cells.
 
@@ -63,6 +65,8 @@ def certificate(
         Column by which the split kept groups whole; None for none.
     n_permutations, seed, thresholds
         As in :func:`indiseek.metrics.certify`.
+    show_progress
+        Whether a progress bar is shown where it takes seconds.
     """
     first, last = pipeline.default, list(pipeline.stages)[-1]
     tensors = pipeline.tensors(cells, rows)
@@ -87,6 +91,7 @@ def certificate(
         n_permutations=n_permutations,
         seed=seed,
         thresholds=thresholds,
+        watch=partial(watched, desc="certify", unit="check", disable=not show_progress),
     )
 
 
@@ -96,6 +101,8 @@ def cross_fitted(
     n_folds: int | None,
     train_kwargs: Mapping[str, Any] | None,
     certify_kwargs: dict[str, Any],
+    *,
+    show_progress: bool,
 ) -> Certificate:
     """Certificate of as many fits as there are folds, each on the fold that it has not seen.
 
@@ -109,6 +116,8 @@ def cross_fitted(
         Number of folds.
     train_kwargs, certify_kwargs
         Arguments of ``train`` and ``certify``.
+    show_progress
+        Whether a progress bar is shown.
     """
     if n_folds is None:
         raise ValueError("expected train_kwargs together with cross_fit, got them alone; give cross_fit=5, or neither.")
@@ -141,7 +150,7 @@ def cross_fitted(
     accelerator = {"cuda": "gpu"}.get(model.device.type, model.device.type)
     given = {"accelerator": accelerator, "seed": seed, "show_progress": False} | given
     found = []
-    with progress(total=n_folds, desc="certify", unit="fit") as bar:
+    with progress(total=n_folds, desc="certify", unit="fit", disable=not show_progress) as bar:
         for split in fold_splits(n_folds, strata, of_paired, seed=seed):
             train, validation, test = (paired[part] for part in split)
             others = np.flatnonzero(~cells.is_paired)
@@ -151,7 +160,7 @@ def cross_fitted(
             fit = copy.copy(model)
             fit._fitted = fit._chosen_on = None
             fit.train(external_indexing=[train, validation, test], write_latents=False, **given)
-            found.append(fit.certify(**certify_kwargs))
+            found.append(fit.certify(**certify_kwargs, show_progress=False))
             bar.update()
     return pooled_certificate(found)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from indiseek.data import Cells, LogNormalizePCA
+from indiseek.data import Cells, LogNormalizePCA, watched
 from indiseek.effects import Effects, compare
 from indiseek.train import Pipeline
 
@@ -30,6 +30,7 @@ def compared(
     alpha: float,
     thin_depth: bool,
     seed: int,
+    show_progress: bool,
 ) -> Effects:
     """Effects by space of a model's two modalities.
 
@@ -45,6 +46,8 @@ def compared(
         As in :func:`indiseek.effects.compare`.
     thin_depth
         Whether the comparison at one depth is made too.
+    show_progress
+        Whether a progress bar is shown where it takes seconds.
     """
     names = pipeline.names
     if len(names) != 2:
@@ -77,6 +80,7 @@ def compared(
         n_permutations=n_permutations,
         alpha=alpha,
         seed=seed,
+        watch=partial(watched, desc="compare", unit="group", disable=not show_progress),
     )
 
     def components(counts: Any) -> NDArray[np.float64]:

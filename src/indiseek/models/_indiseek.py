@@ -691,8 +691,9 @@ class IndiSeekModel(MultimodalModel):
         alpha: float = 0.05,
         thin_depth: bool = False,
         seed: int = 0,
+        show_progress: bool = True,
     ) -> Effects:
-        """Tell whether a condition acts on what both modalities share, or on one of them alone.
+        """Tell whether a condition acts on what both modalities share, or on one of them alone, or makes a new state.
 
         Replicates, such as donors, are compared, never cells: means over the cells of a replicate, of logarithms of the
         counts, in each group of cells. Labels are permuted within the batch that was set up. Of the model only the
@@ -717,6 +718,8 @@ class IndiSeekModel(MultimodalModel):
             cells have one mean depth.
         seed
             Seed of permutations and thinning.
+        show_progress
+            Whether a progress bar is shown where it takes seconds.
 
         Returns
         -------
@@ -736,6 +739,7 @@ class IndiSeekModel(MultimodalModel):
             or no batch has both.
         """
         check_flag("thin_depth", thin_depth)
+        check_flag("show_progress", show_progress)
         keys = check_strings("groupby, replicate and within", [groupby, replicate, *([within] if within else [])])
         pipeline, cells = self.module, self._unchanged_cells()
         batch_key = cells.schema.setup.batch_key
@@ -753,6 +757,7 @@ class IndiSeekModel(MultimodalModel):
             alpha=alpha,
             thin_depth=thin_depth,
             seed=seed,
+            show_progress=show_progress,
         )
 
     @plain_torch()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from indiseek._streams import one_stream
+from indiseek.data import watched
 from indiseek.nn import MLP
 
 HIDDEN = (256, 256)
@@ -35,7 +36,7 @@ def fit_network(c: Tensor, y: Tensor, *, seed: int) -> MLP:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LR, total_steps=n_steps)
     scale = y.square().mean().sqrt().clamp_min(1e-6)
     with torch.enable_grad():
-        for _ in range(n_steps):
+        for _ in watched(range(n_steps), desc="fit the prediction", unit="step"):
             rows = torch.randint(len(c), (_BATCH_CELLS,), generator=generator).to(c.device)
             noise = _NOISE * torch.randn(len(rows), c.shape[1], generator=generator).to(c.device)
             error = network(c[rows] + noise) - y[rows] / scale
