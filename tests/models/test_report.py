@@ -68,7 +68,13 @@ def test_what_was_run_on_what_stands_on_the_page_and_nothing_changes(study, maps
     assert data["first"] == f"{NAME} (prot)"
     assert [space["title"] for space in data["spaces"]] == ["Shared", "RNA-specific", "Protein-specific", "Everything"]
     assert [space["shown"] for space in data["spaces"]] == [True, True, True, False]
-    assert {column["name"] for column in data["columns"]} == {"donor", "batch", "state", "cell type", "split"}
+    assert {column["name"] for column in data["columns"]} == {
+        "donor",
+        "batch",
+        "state",
+        "cell type",
+        "part of the split",
+    }
     assert len(data["features"]) == 314
     names = gzip.decompress(base64.b64decode(data["names"])).decode().split("\n")
     assert names == mdata.obs_names.tolist()
@@ -98,7 +104,7 @@ def test_what_was_run_on_what_stands_on_the_page_and_nothing_changes(study, maps
     # Only its own page is replaced.
     model.report(path, certificate=certificate, coordinates=maps, title="Another", obs=["state"], max_cells=200)
     data = data_of(path.read_text(encoding="utf-8"))
-    assert {column["name"] for column in data["columns"]} == {"state", "split"}
+    assert {column["name"] for column in data["columns"]} == {"state", "part of the split"}
     assert data["n"] == 200
     assert "200 of 600 cells are drawn, chosen at random" in path.read_text(encoding="utf-8")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html"]

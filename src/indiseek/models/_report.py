@@ -35,6 +35,7 @@ from indiseek.report import (
     from_certificate,
     from_predictability,
     group_tables,
+    in_words,
     maps_of,
     render,
     sentence_case,
@@ -48,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 # Of more features none is predicted for the report: of 4,000 genes that takes a minute.
 _MOST_PREDICTED = 500
+# A column that the page adds, under a name that no user is likely to have.
+_PART = "part of the split"
 _LABELS = ("celltype", "cell_type", "cell type", "type", "label", "annot", "cluster", "leiden", "louvain")
 _PACKAGES = ("indiseek", "torch", "scvi-tools", "mudata", "anndata", "scanpy", "umap-learn", "numpy", "scikit-learn")
 _TRANSFORMS = {
@@ -100,7 +103,7 @@ def write_report(
     if certificate is None and len(fitted.split.test) >= least_held_out:
         logger.info(f"report: certificate on {len(fitted.split.test):,} test cells, about a minute")
         certificate = model.certify(seed=seed)
-    table = _feature_table(model, certificate, features)
+    table = _feature_table(model, certificate, features, len(fitted.split.test) >= least_held_out)
     rows = np.arange(len(cells))
     if len(cells) > max_cells:
         rows = np.sort(np.random.default_rng(seed).choice(len(cells), int(max_cells), replace=False))
@@ -114,7 +117,7 @@ def write_report(
     keys = [key for key in dict.fromkeys([*setup.categorical, str(split_by)]) if key in annotations]
     page = Page(
         title=title
-        or f"{' and '.join(map(spoken, model.modalities))} of {len(cells):,} cells: shared, and known to one",
+        or f"{in_words([spoken(name) for name in model.modalities])} of {len(cells):,} cells: shared, and known to one",
         written=f"{mark()} on {datetime.now(UTC):%Y-%m-%d}",
         summary=_summary(model, certificate, table),
         facts=_facts(model, cells, by_name),
@@ -127,7 +130,7 @@ def write_report(
         features_note=_note(model, table),
         certificate=_certificate_words(certificate, len(fitted.split.test), least_held_out),
         findings=() if certificate is None else findings(certificate),
-        groups=group_tables(annotations.drop(columns=["split"]), keys, by_name),
+        groups=group_tables(annotations.drop(columns=[_PART]), keys, by_name),
         effects=None if effects is None else effect_rows(effects),
         curves=curves(model.history),
         versions=[("Python", python_version()), *((name, version(name)) for name in _PACKAGES)],
@@ -178,7 +181,7 @@ def _annotations(model: MultimodalModel, mdata: MuData, obs: Sequence[str] | Non
     split = np.full(mdata.n_obs, "none", dtype=object)
     for name, label in (("train", "training"), ("validation", "validation"), ("test", "test")):
         split[getattr(model.fitted.split, name)] = label
-    parts["split"] = pd.Series(pd.Categorical(split), index=mdata.obs_names)
+    parts[_PART] = pd.Series(pd.Categorical(split), index=mdata.obs_names)
     return pd.DataFrame(parts, index=mdata.obs_names)
 
 
@@ -213,9 +216,12 @@ def _check_coordinates(coordinates: Mapping[str, NDArray[Any]], n_cells: int, ke
 
 
 def _feature_table(
-    model: MultimodalModel, certificate: Certificate | None, features: Mapping[str, list[str]]
+    model: MultimodalModel, certificate: Certificate | None, features: Mapping[str, list[str]], enough: bool
 ) -> pd.DataFrame | None:
-    """Who knows what of each feature, by the best that the model has; None where nothing could be measured."""
+    """Who knows what of each feature, by the best that the model has; None where nothing could be measured.
+
+    Where the test cells are not `enough` for more, it is the certificate's table.
+    """
     if certificate is None:
         return None
     # Not every model has them, and no other part of the package asks.
@@ -226,7 +232,7 @@ def _feature_table(
     first = model.modalities[0]
     given = {name: next(other for other in features if other != name) for name in features if len(features) > 1}
     panels = [name for name in given if name != first and len(features[name]) <= _MOST_PREDICTED]
-    if measured is None or not panels:
+    if measured is None or not panels or not enough:
         return from_certificate(certificate.features)
     logger.info(f"report: how well {' and '.join(panels)} can be told from {first}")
     tables = {name: measured(modality=name, given=given[name]) for name in panels}
@@ -256,18 +262,18 @@ def _spaces(
 def _titles(model: MultimodalModel) -> dict[str, tuple[str, str]]:
     """Title and words of each space by its key, in the order in which they are shown."""
     names = [spoken(name) for name in model.modalities]
-    all_of_them = " and ".join(names)
+    all_of_them, both = in_words(names), "both" if len(names) == 2 else "all"
     found, last = {}, {}
     for name in model.fitted.trained_stages:
         space = model.module.stages[name].space
         if name == "everything" and space.joint is not None:
             last[space.joint] = ("Everything", f"all that {all_of_them} know of a cell, for clusters")
         elif space.joint is not None:
-            words = f"what {all_of_them} both tell" if name == "shared" else f"what {all_of_them} tell together"
+            words = f"what {all_of_them} {both} tell" if name == "shared" else f"what {all_of_them} tell together"
             found[space.joint] = (name.capitalize(), words)
         if space.each is not None:
             for modality, word in zip(model.modalities, names, strict=True):
-                others = " and ".join(each for each in names if each != word)
+                others = in_words([each for each in names if each != word])
                 title = sentence_case(word)
                 own = (f"{title}-specific", f"what {word} tells beyond {others}")
                 found[space.each.format(modality=modality)] = (

@@ -5,7 +5,7 @@ from indiseek.report._curves import curves
 from indiseek.report._effects import effect_rows
 from indiseek.report._features import feature_rows, from_certificate, from_predictability
 from indiseek.report._groups import group_tables
-from indiseek.report._names import counted, sentence_case, spoken
+from indiseek.report._names import counted, in_words, sentence_case, spoken
 from indiseek.report._page import Page, render
 from indiseek.report._spaces import Space, maps_of
 from indiseek.report._verdicts import findings
@@ -27,6 +27,7 @@ __all__ = [
     "from_certificate",
     "from_predictability",
     "group_tables",
+    "in_words",
     "maps_of",
     "render",
     "sentence_case",

@@ -17,6 +17,7 @@ from indiseek.report._encode import base64_of, quantised, squeezed
 # More names than these are those of cells.
 MOST_CATEGORIES = 200
 _GENE_LEVELS = 63
+_MOST_OF_A_PANEL = 500
 # Of the text of a page: with it whole pages stay below 8 MB, which a mail takes.
 _FEATURE_BYTES = 6_000_000
 
@@ -75,9 +76,10 @@ def colours_of(
         Annotations of the cells of the maps, ``(n_cells, n_columns)``; those with more than 200 different words, and
         those without any value, are left out.
     features
-        Features by modality, the ones of which all should be there last.
+        Features by modality; the last modality is offered first.
     first
-        Modality and name of features that should be there before all others.
+        Modality and name of features that should be there before others; panels, of which somebody has chosen each
+        feature, come before all.
     feature_bytes
         Most characters that features may take together. Of a modality for which they do not suffice, those that vary
         most are taken.
@@ -87,11 +89,10 @@ def colours_of(
     wanted = {key: rank for rank, key in enumerate(first)}
     candidates = []
     for each, values in modalities:
-        # Panels, of which each was chosen by somebody, come before genes.
-        rarity = len(each.names)
+        is_many = len(each.names) > _MOST_OF_A_PANEL
         for position, variance in enumerate(_variances(values)):
             rank = wanted.get((each.modality, str(each.names[position])), len(wanted))
-            candidates.append((rank, rarity, -variance, each, values, position))
+            candidates.append((is_many, rank, -variance, each, values, position))
     candidates.sort(key=lambda entry: entry[:3])
     found, room = [], feature_bytes
     for *_, each, values, position in candidates:

@@ -92,7 +92,7 @@ def feature_rows(table: pd.DataFrame) -> dict[str, Any]:
         if pd.api.types.is_bool_dtype(values):
             kind = "flag"
         elif pd.api.types.is_numeric_dtype(values):
-            kind = "share" if name in _SHARES else "number"
+            kind = "share" if name.startswith(_SHARES) else "number"
         else:
             kind = "text"
         if (kind == "flag" and not values.any()) or (name == "modality" and values.nunique() == 1):

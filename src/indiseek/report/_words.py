@@ -8,7 +8,7 @@ import pandas as pd
 
 from indiseek._checks import printable
 from indiseek.report._features import WORTH_NAMING, names_known_by_one
-from indiseek.report._names import spoken
+from indiseek.report._names import in_words, spoken
 from indiseek.report._verdicts import Certified, counts
 
 # What it means that a check has failed: of one modality, of several, and whether it is said of their spaces.
@@ -87,7 +87,7 @@ def feature_sentences(table: pd.DataFrame, modalities: Sequence[str]) -> list[st
     for modality, features in found.items():
         tag = _tag(table.loc[table["modality"] == modality, "feature"].astype(str).tolist())
         names = ", ".join(f"{printable(name.removesuffix(tag))} ({100 * share:.0f} %)" for name, share in features)
-        others = " and ".join(spoken(name) for name in modalities if name != modality)
+        others = in_words([spoken(name) for name in modalities if name != modality])
         sentences.append(
             f"What {spoken(modality)} alone knows, most of all: {names}. So much of what these features vary between "
             f"cells cannot be told from {others}, and is no counting noise."
