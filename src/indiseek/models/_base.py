@@ -244,7 +244,17 @@ class MultimodalModel(ABC):
 
     def __repr__(self) -> str:
         stages = [] if self._fitted is None else self._fitted.trained_stages
-        return f"{self._describe()}; trained stages: {', '.join(stages) or 'none'}"
+        return f"{self._describe()}; trained stages: {', '.join(stages) or 'none'}\nNext: {self._next_step()}"
+
+    def _next_step(self) -> str:
+        """What a user is likely to call now."""
+        if self._fitted is None:
+            return "model.train()"
+        if self._fitted.trained_stages != list(self.module.stages):
+            return "model.train(), which goes on with the stages that are not trained"
+        if self._cells is None or self._fitted.split is None:
+            return "model.get_latent_representation(mdata) of cells with these features"
+        return "print(model.certify()), on the test cells, and model.report('report.html')"
 
     @property
     def adata(self) -> MuData | None:
@@ -965,7 +975,7 @@ class MultimodalModel(ABC):
         certificate
             What :meth:`certify` has returned; by default one is made, which takes about a minute.
         effects
-            What :meth:`IndiSeekModel.compare` has returned, to be shown too.
+            What :meth:`indiseek.IndiSeekModel.compare` has returned, to be shown too.
         title
             Headline; by default one that names the modalities and the number of cells.
         obs

@@ -18,8 +18,8 @@ from indiseek.report._encode import base64_of, quantised, squeezed
 MOST_CATEGORIES = 200
 _GENE_LEVELS = 63
 _MOST_OF_A_PANEL = 500
-# Of the text of a page: with it whole pages stay below 8 MB, which a mail takes.
-_FEATURE_BYTES = 6_000_000
+# Of the text of a page, for 7,000 cells and for 20,000: with it whole pages stay below 8 and 15 MB, which a mail takes.
+_LEAST_BYTES, _BYTES_OF_A_CELL, _MOST_BYTES = 6_000_000, 600, 12_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def colours_of(
     features: Iterable[FeatureValues],
     *,
     first: Sequence[tuple[str, str]] = (),
-    feature_bytes: int = _FEATURE_BYTES,
+    feature_bytes: int | None = None,
 ) -> Colours:
     """Pack what the maps can be coloured by.
 
@@ -81,8 +81,8 @@ def colours_of(
         Modality and name of features that should be there before others; panels, of which somebody has chosen each
         feature, come before all.
     feature_bytes
-        Most characters that features may take together. Of a modality for which they do not suffice, those that vary
-        most are taken.
+        Most characters that features may take together, by default 6 to 12 million, the more the more cells there are.
+        Of a modality for which they do not suffice, those that vary most are taken.
     """
     packed = [_column(str(name), columns.iloc[:, i]) for i, name in enumerate(columns.columns)]
     modalities = [(each, _by_column(each.values)) for each in features]
@@ -95,6 +95,8 @@ def colours_of(
             candidates.append((is_many, rank, -variance, each, values, position))
     candidates.sort(key=lambda entry: entry[:3])
     found, room = [], feature_bytes
+    if room is None:
+        room = min(max(_LEAST_BYTES, _BYTES_OF_A_CELL * len(columns)), _MOST_BYTES)
     for *_, each, values, position in candidates:
         feature = _feature(each, values, position)
         room -= len(feature["values"])
