@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +20,14 @@ from indiseek.data import Cells, LogNormalizePCA, check_replaceable, files_of, i
 from indiseek.effects import Effects, log_normalized
 from indiseek.metrics import Certificate
 from indiseek.report import (
+    CITATION,
+    FEATURES_NOTE,
     FeatureValues,
     Page,
     Space,
+    certificate_note,
     certificate_sentence,
+    code_of,
     colours_of,
     counted,
     curves,
@@ -32,6 +35,7 @@ from indiseek.report import (
     feature_rows,
     feature_sentences,
     findings,
+    first_colour,
     from_certificate,
     from_predictability,
     group_tables,
@@ -40,6 +44,7 @@ from indiseek.report import (
     render,
     sentence_case,
     spoken,
+    versions,
 )
 
 if TYPE_CHECKING:
@@ -51,8 +56,6 @@ logger = logging.getLogger(__name__)
 _MOST_PREDICTED = 500
 # A column that the page adds, under a name that no user is likely to have.
 _PART = "part of the split"
-_LABELS = ("celltype", "cell_type", "cell type", "type", "label", "annot", "cluster", "leiden", "louvain")
-_PACKAGES = ("indiseek", "torch", "scvi-tools", "mudata", "anndata", "scanpy", "umap-learn", "numpy", "scikit-learn")
 _TRANSFORMS = {
     "log-normalize-pca": "log-normalised, {} components",
     "clr": "centred log-ratios",
@@ -60,10 +63,6 @@ _TRANSFORMS = {
     "scale": "scaled",
     "scale-pca": "scaled, {} components",
 }
-_CITATION = (
-    "Yu Gui, Cong Ma, Zongming Ma. IndiSeek learns information-guided disentangled representations. 2025.",
-    "https://arxiv.org/abs/2509.21584",
-)
 
 
 def write_report(
@@ -125,17 +124,25 @@ def write_report(
         cells=cells.names[rows],
         n_cells=len(cells),
         colours=colours,
-        first=first or _first_colour(annotations, table),
+        first=first or first_colour(annotations, table),
         features=None if table is None else feature_rows(table),
-        features_note=_note(model, table),
-        certificate=_certificate_words(certificate, len(fitted.split.test), least_held_out),
+        features_note="" if table is None else FEATURES_NOTE,
+        certificate=certificate_note(
+            None if certificate is None else certificate.n_cells, len(fitted.split.test), least_held_out
+        ),
         findings=() if certificate is None else findings(certificate),
         groups=group_tables(annotations.drop(columns=[_PART]), keys, by_name),
         effects=None if effects is None else effect_rows(effects),
         curves=curves(model.history),
-        versions=[("Python", python_version()), *((name, version(name)) for name in _PACKAGES)],
-        code=_code(model, certificate, split_by),
-        citation=_CITATION,
+        versions=versions(),
+        code=code_of(
+            type(model).__name__,
+            setup.record(),
+            _given(model),
+            split_by=split_by,
+            certified=None if certificate is None else (certificate.seed, certificate.n_permutations),
+        ),
+        citation=CITATION,
     )
     text = render(page)
     replace_files(target.parent, {target.name: lambda at: _write(at, text)})
@@ -296,41 +303,9 @@ def _values(model: MultimodalModel, cells: Cells, rows: NDArray[np.intp]) -> lis
     return found
 
 
-def _first_colour(annotations: pd.DataFrame, table: pd.DataFrame | None) -> str | None:
-    """Types of cells where there are any, else the feature of which one modality alone knows most."""
-    for word in _LABELS:
-        for name in annotations:
-            if word in str(name).lower() and 1 < annotations[name].nunique() <= 60:
-                return str(name)
-    if table is None or "specific" not in table or "modality" not in table:
-        return None
-    controls = table["is_control"].astype(bool) if "is_control" in table else np.zeros(len(table), dtype=bool)
-    best = table[~controls].sort_values("specific", ascending=False).iloc[:1]
-    return f"{best['feature'].iloc[0]} ({best['modality'].iloc[0]})" if len(best) else None
-
-
 def _summary(model: MultimodalModel, certificate: Certificate | None, table: pd.DataFrame | None) -> list[str]:
     sentences = [] if certificate is None else [certificate_sentence(certificate, certificate.n_cells)]
     return sentences + ([] if table is None else feature_sentences(table, model.modalities))
-
-
-def _note(model: MultimodalModel, table: pd.DataFrame | None) -> str:
-    if table is None:
-        return ""
-    return (
-        "How much of a feature's variation between held-out cells the other measurement tells too, how much it alone "
-        "knows, and how much another count of the same cell would not repeat. What one alone knows may be biology; it "
-        "may also be background of an antibody, or depth: look at the map before you name a population."
-    )
-
-
-def _certificate_words(certificate: Certificate | None, n_test: int, least: int) -> str:
-    if certificate is None:
-        return f"None was made: it needs at least {least} held-out cells, and there are {n_test}."
-    return (
-        f"Measured on {certificate.n_cells:,} cells that no fit has seen. FAIL means that the limit is exceeded, "
-        "too few cells that the interval reaches over it, a note is told and not judged."
-    )
 
 
 def _facts(model: MultimodalModel, cells: Cells, parts: Mapping[str, NDArray[np.intp]]) -> list[tuple[str, str]]:
@@ -353,33 +328,13 @@ def _facts(model: MultimodalModel, cells: Cells, parts: Mapping[str, NDArray[np.
     return facts
 
 
-def _code(model: MultimodalModel, certificate: Certificate | None, split_by: str | None) -> str:
-    """Lines that make the same model and page again, as far as a model remembers how it was made."""
-    name, setup = type(model).__name__, model._schema.setup
-    record = setup.record()
-    wanted = ", ".join(f"{key}={record[key]!r}" for key in record)
+def _given(model: MultimodalModel) -> list[str]:
+    """Arguments of the constructor that are not the defaults."""
     given = []
     for key, parameter in inspect.signature(type(model).__init__).parameters.items():
         value, default = getattr(model._options, key, None), parameter.default
-        said = isinstance(default, str) and not isinstance(value, str)
-        if value is None or value == default or (said and value == type(value)()):
-            continue
-        given.append(f"{key}={value!r}")
-    split = "" if split_by is None else f"split_by={split_by!r}"
-    lines = [
-        "import indiseek",
-        "import mudata",
-        "",
-        'mdata = mudata.read_h5mu("your_file.h5mu")',
-        f"indiseek.{name}.setup_mudata(mdata, {wanted})",
-        f"model = indiseek.{name}({', '.join(['mdata', *given])})",
-        f"model.train({split})  # and the seed and other arguments that you gave: a model does not keep them",
-    ]
-    if certificate is not None:
-        lines.append(
-            f"certificate = model.certify(seed={certificate.seed}, n_permutations={certificate.n_permutations})"
-        )
-        lines.append('model.report("report.html", certificate=certificate)')
-    else:
-        lines.append('model.report("report.html")')
-    return "\n".join(lines)
+        # A word that stands for options of its own.
+        is_word = isinstance(default, str) and not isinstance(value, str)
+        if value is not None and value != default and not (is_word and value == type(value)()):
+            given.append(f"{key}={value!r}")
+    return given

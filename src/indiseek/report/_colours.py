@@ -14,6 +14,7 @@ from scipy import sparse
 from indiseek._checks import printable
 from indiseek.report._encode import base64_of, quantised, squeezed
 
+_LABELS = ("celltype", "cell_type", "cell type", "type", "label", "annot", "cluster", "leiden", "louvain")
 # More names than these are those of cells.
 MOST_CATEGORIES = 200
 _GENE_LEVELS = 63
@@ -155,3 +156,24 @@ def _column(name: str, values: pd.Series) -> dict[str, Any] | None:
     codes = words.cat.set_categories(list(dict.fromkeys(ordered))).cat.codes.to_numpy()
     # 255 says that there is none.
     return {"name": title, "categories": list(dict.fromkeys(ordered)), "codes": base64_of(codes.astype(np.uint8))}
+
+
+def first_colour(annotations: pd.DataFrame, table: pd.DataFrame | None) -> str | None:
+    """What colours the maps at first: types of cells where there are any, else what one modality alone knows most of.
+
+    Parameters
+    ----------
+    annotations
+        Annotations of the cells, ``(n_cells, n_columns)``.
+    table
+        Table of features, as :func:`indiseek.report.feature_rows` takes it; None for none.
+    """
+    for word in _LABELS:
+        for name in annotations:
+            if word in str(name).lower() and 1 < annotations[name].nunique() <= 60:
+                return str(name)
+    if table is None or "specific" not in table or "modality" not in table:
+        return None
+    controls = table["is_control"].astype(bool) if "is_control" in table else np.zeros(len(table), dtype=bool)
+    best = table[~controls].sort_values("specific", ascending=False).iloc[:1]
+    return f"{best['feature'].iloc[0]} ({best['modality'].iloc[0]})" if len(best) else None

@@ -11,6 +11,13 @@ from indiseek.report._features import WORTH_NAMING, names_known_by_one
 from indiseek.report._names import in_words, spoken
 from indiseek.report._verdicts import Certified, counts
 
+FEATURES_NOTE = (
+    "How much of a feature's variation between held-out cells the other measurement tells too, how much it alone "
+    "knows, and how much another count of the same cell would not repeat. What one alone knows may be biology; it may "
+    "also be background of an antibody, or depth: look at the map before you name a population."
+)
+"""How to read the table of features."""
+
 # What it means that a check has failed: of one modality, of several, and whether it is said of their spaces.
 _FAILED = {
     "independence": ("{} space still holds", "{} spaces still hold", "some of what the other measurement tells"),
@@ -68,6 +75,24 @@ def _reasons(failed: pd.DataFrame) -> str:
         begin = (one if len(names) == 1 else several).replace("{}", spaces)
         said.append(f"{begin} {rest.replace('{}', ' and '.join(names))}")
     return "; ".join(said)
+
+
+def certificate_note(n_cells: int | None, n_test: int, least: int) -> str:
+    """What a certificate was measured on and what its verdicts mean, or why there is none.
+
+    Parameters
+    ----------
+    n_cells
+        Cells of the certificate; None where there is none.
+    n_test, least
+        Test cells that there are, and that it needs.
+    """
+    if n_cells is None:
+        return f"None was made: it needs at least {least} held-out cells, and there are {n_test}."
+    return (
+        f"Measured on {n_cells:,} cells that no fit has seen. FAIL means that the limit is exceeded, too few cells "
+        "that the interval reaches over it, a note is told and not judged."
+    )
 
 
 def feature_sentences(table: pd.DataFrame, modalities: Sequence[str]) -> list[str]:
