@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from sphinx.writers.html5 import HTML5Translator
 
 _logger = logging.getLogger(__name__)
-# Commands that the converter does not know after \big, and what it takes there.
-_SAME = {r"\lVert": r"\|", r"\rVert": r"\|", r"\Vert": r"\|", r"\lvert": "|", r"\rvert": "|", r"\vert": "|"}
+# Commands that the converter does not know after \big, and what they stand for.
+_SAME = {r"\lVert": "‖", r"\rVert": "‖", r"\Vert": "‖", r"\lvert": "|", r"\rvert": "|", r"\vert": "|"}
 
 
 def _inline(self: HTML5Translator, node: nodes.math) -> None:
