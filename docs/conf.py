@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pkgutil
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sphinx.pycode import ModuleAnalyzer
@@ -18,12 +20,13 @@ author = "the indiseek developers"
 copyright = f"2026, {author}"
 release = version = installed_version("indiseek")
 
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 extensions = [
+    "mathml",
     "myst_nb",
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",
 ]
@@ -82,6 +85,7 @@ bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 bibtex_default_style = "plain"
 
+html_math_renderer = "mathml"
 html_theme = "sphinx_book_theme"
 html_title = "indiseek"
 html_static_path = ["_static"]

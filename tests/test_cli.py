@@ -258,6 +258,8 @@ def test_a_wrong_path_is_said_before_anything_is_imported(tmp_path):
             ["train", "none.h5mu"],
             "expected an h5mu file or a zarr directory at none.h5mu, got nothing; check",
         ),
+        (["report", "no"], "expected a saved model or the output of train in no, got no such directory; check the"),
+        (["report", ".", "none.h5mu"], "expected an h5mu file or a zarr directory at none.h5mu, got nothing; check"),
         (["embed", "no", "none.h5mu"], "expected a saved model in no, got no such directory; give the directory of"),
         (["train", "none.h5mu", "--seed", "-1"], "expected a whole number of at least 0, got '-1'; give one."),
         (["train", "none.h5mu", "--max-epochs", "1.5"], "expected a whole number of at least 1, got '1.5'; give one."),
@@ -303,6 +305,8 @@ def test_names_are_shown_as_they_are_wherever_they_stand(make_mdata, tmp_path):
         assert name in text
     assert "\x1b[31mred" not in text and r"\x1b[31mred" in text
     assert (out / "spaces.png").exists()
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "[bold]x" in page and "$\\\\foo$" in page and "\x1b" not in page and "[x] $p$-specific" in page
 
 
 def test_what_terminals_obey_is_not_in_messages(h5mu, tmp_path, capsys):

@@ -22,6 +22,7 @@ def test_modalities_are_detected_and_the_choice_is_said_in_one_line(case, mdata,
         assert word in record.getMessage()
     assert "\n" not in record.getMessage()
     assert "150 cells" in repr(model) and "none" in repr(model)
+    assert repr(model).endswith("Next: model.train()")
 
 
 def test_setup_decides_modalities_order_and_layers(case, mdata, log):

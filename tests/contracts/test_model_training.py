@@ -124,6 +124,7 @@ def test_history_covers_every_stage_that_takes_steps(case, fitted):
     for stage in case.widths:
         assert model.stage_seconds[stage] > 0
         assert stage in repr(model)
+    assert "Next: print(model.certify())" in repr(model)
 
 
 def test_networks_are_in_inference_mode_after_training(fitted):

@@ -68,7 +68,13 @@ def test_what_was_run_on_what_stands_on_the_page_and_nothing_changes(study, maps
     assert data["first"] == f"{NAME} (prot)"
     assert [space["title"] for space in data["spaces"]] == ["Shared", "RNA-specific", "Protein-specific", "Everything"]
     assert [space["shown"] for space in data["spaces"]] == [True, True, True, False]
-    assert {column["name"] for column in data["columns"]} == {"donor", "batch", "state", "cell type", "split"}
+    assert {column["name"] for column in data["columns"]} == {
+        "donor",
+        "batch",
+        "state",
+        "cell type",
+        "part of the split",
+    }
     assert len(data["features"]) == 314
     names = gzip.decompress(base64.b64decode(data["names"])).decode().split("\n")
     assert names == mdata.obs_names.tolist()
@@ -92,13 +98,13 @@ def test_what_was_run_on_what_stands_on_the_page_and_nothing_changes(study, maps
         assert row.words.partition(" (")[0].replace("<", "&lt;") in text
     table = data["table"]
     shares = pd.DataFrame(table["rows"], columns=[c["name"] for c in table["columns"]])
-    assert len(shares) == 14
+    assert len(shares) == 314
     np.testing.assert_allclose(shares[["shared", "specific", "noise"]].sum(axis=1), 1, atol=1e-3)
-    assert "report: how well prot can be told from rna" in log.text
+    assert "report: who knows what of each feature" in log.text
     # Only its own page is replaced.
     model.report(path, certificate=certificate, coordinates=maps, title="Another", obs=["state"], max_cells=200)
     data = data_of(path.read_text(encoding="utf-8"))
-    assert {column["name"] for column in data["columns"]} == {"state", "split"}
+    assert {column["name"] for column in data["columns"]} == {"state", "part of the split"}
     assert data["n"] == 200
     assert "200 of 600 cells are drawn, chosen at random" in path.read_text(encoding="utf-8")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html"]
@@ -127,7 +133,8 @@ def test_without_maps_and_certificate_both_are_made(study, maps, tmp_path, monke
 def test_a_table_of_features_that_the_model_has_is_taken(study, maps, tmp_path, monkeypatch):
     model, certificate = study
     made = pd.DataFrame({"modality": ["rna"], "feature": ["G"], "specific": [0.9], "specific_low": [0.8]})
-    monkeypatch.setattr(IndiSeekModel, "feature_table", lambda self: made, raising=False)
+    made = made.assign(detected=300, n_cells=300, given="prot")
+    monkeypatch.setattr(IndiSeekModel, "feature_table", lambda self: made)
     model.report(tmp_path / "a.html", certificate=certificate, coordinates=maps)
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert data_of(text)["table"]["rows"] == [["G", "rna", 0.9, 0.8]]
@@ -138,7 +145,7 @@ def test_what_cannot_be_written_is_said_before_any_work(study, maps, tmp_path, m
     model, certificate = study
     monkeypatch.setattr(gathering, "maps_of", None)
     monkeypatch.setattr(IndiSeekModel, "certify", None)
-    monkeypatch.setattr(IndiSeekModel, "predictability", None)
+    monkeypatch.setattr(IndiSeekModel, "feature_table", None)
     good = tmp_path / "report.html"
     (tmp_path / "mine.html").write_text("mine")
     (tmp_path / "folder.html").mkdir()

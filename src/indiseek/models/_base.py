@@ -53,6 +53,7 @@ from indiseek.models._certificate import MIN_HELD_OUT_CELLS, certificate, cross_
 from indiseek.models._options import Options
 from indiseek.models._report import write_report
 from indiseek.objectives import rank
+from indiseek.report import from_certificate
 from indiseek.train import (
     INFERENCE_BATCH,
     Fitted,
@@ -271,7 +272,17 @@ class MultimodalModel(ABC):
 
     def __repr__(self) -> str:
         stages = [] if self._fitted is None else self._fitted.trained_stages
-        return f"{self._describe()}; trained stages: {', '.join(stages) or 'none'}"
+        return f"{self._describe()}; trained stages: {', '.join(stages) or 'none'}\nNext: {self._next_step()}"
+
+    def _next_step(self) -> str:
+        """What a user is likely to call now."""
+        if self._fitted is None:
+            return "model.train()"
+        if self._fitted.trained_stages != list(self.module.stages):
+            return "model.train(), which goes on with the stages that are not trained"
+        if self._cells is None or self._fitted.split is None:
+            return "model.get_latent_representation(mdata) of cells with these features"
+        return "print(model.certify()), on the test cells, and model.report('report.html')"
 
     @property
     def adata(self) -> MuData | None:
@@ -999,6 +1010,10 @@ class MultimodalModel(ABC):
             show_progress=show_progress,
         )
 
+    def _features_for_report(self, certificate: Certificate) -> pd.DataFrame | None:
+        """Who knows what of each feature: what the certificate has of it, None where it has nothing."""
+        return from_certificate(certificate.features) if "features" in certificate.tables else None
+
     def _held_out(self, mdata: MuData | None) -> tuple[Cells, NDArray[np.intp]]:
         """Cells, and which of them no fit has seen: the test cells, or all of those that a user holds to be such."""
         split = self.fitted.split
@@ -1040,7 +1055,7 @@ class MultimodalModel(ABC):
         certificate
             What :meth:`certify` has returned; by default one is made, which takes about a minute.
         effects
-            What :meth:`IndiSeekModel.compare` has returned, to be shown too.
+            What :meth:`indiseek.IndiSeekModel.compare` has returned, to be shown too.
         title
             Headline; by default one that names the modalities and the number of cells.
         obs

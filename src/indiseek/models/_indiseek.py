@@ -23,6 +23,7 @@ from indiseek._checks import by_name, check_choice, check_flag, check_number, ch
 from indiseek.attribution import ROTATIONS, Axes
 from indiseek.data import Cells, ComponentTransform, Split, Transform, positions
 from indiseek.effects import Effects
+from indiseek.metrics import Certificate
 from indiseek.models._base import FEWER_CELLS, MultimodalModel
 from indiseek.models._certificate import MIN_HELD_OUT_CELLS
 from indiseek.models._compare import compared
@@ -1001,6 +1002,13 @@ class IndiSeekModel(MultimodalModel):
         cells, rows = cells.paired(), cells.among_paired(rows)
         with self._explained(len(rows), FEWER_CELLS):
             return shares(self.module, predictors, cells, rows, n_bootstrap=int(n_bootstrap), seed=int(seed))
+
+    def _features_for_report(self, certificate: Certificate) -> pd.DataFrame | None:
+        split, stages = self.fitted.split, self.fitted.trained_stages
+        if "specific" not in stages or split is None or len(split.test) < MIN_HELD_OUT_CELLS:
+            return super()._features_for_report(certificate)
+        logger.info("report: who knows what of each feature, up to a minute")
+        return self.feature_table().drop(columns=["detected", "n_cells", "given"])
 
     @plain_torch()
     def attribution(

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,14 +16,18 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from indiseek._checks import check_mapping, check_number, check_path, check_seed, check_strings
-from indiseek.data import Cells, LogNormalizePCA, check_replaceable, files_of, isotype_controls, mark, replace_files
+from indiseek.data import Cells, LogNormalizePCA, check_replaceable, files_of, mark, replace_files
 from indiseek.effects import Effects, log_normalized
 from indiseek.metrics import Certificate
 from indiseek.report import (
+    CITATION,
+    FEATURES_NOTE,
     FeatureValues,
     Page,
     Space,
+    certificate_note,
     certificate_sentence,
+    code_of,
     colours_of,
     counted,
     curves,
@@ -32,13 +35,14 @@ from indiseek.report import (
     feature_rows,
     feature_sentences,
     findings,
-    from_certificate,
-    from_predictability,
+    first_colour,
     group_tables,
+    in_words,
     maps_of,
     render,
     sentence_case,
     spoken,
+    versions,
 )
 
 if TYPE_CHECKING:
@@ -46,10 +50,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Of more features none is predicted for the report: of 4,000 genes that takes a minute.
-_MOST_PREDICTED = 500
-_LABELS = ("celltype", "cell_type", "cell type", "type", "label", "annot", "cluster", "leiden", "louvain")
-_PACKAGES = ("indiseek", "torch", "scvi-tools", "mudata", "anndata", "scanpy", "umap-learn", "numpy", "scikit-learn")
+# A column that the page adds, under a name that no user is likely to have.
+_PART = "part of the split"
 _TRANSFORMS = {
     "log-normalize-pca": "log-normalised, {} components",
     "clr": "centred log-ratios",
@@ -57,10 +59,6 @@ _TRANSFORMS = {
     "scale": "scaled",
     "scale-pca": "scaled, {} components",
 }
-_CITATION = (
-    "Yu Gui, Cong Ma, Zongming Ma. IndiSeek learns information-guided disentangled representations. 2025.",
-    "https://arxiv.org/abs/2509.21584",
-)
 
 
 def write_report(
@@ -100,7 +98,7 @@ def write_report(
     if certificate is None and len(fitted.split.test) >= least_held_out:
         logger.info(f"report: certificate on {len(fitted.split.test):,} test cells, about a minute")
         certificate = model.certify(seed=seed)
-    table = _feature_table(model, certificate, features)
+    table = None if certificate is None else model._features_for_report(certificate)
     # What a cell lacks has no place on a map.
     rows = np.flatnonzero(cells.is_paired)
     if len(rows) > max_cells:
@@ -115,7 +113,7 @@ def write_report(
     keys = [key for key in dict.fromkeys([*setup.categorical, str(split_by)]) if key in annotations]
     page = Page(
         title=title
-        or f"{' and '.join(map(spoken, model.modalities))} of {len(cells):,} cells: shared, and known to one",
+        or f"{in_words([spoken(name) for name in model.modalities])} of {len(cells):,} cells: shared, and known to one",
         written=f"{mark()} on {datetime.now(UTC):%Y-%m-%d}",
         summary=_summary(model, certificate, table),
         facts=_facts(model, cells, by_name),
@@ -123,17 +121,25 @@ def write_report(
         cells=cells.names[rows],
         n_cells=len(cells),
         colours=colours,
-        first=first or _first_colour(annotations, table),
+        first=first or first_colour(annotations, table),
         features=None if table is None else feature_rows(table),
-        features_note=_note(model, table),
-        certificate=_certificate_words(certificate, len(fitted.split.test), least_held_out),
+        features_note="" if table is None else FEATURES_NOTE,
+        certificate=certificate_note(
+            None if certificate is None else certificate.n_cells, len(fitted.split.test), least_held_out
+        ),
         findings=() if certificate is None else findings(certificate),
-        groups=group_tables(annotations.drop(columns=["split"]), keys, by_name),
+        groups=group_tables(annotations.drop(columns=[_PART]), keys, by_name),
         effects=None if effects is None else effect_rows(effects),
         curves=curves(model.history),
-        versions=[("Python", python_version()), *((name, version(name)) for name in _PACKAGES)],
-        code=_code(model, certificate, split_by),
-        citation=_CITATION,
+        versions=versions(),
+        code=code_of(
+            type(model).__name__,
+            setup.record(),
+            _given(model),
+            split_by=split_by,
+            certified=None if certificate is None else (certificate.seed, certificate.n_permutations),
+        ),
+        citation=CITATION,
     )
     text = render(page)
     replace_files(target.parent, {target.name: lambda at: _write(at, text)})
@@ -179,7 +185,7 @@ def _annotations(model: MultimodalModel, mdata: MuData, obs: Sequence[str] | Non
     split = np.full(mdata.n_obs, "none", dtype=object)
     for name, label in (("train", "training"), ("validation", "validation"), ("test", "test")):
         split[getattr(model.fitted.split, name)] = label
-    parts["split"] = pd.Series(pd.Categorical(split), index=mdata.obs_names)
+    parts[_PART] = pd.Series(pd.Categorical(split), index=mdata.obs_names)
     return pd.DataFrame(parts, index=mdata.obs_names)
 
 
@@ -213,27 +219,6 @@ def _check_coordinates(coordinates: Mapping[str, NDArray[Any]], n_cells: int, ke
             )
 
 
-def _feature_table(
-    model: MultimodalModel, certificate: Certificate | None, features: Mapping[str, list[str]]
-) -> pd.DataFrame | None:
-    """Who knows what of each feature, by the best that the model has; None where nothing could be measured."""
-    if certificate is None:
-        return None
-    # Not every model has them, and no other part of the package asks.
-    made, measured = getattr(model, "feature_table", None), getattr(model, "predictability", None)
-    if made is not None:
-        table: pd.DataFrame = made()
-        return table
-    first = model.modalities[0]
-    given = {name: next(other for other in features if other != name) for name in features if len(features) > 1}
-    panels = [name for name in given if name != first and len(features[name]) <= _MOST_PREDICTED]
-    if measured is None or not panels:
-        return from_certificate(certificate.features)
-    logger.info(f"report: how well {' and '.join(panels)} can be told from {first}")
-    tables = {name: measured(modality=name, given=given[name]) for name in panels}
-    return from_predictability(tables, {name: isotype_controls(name, features[name]) for name in panels})
-
-
 def _spaces(
     model: MultimodalModel,
     cells: Cells,
@@ -257,18 +242,18 @@ def _spaces(
 def _titles(model: MultimodalModel) -> dict[str, tuple[str, str]]:
     """Title and words of each space by its key, in the order in which they are shown."""
     names = [spoken(name) for name in model.modalities]
-    all_of_them = " and ".join(names)
+    all_of_them, both = in_words(names), "both" if len(names) == 2 else "all"
     found, last = {}, {}
     for name in model.fitted.trained_stages:
         space = model.module.stages[name].space
         if name == "everything" and space.joint is not None:
             last[space.joint] = ("Everything", f"all that {all_of_them} know of a cell, for clusters")
         elif space.joint is not None:
-            words = f"what {all_of_them} both tell" if name == "shared" else f"what {all_of_them} tell together"
+            words = f"what {all_of_them} {both} tell" if name == "shared" else f"what {all_of_them} tell together"
             found[space.joint] = (name.capitalize(), words)
         if space.each is not None:
             for modality, word in zip(model.modalities, names, strict=True):
-                others = " and ".join(each for each in names if each != word)
+                others = in_words([each for each in names if each != word])
                 title = sentence_case(word)
                 own = (f"{title}-specific", f"what {word} tells beyond {others}")
                 found[space.each.format(modality=modality)] = (
@@ -291,41 +276,9 @@ def _values(model: MultimodalModel, cells: Cells, rows: NDArray[np.intp]) -> lis
     return found
 
 
-def _first_colour(annotations: pd.DataFrame, table: pd.DataFrame | None) -> str | None:
-    """Types of cells where there are any, else the feature of which one modality alone knows most."""
-    for word in _LABELS:
-        for name in annotations:
-            if word in str(name).lower() and 1 < annotations[name].nunique() <= 60:
-                return str(name)
-    if table is None or "specific" not in table or "modality" not in table:
-        return None
-    controls = table["is_control"].astype(bool) if "is_control" in table else np.zeros(len(table), dtype=bool)
-    best = table[~controls].sort_values("specific", ascending=False).iloc[:1]
-    return f"{best['feature'].iloc[0]} ({best['modality'].iloc[0]})" if len(best) else None
-
-
 def _summary(model: MultimodalModel, certificate: Certificate | None, table: pd.DataFrame | None) -> list[str]:
     sentences = [] if certificate is None else [certificate_sentence(certificate, certificate.n_cells)]
     return sentences + ([] if table is None else feature_sentences(table, model.modalities))
-
-
-def _note(model: MultimodalModel, table: pd.DataFrame | None) -> str:
-    if table is None:
-        return ""
-    return (
-        "How much of a feature's variation between held-out cells the other measurement tells too, how much it alone "
-        "knows, and how much another count of the same cell would not repeat. What one alone knows may be biology; it "
-        "may also be background of an antibody, or depth: look at the map before you name a population."
-    )
-
-
-def _certificate_words(certificate: Certificate | None, n_test: int, least: int) -> str:
-    if certificate is None:
-        return f"None was made: it needs at least {least} held-out cells, and there are {n_test}."
-    return (
-        f"Measured on {certificate.n_cells:,} cells that no fit has seen. FAIL means that the limit is exceeded, "
-        "too few cells that the interval reaches over it, a note is told and not judged."
-    )
 
 
 def _facts(model: MultimodalModel, cells: Cells, parts: Mapping[str, NDArray[np.intp]]) -> list[tuple[str, str]]:
@@ -349,33 +302,13 @@ def _facts(model: MultimodalModel, cells: Cells, parts: Mapping[str, NDArray[np.
     return facts
 
 
-def _code(model: MultimodalModel, certificate: Certificate | None, split_by: str | None) -> str:
-    """Lines that make the same model and page again, as far as a model remembers how it was made."""
-    name, setup = type(model).__name__, model._schema.setup
-    record = setup.record()
-    wanted = ", ".join(f"{key}={record[key]!r}" for key in record)
+def _given(model: MultimodalModel) -> list[str]:
+    """Arguments of the constructor that are not the defaults."""
     given = []
     for key, parameter in inspect.signature(type(model).__init__).parameters.items():
         value, default = getattr(model._options, key, None), parameter.default
-        said = isinstance(default, str) and not isinstance(value, str)
-        if value is None or value == default or (said and value == type(value)()):
-            continue
-        given.append(f"{key}={value!r}")
-    split = "" if split_by is None else f"split_by={split_by!r}"
-    lines = [
-        "import indiseek",
-        "import mudata",
-        "",
-        'mdata = mudata.read_h5mu("your_file.h5mu")',
-        f"indiseek.{name}.setup_mudata(mdata, {wanted})",
-        f"model = indiseek.{name}({', '.join(['mdata', *given])})",
-        f"model.train({split})  # and the seed and other arguments that you gave: a model does not keep them",
-    ]
-    if certificate is not None:
-        lines.append(
-            f"certificate = model.certify(seed={certificate.seed}, n_permutations={certificate.n_permutations})"
-        )
-        lines.append('model.report("report.html", certificate=certificate)')
-    else:
-        lines.append('model.report("report.html")')
-    return "\n".join(lines)
+        # A word that stands for options of its own.
+        is_word = isinstance(default, str) and not isinstance(value, str)
+        if value is not None and value != default and not (is_word and value == type(value)()):
+            given.append(f"{key}={value!r}")
+    return given

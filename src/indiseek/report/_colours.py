@@ -14,11 +14,13 @@ from scipy import sparse
 from indiseek._checks import printable
 from indiseek.report._encode import base64_of, quantised, squeezed
 
+_LABELS = ("celltype", "cell_type", "cell type", "type", "label", "annot", "cluster", "leiden", "louvain")
 # More names than these are those of cells.
 MOST_CATEGORIES = 200
 _GENE_LEVELS = 63
-# Of the text of a page: with it whole pages stay below 8 MB, which a mail takes.
-_FEATURE_BYTES = 6_000_000
+_MOST_OF_A_PANEL = 500
+# Of the text of a page, for 7,000 cells and for 20,000: with it whole pages stay below 8 and 15 MB, which a mail takes.
+_LEAST_BYTES, _BYTES_OF_A_CELL, _MOST_BYTES = 6_000_000, 600, 12_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,7 @@ def colours_of(
     features: Iterable[FeatureValues],
     *,
     first: Sequence[tuple[str, str]] = (),
-    feature_bytes: int = _FEATURE_BYTES,
+    feature_bytes: int | None = None,
 ) -> Colours:
     """Pack what the maps can be coloured by.
 
@@ -75,25 +77,27 @@ def colours_of(
         Annotations of the cells of the maps, ``(n_cells, n_columns)``; those with more than 200 different words, and
         those without any value, are left out.
     features
-        Features by modality, the ones of which all should be there last.
+        Features by modality; the last modality is offered first.
     first
-        Modality and name of features that should be there before all others.
+        Modality and name of features that should be there before others; panels, of which somebody has chosen each
+        feature, come before all.
     feature_bytes
-        Most characters that features may take together. Of a modality for which they do not suffice, those that vary
-        most are taken.
+        Most characters that features may take together, by default 6 to 12 million, the more the more cells there are.
+        Of a modality for which they do not suffice, those that vary most are taken.
     """
     packed = [_column(str(name), columns.iloc[:, i]) for i, name in enumerate(columns.columns)]
     modalities = [(each, _by_column(each.values)) for each in features]
     wanted = {key: rank for rank, key in enumerate(first)}
     candidates = []
     for each, values in modalities:
-        # Panels, of which each was chosen by somebody, come before genes.
-        rarity = len(each.names)
+        is_many = len(each.names) > _MOST_OF_A_PANEL
         for position, variance in enumerate(_variances(values)):
             rank = wanted.get((each.modality, str(each.names[position])), len(wanted))
-            candidates.append((rank, rarity, -variance, each, values, position))
+            candidates.append((is_many, rank, -variance, each, values, position))
     candidates.sort(key=lambda entry: entry[:3])
     found, room = [], feature_bytes
+    if room is None:
+        room = min(max(_LEAST_BYTES, _BYTES_OF_A_CELL * len(columns)), _MOST_BYTES)
     for *_, each, values, position in candidates:
         feature = _feature(each, values, position)
         room -= len(feature["values"])
@@ -152,3 +156,24 @@ def _column(name: str, values: pd.Series) -> dict[str, Any] | None:
     codes = words.cat.set_categories(list(dict.fromkeys(ordered))).cat.codes.to_numpy()
     # 255 says that there is none.
     return {"name": title, "categories": list(dict.fromkeys(ordered)), "codes": base64_of(codes.astype(np.uint8))}
+
+
+def first_colour(annotations: pd.DataFrame, table: pd.DataFrame | None) -> str | None:
+    """What colours the maps at first: types of cells where there are any, else what one modality alone knows most of.
+
+    Parameters
+    ----------
+    annotations
+        Annotations of the cells, ``(n_cells, n_columns)``.
+    table
+        Table of features, as :func:`indiseek.report.feature_rows` takes it; None for none.
+    """
+    for word in _LABELS:
+        for name in annotations:
+            if word in str(name).lower() and 1 < annotations[name].nunique() <= 60:
+                return str(name)
+    if table is None or "specific" not in table or "modality" not in table:
+        return None
+    controls = table["is_control"].astype(bool) if "is_control" in table else np.zeros(len(table), dtype=bool)
+    best = table[~controls].sort_values("specific", ascending=False).iloc[:1]
+    return f"{best['feature'].iloc[0]} ({best['modality'].iloc[0]})" if len(best) else None

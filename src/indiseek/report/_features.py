@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,49 +18,19 @@ _TITLES = {
     "shared": "Both know",
     "specific": "It alone",
     "noise": "Noise",
-    "r": "r",
-    "r2": "R2",
-    "r_within_batches": "r within batches",
-    "r_within_groups": "r within groups",
-    "ceiling": "Highest r possible",
-    "of_ceiling": "r of possible",
+    "specific_low": "It alone, at least",
+    "specific_high": "It alone, at most",
+    "in_code": "It alone, in its space",
+    "left_out": "It alone, in no space",
     "is_control": "Control",
 }
 
 
-def from_predictability(tables: Mapping[str, pd.DataFrame], controls: Mapping[str, list[str]]) -> pd.DataFrame:
-    """Shares of each feature's variance, from how well it is predicted and how well it could be.
-
-    ``shared`` is what the other modality predicts (R2), ``noise`` what another count of the same cells would not repeat
-    (1 - ceiling^2), ``specific`` the rest.
-
-    Parameters
-    ----------
-    tables
-        Tables of :func:`indiseek.metrics.predictability` by modality.
-    controls
-        Names of control antibodies by modality.
-    """
-    parts = []
-    for modality, table in tables.items():
-        found = pd.DataFrame({"modality": modality, "feature": table.index.astype(str)})
-        shared = table["r2"].clip(0, 1).to_numpy()
-        if "ceiling" in table:
-            noise = 1 - np.square(table["ceiling"].to_numpy())
-            found["shared"] = np.minimum(shared, 1 - noise)
-            found["specific"], found["noise"] = 1 - noise - found["shared"], noise
-        else:
-            found["shared"], found["specific"] = shared, 1 - shared
-        for name in ("r", "r_within_batches", "r_within_groups", "ceiling"):
-            if name in table:
-                found[name] = table[name].to_numpy()
-        found["is_control"] = found["feature"].isin(controls.get(modality, []))
-        parts.append(found)
-    return pd.concat(parts, ignore_index=True)
-
-
 def from_certificate(features: pd.DataFrame) -> pd.DataFrame:
-    """The same shares from a certificate's table, whose features may be components.
+    """Shares of each feature's variance from a certificate's table, whose features may be components.
+
+    ``shared`` is what the other modalities predict, ``noise`` what another count of the same cells would not repeat,
+    ``specific`` the rest.
 
     Parameters
     ----------
@@ -92,7 +61,7 @@ def feature_rows(table: pd.DataFrame) -> dict[str, Any]:
         if pd.api.types.is_bool_dtype(values):
             kind = "flag"
         elif pd.api.types.is_numeric_dtype(values):
-            kind = "share" if name in _SHARES else "number"
+            kind = "share" if name.startswith(_SHARES) else "number"
         else:
             kind = "text"
         if (kind == "flag" and not values.any()) or (name == "modality" and values.nunique() == 1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from indiseek._checks import printable
 
@@ -25,6 +25,11 @@ def spoken(modality: str) -> str:
 def sentence_case(words: str) -> str:
     """Words as a sentence or a title begins with them."""
     return words[:1].upper() + words[1:]
+
+
+def in_words(names: Sequence[str]) -> str:
+    """Names as a sentence lists them."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def counted(values: Mapping[str, int]) -> str:

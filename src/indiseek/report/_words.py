@@ -8,8 +8,15 @@ import pandas as pd
 
 from indiseek._checks import printable
 from indiseek.report._features import WORTH_NAMING, names_known_by_one
-from indiseek.report._names import spoken
+from indiseek.report._names import in_words, spoken
 from indiseek.report._verdicts import Certified, counts
+
+FEATURES_NOTE = (
+    "How much of a feature's variation between held-out cells the other measurement tells too, how much it alone "
+    "knows, and how much another count of the same cell would not repeat. What one alone knows may be biology; it may "
+    "also be background of an antibody, or depth: look at the map before you name a population."
+)
+"""How to read the table of features."""
 
 # What it means that a check has failed: of one modality, of several, and whether it is said of their spaces.
 _FAILED = {
@@ -70,6 +77,24 @@ def _reasons(failed: pd.DataFrame) -> str:
     return "; ".join(said)
 
 
+def certificate_note(n_cells: int | None, n_test: int, least: int) -> str:
+    """What a certificate was measured on and what its verdicts mean, or why there is none.
+
+    Parameters
+    ----------
+    n_cells
+        Cells of the certificate; None where there is none.
+    n_test, least
+        Test cells that there are, and that it needs.
+    """
+    if n_cells is None:
+        return f"None was made: it needs at least {least} held-out cells, and there are {n_test}."
+    return (
+        f"Measured on {n_cells:,} cells that no fit has seen. FAIL means that the limit is exceeded, too few cells "
+        "that the interval reaches over it, a note is told and not judged."
+    )
+
+
 def feature_sentences(table: pd.DataFrame, modalities: Sequence[str]) -> list[str]:
     """Which features one modality alone knows, and how far control antibodies are from nothing.
 
@@ -87,7 +112,7 @@ def feature_sentences(table: pd.DataFrame, modalities: Sequence[str]) -> list[st
     for modality, features in found.items():
         tag = _tag(table.loc[table["modality"] == modality, "feature"].astype(str).tolist())
         names = ", ".join(f"{printable(name.removesuffix(tag))} ({100 * share:.0f} %)" for name, share in features)
-        others = " and ".join(spoken(name) for name in modalities if name != modality)
+        others = in_words([spoken(name) for name in modalities if name != modality])
         sentences.append(
             f"What {spoken(modality)} alone knows, most of all: {names}. So much of what these features vary between "
             f"cells cannot be told from {others}, and is no counting noise."
