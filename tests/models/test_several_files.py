@@ -15,7 +15,7 @@ import pytest
 from mudata import MuData
 from small import SMALL
 
-from indiseek.data import DiskMatrix, convert, files_of, open_mudata
+from indiseek.data import DiskMatrix, convert, files_of, open_mudata, write_mudata
 from indiseek.models import IndiSeekModel
 
 FAST = {"max_epochs": 1, "batch_size": 64, "accelerator": "cpu", "show_progress": False}
@@ -96,6 +96,16 @@ def test_a_zarr_of_all_is_written_and_zarrs_are_joined(files, make_mdata, tmp_pa
     mdata = open_mudata([zarrs[0], files[1], zarrs[2]], file_key="donor")
     assert list(mdata.obs["donor"].cat.categories) == NAMES
     np.testing.assert_array_equal(mdata["rna"].X[:].toarray(), make_mdata()["rna"].X.toarray())
+    convert(files, tmp_path / "all.zarr", show_progress=False)
+    whole = open_mudata(tmp_path / "all.zarr")
+    assert list(whole.obs["file"]) == list(mdata.obs["donor"])
+    for name, adata in make_mdata().mod.items():
+        found = whole[name].X[:]
+        np.testing.assert_array_equal(found.toarray() if name == "rna" else found, adata.to_df().to_numpy())
+    with mudata.set_options(pull_on_update=False):
+        assert mdata.copy()["rna"].X.shape == mdata["rna"].shape
+    with pytest.raises(TypeError, match="got some that lie in several files, .*convert"):
+        write_mudata(mdata, tmp_path / "all.h5mu")
 
 
 def test_some_features_are_left_out_with_a_warning(files, make_mdata, tmp_path):

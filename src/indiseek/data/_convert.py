@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,7 +35,7 @@ _LEAST_BYTES = 1
 
 
 def convert(
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     target: str | Path,
     *,
     shuffle: bool = False,
@@ -51,7 +51,7 @@ def convert(
     Parameters
     ----------
     source
-        h5mu file or zarr directory.
+        h5mu file or zarr directory, or several that become one as :func:`open_mudata` joins them.
     target
         Directory to write; of a link, what it points to.
     shuffle
@@ -78,7 +78,7 @@ def convert(
     check_seed("seed", seed)
     with (
         opened(source) as mdata,
-        new_zarr(target, overwrite=overwrite, sources=[Path(source)]) as path,
+        new_zarr(target, overwrite=overwrite, sources=_paths(source)) as path,
         progress(desc="convert", unit="cell", disable=not show_progress) as bar,
     ):
         matrices = {
@@ -97,6 +97,10 @@ def convert(
                 chunks = row_chunks(values) if order is None else _shuffled(values, order, Path(scratch))
                 _write_matrix(root, key, values, chunks, bar)
         root.attrs[COMPLETE] = True
+
+
+def _paths(source: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(each) for each in ([source] if isinstance(source, str | Path) else source)]
 
 
 def _stored(adata: AnnData) -> dict[str, str | None]:

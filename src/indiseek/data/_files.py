@@ -17,6 +17,7 @@ from typing import IO
 import mudata
 from mudata import MuData
 
+from indiseek.data._joined import JoinedRows
 from indiseek.data._ours import mark
 from indiseek.data._size import most_bytes
 from indiseek.data._workspace import Workspace, sync
@@ -169,6 +170,14 @@ def write_mudata(mdata: MuData, path: Path) -> None:
 
 def mudata_writer(mdata: MuData) -> Callable[[Path], None]:
     """What writes `mdata` at a path, for :func:`replace_files`."""
+    # Those of a backed one are not to be touched: its file may be closed.
+    parts = [] if mdata.isbacked else [adata for adata in mdata.mod.values() if adata.filename is None]
+    stored = [each for adata in parts for each in (adata.X, *adata.layers.values())]
+    if any(isinstance(each, JoinedRows) for each in stored):
+        raise TypeError(
+            "expected cells of one file or in memory, got some that lie in several files, of which an h5mu would take "
+            "a copy in memory; write them as one with indiseek.data.convert([...], 'all.zarr') and open that."
+        )
     return partial(_write_h5mu, mdata)
 
 

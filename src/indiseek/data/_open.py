@@ -86,8 +86,11 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[MuData]:
-    """Open as :func:`open_mudata` does, and close the file at the end."""
+def opened(path: str | Path | Sequence[str | Path]) -> Iterator[MuData]:
+    """Open as :func:`open_mudata` does, and close the file at the end; several are closed when they are let go."""
+    if isinstance(path, Sequence) and not isinstance(path, str | bytes):
+        yield open_mudata(path)
+        return
     path = check_path("source", path)
     root = _root(path)
     try:
