@@ -29,6 +29,7 @@ from scipy.stats import spearmanr
 import indiseek
 from indiseek.attribution import short_names
 
+FIGURE = Path(__file__).parents[1] / "docs" / "_static" / "features.png"
 _PARTS = ("shared", "specific", "noise")
 # On earlier seeds of the simulation the additions to the standard errors were chosen.
 _SIMULATED, _REAL = (4, 5, 6), (0, 1, 2)
@@ -208,6 +209,7 @@ def main() -> None:
     text = [simulation_tables(runs)]
     cells = [kept(folder / f"pbmc-{seed}.json", partial(pbmc, seed), fresh=chosen.fresh) for seed in _REAL]
     text.append(real_tables("PBMC10k", cells))
+    indiseek.pl.features(pd.DataFrame(cells[0]["table"])).savefig(FIGURE, dpi=100)
     record: dict[str, Any] = {"simulation": runs, "pbmc axes": [entry["axes"] for entry in cells]}
     if chosen.shared is not None:
         donors = [
