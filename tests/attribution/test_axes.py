@@ -162,3 +162,14 @@ def test_varimax_finds_the_axes_that_few_features_carry():
 
 def test_names_lose_the_tag_of_the_kit():
     assert short_names(["CD3_TotalSeqB", "PD-1-TotalSeqC", "CD45RA"]) == ["CD3", "PD-1", "CD45RA"]
+
+
+def test_counting_noise_that_code_and_feature_share_is_not_reproducible():
+    rng = np.random.default_rng(5)
+    noise = [rng.normal(size=(1000, N_FEATURES)) for _ in range(2)]
+    values = ((noise[0] + noise[1]) / 2, *noise)
+    codes = Codes(*(value[:, :4].copy() for value in values))
+    found = moments(codes, [Piece(np.arange(1000), *values)], N_FEATURES)
+    assert np.allclose(np.diag(found.loadings()), 1.0)
+    assert np.abs(found.reproducible()).max() < 0.15
+    assert find_axes("made", codes, found, NAMES).n_axes == 0

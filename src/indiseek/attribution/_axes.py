@@ -39,7 +39,7 @@ class Axes:
         Orthogonal matrix ``(n_dims, n_dims)``: codes times it are the coordinates on the axes, and times its transpose
         the codes again. An orthogonal map of a code keeps what the code is independent of.
     table
-        One row for each axis: ``dimension``, from 1; ``name``, the space and the features that load most on it;
+        One row for each axis: ``dimension``, from 1; ``name``, the space and the features that surely load most on it;
         ``reliability``, the correlation that another count of the same cells would have with this one along the axis;
         ``share``, of the reproducible variance of the features that all axes follow; ``is_noise``, whether nothing
         reproducible was found.
@@ -141,10 +141,13 @@ def find_axes(
         turned, loadings = (turned * signs)[:, order], (loadings * signs[:, None])[order]
         carried, reliability, is_noise = carried[order], reliability[order], is_noise[order]
     own = [name for name, is_own in zip(names, chosen, strict=True) if is_own]
+    found = moments.along(turned)
+    # What names an axis is to be large, and not by chance.
+    sure = np.nan_to_num(found.loadings() * found.stability(seed=seed))[:, chosen]
     table = pd.DataFrame(
         {
             "dimension": np.arange(1, n_dims + 1),
-            "name": [f"{space} {k + 1}: {'noise' if is_noise[k] else _named(loadings[k], own)}" for k in range(n_dims)],
+            "name": [f"{space} {k + 1}: {'noise' if is_noise[k] else _named(sure[k], own)}" for k in range(n_dims)],
             "reliability": reliability,
             "share": carried / max(carried.sum(), _TINY),
             "is_noise": is_noise,
@@ -221,9 +224,9 @@ def _by_chance(first: Array, second: Array, seed: int) -> float:
     return 2.0 * r / (1.0 + r)
 
 
-def _named(loadings: Array, names: Sequence[str]) -> str:
+def _named(sure: Array, names: Sequence[str]) -> str:
     """The features that load most, with a minus before those that point down."""
-    order = np.argsort(-np.abs(loadings), kind="stable")[:_N_NAMED]
-    enough = [j for j in order if abs(loadings[j]) >= _LEAST_NAMED * abs(loadings[order[0]])]
+    order = np.argsort(-np.abs(sure), kind="stable")[:_N_NAMED]
+    enough = [j for j in order if abs(sure[j]) >= _LEAST_NAMED * abs(sure[order[0]])]
     shown = short_names([names[j] for j in enough])
-    return ", ".join(f"{'-' if loadings[j] < 0 else ''}{name}" for j, name in zip(enough, shown, strict=True))
+    return ", ".join(f"{'-' if sure[j] < 0 else ''}{name}" for j, name in zip(enough, shown, strict=True))
