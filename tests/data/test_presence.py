@@ -6,6 +6,7 @@ import copy
 
 import mudata
 import numpy as np
+import pandas as pd
 import pytest
 from mosaic import COLUMNS, masked, mosaic, parted
 from mudata import MuData
@@ -231,3 +232,18 @@ def test_other_models_want_pairs(make_mdata, model):
     assert not mdata.uns
     with pytest.raises(ValueError, match="expected paired cells, .*setup_mudata.mdata, unpaired='keep'"):
         model(mdata)
+
+
+def test_a_column_may_stand_in_the_modalities(make_mdata):
+    mdata = mosaic(make_mdata(), N_ALONE)
+    lane = pd.Series(np.where(np.arange(600) % 3, "a", "b"), index=mdata.obs_names)
+    for adata in mdata.mod.values():
+        adata.obs["lane"] = pd.Categorical(lane[adata.obs_names])
+        adata.obs["age"] = (lane[adata.obs_names] == "a").to_numpy() * 1.5
+    cells = _read(mdata, unpaired="keep", batch_key="lane", continuous_covariate_keys=["age"])
+    assert (np.array(cells.schema.categories["lane"])[cells.covariates["lane"]] == lane).all()
+    np.testing.assert_array_equal(cells.covariates["age"] > 0, lane == "a")
+    # A modality that lacks cells of the other's says nothing of them.
+    del mdata["prot"].obs["lane"]
+    with pytest.raises(ValueError, match="expected a value of 'lane' for every cell, got 100 cells without one"):
+        _read(mdata, unpaired="keep", batch_key="lane")

@@ -17,8 +17,9 @@ from mudata import MuData
 from numpy.typing import NDArray
 from small import SIZES, Killed, pair
 
-from indiseek.data import Transform, convert, open_mudata
+from indiseek.data import LogNormalizePCA, Transform, convert, open_mudata
 from indiseek.models import ClosedForm, IndiSeekModel, NCEClub, embed
+from indiseek.nn import BatchDisplacement
 
 N_ALONE = 100
 # 400 paired cells, of which 120 are test cells.
@@ -176,14 +177,31 @@ def test_transforms_and_batch_terms_are_learned_from_all_that_have_the_modality(
     logs = np.log1p(np.asarray(mdata["prot"].X, dtype=np.float64)[is_train])
     mean = (logs - logs.mean(axis=1, keepdims=True)).mean(axis=0)
     np.testing.assert_allclose(model.fitted.transforms["prot"].center.numpy(), mean, atol=1e-5)
-    # The batch's displacement changes with the proteins of cells that have nothing else.
-    other = mosaic(lanes(make_mdata()), N_ALONE)
-    lane_a = other["prot"].obs_names.isin(other.obs_names[alone[1][alone[1] % 2 == 1]])
-    values = np.asarray(other["prot"].X).copy()
-    values[lane_a, 0] += 500
-    other["prot"].X = values
-    shifts = [each.module.objective("corrected").displacements[1].shifts.numpy() for each in (model, trained(other))]
-    assert shifts[0].shape != shifts[1].shape or np.abs(shifts[0] - shifts[1]).max() > 0.05
+    # And the displacement of the batches.
+    train, (rna_only, _) = model.train_indices, alone
+    rows = np.concatenate([np.setdiff1d(train, np.concatenate(alone)), np.intersect1d(train, rna_only)])
+    x = torch.from_numpy(model.get_features(modality="rna", indices=rows))
+    code = torch.from_numpy(model.get_latent_representation(modality="rna", kind="states", indices=rows))
+    batch = torch.from_numpy((mdata.obs["lane"].to_numpy()[rows] == "b").astype(np.int64))
+    by_hand = BatchDisplacement(x.shape[1], code.shape[1], 2)
+    by_hand.fit(x, code, batch)
+    found = model.module.objective("corrected").displacements[0].shifts
+    np.testing.assert_allclose(found.numpy(), by_hand.shifts.numpy(), atol=1e-4)
+
+
+def test_the_number_of_components_is_that_of_the_pairs(make_mdata, alone, monkeypatch):
+    counted, number = [], LogNormalizePCA._number
+
+    def spied(self: LogNormalizePCA, values: Any, rows: NDArray[np.intp]) -> int:
+        counted.append(rows)
+        return number(self, values, rows)
+
+    monkeypatch.setattr(LogNormalizePCA, "_number", spied)
+    mdata = mosaic(lanes(make_mdata()), N_ALONE)
+    model = trained(mdata)
+    names = mdata["rna"].obs_names[counted[0]]
+    assert len(names) == 200 and set(names) <= set(mdata.obs_names[model.train_indices])
+    assert names.isin(mdata["prot"].obs_names).all()
 
 
 def test_values_of_what_is_not_there_are_not_looked_at(model, make_mdata):
