@@ -69,7 +69,7 @@ def feature_shares(
     prediction leaves of the one half, the projection on the codes of that half is compared with the other half,
 
     .. math::
-        \text{in\_code} = \text{specific} \cdot
+        \text{in code} = \text{specific} \cdot
         \frac{\operatorname{cov}(P_{Z(a)} e_a, e_b)}{\operatorname{cov}(e_a, e_b)} .
 
     Intervals are of 95 %, by standard errors of a bootstrap over the cells and of what a prediction and halves of the

@@ -95,7 +95,7 @@ class Setup:
         Raises
         ------
         KeyError, TypeError, ValueError
-            As in :func:`check_names` and :func:`find_presence`.
+            If names are not unique, or cells are not those that the modalities hold.
         """
         if self.unpaired != _KEEP:
             check_names(mdata, self.modalities)
@@ -150,7 +150,7 @@ def make_setup(
     at_least
         Fewest modalities that the model can use: 2, or 1.
     are_new
-        Whether these are other cells than those of training, as in :func:`find_presence`.
+        Whether these are other cells than those of training, of which columns in `present` may be missing.
 
     Raises
     ------
