@@ -63,7 +63,8 @@ def test_the_rules_of_the_page_refuse_what_is_not_its_own(chromium, path):
     assert chromium.run("fetch('https://example.org/').then(() => 'sent', () => 'refused')") == "refused"
     assert chromium.run("window.ran") is None
     # What is refused is said, so that a test which waits for silence can fail.
-    assert any("Content Security Policy" in text for text in chromium.complaints)
+    for rule in ("script-src", "img-src", "default-src 'none'"):
+        assert any("Content Security Policy" in text and rule in text for text in chromium.complaints)
     assert chromium.refused == ["https://example.org/a.png"]
 
 

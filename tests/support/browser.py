@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ _ARGUMENTS = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
-_PATIENCE = 30.0
+_PATIENCE = 60.0
 
 
 def find() -> str | None:
@@ -159,24 +161,19 @@ def tab(executable: str) -> Iterator[Tab]:
     """A browser with one tab, which ends with the block."""
     to_browser, from_us = os.pipe()
     to_us, from_browser = os.pipe()
-
-    def hand_over() -> None:
-        # The protocol wants them as the descriptors 3 and 4; first away from there, so that neither covers the other.
-        read, write = os.dup(to_browser), os.dup(from_browser)
-        os.dup2(read, 3)
-        os.dup2(write, 4)
-
-    with tempfile.TemporaryDirectory() as profile:
+    # The protocol wants them as the descriptors 3 and 4; from higher ones neither covers the other.
+    ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser, from_browser)]
+    start = f"import os, sys; os.dup2({ends[0]}, 3); os.dup2({ends[1]}, 4); os.execv(sys.argv[1], sys.argv[1:])"
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            [executable, *_ARGUMENTS, f"--user-data-dir={profile}"],
+            [sys.executable, "-c", start, executable, *_ARGUMENTS, f"--user-data-dir={profile}"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=hand_over,
-            close_fds=False,
+            pass_fds=ends,
             start_new_session=True,
         )
-        os.close(to_browser)
-        os.close(from_browser)
+        for end in (to_browser, from_browser, *ends):
+            os.close(end)
         try:
             yield Tab(from_us, to_us)
         finally:
@@ -184,7 +181,3 @@ def tab(executable: str) -> Iterator[Tab]:
             process.wait()
             os.close(from_us)
             os.close(to_us)
-            # Its other processes write for a moment longer.
-            time.sleep(0.2)
-            shutil.rmtree(profile, ignore_errors=True)
-            Path(profile).mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ from indiseek.report import (
 N_CELLS = 400
 # What a file may call its features and columns, and what none of it may do.
 IMAGE = "<img src=x onerror=alert(1)>"
-SCRIPT = "</script><script>document.title='broken'</script>"
+SCRIPT = "</script ><script>document.title='broken'</script>"
 TEMPLATE = "{{ 7 * 7 }}"
 NAMES_OF_FEATURES = [IMAGE, SCRIPT, TEMPLATE, "CD4", "CD8"]
 

@@ -28,11 +28,16 @@ function shareBar(row) {
   return svg;
 }
 
+/** A name that may be broken where its parts meet. */
+function breakable(name) {
+  return name.split(/(?<=[_.:-])/).flatMap((part) => [part, element("wbr")]);
+}
+
 function cellOf(column, value, row) {
   if (column.name === "feature") {
     const title = featureTitle.get(keyOf(row));
-    if (!title || !maps.length) return element("td", { text: value });
-    const button = element("button", { type: "button", text: value, title: "Colour the maps by it" });
+    if (!title || !maps.length) return element("td", {}, breakable(value));
+    const button = element("button", { type: "button", title: "Colour the maps by it" }, breakable(value));
     button.addEventListener("click", () => {
       colourBy(title);
       byId("maps").scrollIntoView();
