@@ -67,6 +67,15 @@ def test_donors_that_no_fit_has_seen_are_certified(fitted, study):
     assert "donor" in set(by_hand.table("covariates")["covariate"])
 
 
+def test_held_out_cells_of_one_batch_are_certified_without_it(study):
+    test = np.flatnonzero((study.obs["lane"] == "lane0").to_numpy())[:120]
+    validation, train = np.split(np.setdiff1d(np.arange(study.n_obs), test), [80])
+    model = IndiSeekModel(study, **MODEL)
+    model.train(**TRAIN, external_indexing=[train, validation, test])
+    found = model.certify(n_permutations=0)
+    assert found.n_cells == 120 and "lane" not in set(found.table("covariates")["covariate"])
+
+
 def test_features_are_corrected_and_stages_come_in_their_order(fitted, study):
     assert list(fitted.module.objectives) == ["states", "corrected", "shared", "everything", "components", "specific"]
     assert fitted.module.default == "shared"

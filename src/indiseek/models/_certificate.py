@@ -75,6 +75,8 @@ def certificate(
     covariates = {key: column[rows] for key, column in cells.covariates.items()} | _depths(pipeline, values)
     # The codes of categories are labels, no numbers.
     covariates |= {key: covariates[key].astype(str) for key in setup.categorical}
+    # Of held-out donors of one batch there is nothing to tell of it.
+    covariates = {key: values for key, values in covariates.items() if len(np.unique(values)) > 1}
     specific = _arrays(pipeline.codes(last, tensors)) if last != first else None
     return certify(
         _arrays(dict(zip(pipeline.names, tensors.features, strict=True))),
@@ -84,7 +86,7 @@ def certificate(
         reference=reference,
         reconstruction=None if specific is None else _arrays(pipeline.reconstruction(last, tensors)),
         replicates=_replicates(pipeline, values, seed),
-        batch=None if setup.batch_key is None else covariates[setup.batch_key],
+        batch=covariates.get(setup.batch_key) if setup.batch_key is not None else None,
         covariates=covariates | {name: np.asarray(column) for name, column in (obs or {}).items()},
         feature_names=feature_names,
         new_groups=new_groups,
