@@ -43,6 +43,8 @@ class Features:
     states
         Shared code of the other modality, ``(n_cells, n_shared)``: by how much a specific code moves a feature may
         depend on it. None where there are no codes.
+    detected
+        Number of cells that have each feature, ``(n_features,)``; by default those whose value is not the lowest.
     """
 
     names: tuple[str, ...]
@@ -51,6 +53,7 @@ class Features:
     halves: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None
     codes: tuple[Array, Array] | None = None
     states: Array | None = None
+    detected: NDArray[np.intp] | None = None
 
 
 def feature_shares(
@@ -91,7 +94,7 @@ def feature_shares(
     -------
     One row for each feature: ``feature``; ``shared``, ``specific`` and ``noise``, each with ``_low`` and ``_high``;
     ``in_code`` and ``left_out``, the part of ``specific`` that the specific code holds and the rest; ``detected``, the
-    number of cells in which the value is not the lowest there is, and ``n_cells``. The three shares are not below 0 and
+    number of cells that have the feature, and ``n_cells``. The three shares are not below 0 and
     add up to 1; where *shared* leaves less than the halves say is noise, *noise* is what it leaves. NaN stands where a
     feature does not vary or fewer than 10 cells have it, for ``noise`` where the values are no counts (``specific``
     then holds it too), and for ``in_code`` without codes.
@@ -150,7 +153,7 @@ def _of_block(
     projection: tuple[Array, Array] | None,
 ) -> dict[str, NDArray[np.generic]]:
     raw = features.observed[:, columns]
-    detected = (raw > raw.min(axis=0)).sum(axis=0)
+    detected = (raw > raw.min(axis=0)).sum(axis=0) if features.detected is None else features.detected[columns]
     y, p = (within(part[:, columns], codes).astype(np.float32) for part in (features.observed, features.predicted))
     yy, pp, yp = weights @ (y * y), weights @ (p * p), weights @ (y * p)
     known = detected >= MIN_DETECTED

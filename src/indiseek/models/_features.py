@@ -130,6 +130,7 @@ def shares(
                 values.halves,
                 codes=specific.get(name),
                 states=states.get(given),
+                detected=np.asarray((cells.values[name][rows] > 0).sum(axis=0)).ravel() if name in halves else None,
             )
             found.append(feature_shares(features, batch=batch, n_bootstrap=n_bootstrap, seed=seed).assign(given=given))
         tables.append(_best(found).assign(modality=name))
