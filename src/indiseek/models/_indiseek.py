@@ -62,6 +62,7 @@ from indiseek.prediction import (
     check_batches_known,
     predictability_table,
     prediction,
+    recalibration,
     units_of,
 )
 from indiseek.train import (
@@ -835,6 +836,7 @@ class IndiSeekModel(MultimodalModel):
         scale: Literal["log", "clr", "counts"] | None = None,
         interval: float | None = None,
         transform_batch: Any = None,
+        recalibrate: MuData | None = None,
     ) -> pd.DataFrame | Prediction:
         """Predict one modality from another, on the scale of its values and not as codes.
 
@@ -862,6 +864,10 @@ class IndiSeekModel(MultimodalModel):
         transform_batch
             Batch as of which all cells are predicted; None for their own. For cells of a batch that the model was not
             trained with, which it cannot know, it has to be said.
+        recalibrate
+            Cells like those of `mdata`, such as some of the same new batch, with both modalities; at least 100. Each
+            feature is moved by the median of what was measured in them less what is predicted, and its interval made as
+            wide as they ask for. The order of cells stays as it is.
 
         Returns
         -------
@@ -876,7 +882,7 @@ class IndiSeekModel(MultimodalModel):
             If a modality is unknown, or not in `mdata`, or there is no column with the batch.
         ValueError
             If both modalities are one, `scale` does not apply, `interval` is not between 0 and 1, a batch is unknown,
-            or the features are not the model's.
+            the features are not the model's, or there are fewer than 100 cells to recalibrate with.
         MemoryError
             If the predictions of so many cells do not fit into memory.
         """
@@ -892,11 +898,34 @@ class IndiSeekModel(MultimodalModel):
             if transform_batch is None:
                 check_batches_known(mdata, self._schema)
             else:
-                mdata = as_of_batch(mdata, given, self._schema, transform_batch)
+                mdata = as_of_batch(mdata, [given], self._schema, transform_batch)
+        if recalibrate is not None:
+            if not isinstance(recalibrate, MuData):
+                raise TypeError(
+                    f"expected recalibrate to be a MuData of cells with both modalities, got "
+                    f"{type(recalibrate).__name__}; give some cells whose {modality!r} was measured."
+                )
+            if transform_batch is None:
+                check_batches_known(recalibrate, self._schema)
+            elif missing := [name for name in (given, modality) if name not in recalibrate.mod]:
+                raise KeyError(f"expected recalibrate with {given!r} and {modality!r}, got it without {missing}.")
+            else:
+                recalibrate = as_of_batch(recalibrate, [given, modality], self._schema, transform_batch)
         cells = self._cells_of(mdata, one_is_enough=True)
+        known = None if recalibrate is None else self._read(recalibrate).paired()
         predictor = self._predictor(given, modality)
         with self._explained(len(cells), FEWER_CELLS):
-            return prediction(predictor, cells, given, modality, scale=scale, interval=interval, batch=transform_batch)
+            moved = None if known is None else recalibration(predictor, known, given, modality, interval=interval)
+            return prediction(
+                predictor,
+                cells,
+                given,
+                modality,
+                scale=scale,
+                interval=interval,
+                batch=transform_batch,
+                recalibrated=moved,
+            )
 
     @plain_torch()
     def predictability(

@@ -4,12 +4,14 @@ from indiseek.prediction._predictor import Predicted, Predictor, folds_of
 from indiseek.prediction._tables import (
     Measured,
     Prediction,
+    Recalibration,
     as_of_batch,
     check_batch,
     check_batches_known,
     measured,
     predictability_table,
     prediction,
+    recalibration,
 )
 from indiseek.prediction._units import Units, units_of
 
@@ -18,6 +20,7 @@ __all__ = [
     "Predicted",
     "Prediction",
     "Predictor",
+    "Recalibration",
     "Units",
     "as_of_batch",
     "check_batch",
@@ -26,5 +29,6 @@ __all__ = [
     "measured",
     "predictability_table",
     "prediction",
+    "recalibration",
     "units_of",
 ]

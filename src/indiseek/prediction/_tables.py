@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import mudata
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from indiseek.data import Cells, Matrix, Schema, column_of, row_chunks, to_tensor
 from indiseek.metrics import predictability, thin_counts
-from indiseek.prediction._predictor import Predictor
+from indiseek.prediction._predictor import Predicted, Predictor
 
 _PIECE_CELLS = 4096
+# Of fewer the ends of an interval are not told.
+_LEAST_CELLS = 100
 
 
 class Prediction(NamedTuple):
@@ -51,6 +54,22 @@ class Measured(NamedTuple):
     halves: tuple[NDArray[np.float32], NDArray[np.float32]] | None
 
 
+class Recalibration(NamedTuple):
+    """What cells with both modalities say of how far predictions of cells like them are off, ``(n_features,)`` each.
+
+    Attributes
+    ----------
+    shift
+        Median of measured less predicted.
+    widen
+        By how much wider the interval has to be, to hold in the share of these cells that was asked for; None without
+        an interval.
+    """
+
+    shift: Tensor
+    widen: Tensor | None
+
+
 def check_batch(schema: Schema, batch: object) -> None:
     """Raise ValueError if cells cannot be predicted as of `batch`."""
     key = schema.setup.batch_key
@@ -64,10 +83,10 @@ def check_batch(schema: Schema, batch: object) -> None:
         raise ValueError(f"expected transform_batch to be one of {known}, got {batch!r}; choose one of them.")
 
 
-def as_of_batch(mdata: MuData, given: str, schema: Schema, batch: object) -> MuData:
-    """One modality of cells, and their columns with `batch` for all, whatever batch they have or lack."""
+def as_of_batch(mdata: MuData, names: Sequence[str], schema: Schema, batch: object) -> MuData:
+    """Some modalities of cells, and their columns with `batch` for all, whatever batch they have or lack."""
     with mudata.set_options(pull_on_update=False):
-        found = MuData({given: mdata.mod[given]})
+        found = MuData({name: mdata.mod[name] for name in names})
         found.obs = mdata.obs.reindex(found.obs_names).assign(**{str(schema.setup.batch_key): batch})
     return found
 
@@ -92,6 +111,40 @@ def check_batches_known(mdata: MuData, schema: Schema) -> None:
         )
 
 
+def recalibration(
+    predictor: Predictor, cells: Cells, given: str, modality: str, *, interval: float | None
+) -> Recalibration:
+    """Find how far predictions of some cells with both modalities are off.
+
+    Parameters
+    ----------
+    predictor
+        A fitted one.
+    cells
+        The cells, in the batch as of which they are predicted.
+    given, modality, interval
+        As in :func:`prediction`.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 100 cells.
+    """
+    if len(cells) < _LEAST_CELLS:
+        raise ValueError(
+            f"expected at least {_LEAST_CELLS} cells with {given!r} and {modality!r} in recalibrate, got {len(cells)}; "
+            "give more, or leave it out."
+        )
+    found = predictor(predictor.inputs.apply_to(cells.values[given], None), _batches(predictor, cells), interval)
+    observed = torch.from_numpy(_read(predictor, cells.values[modality])).to(found.value.device)
+    off = observed - found.value
+    shift = off.median(dim=0).values
+    if found.half is None or interval is None:
+        return Recalibration(shift, None)
+    ratio = (off - shift).abs() / found.half.clamp_min(torch.finfo(off.dtype).tiny)
+    return Recalibration(shift, torch.quantile(ratio, interval, dim=0))
+
+
 def prediction(
     predictor: Predictor,
     cells: Cells,
@@ -101,6 +154,7 @@ def prediction(
     scale: str | None,
     interval: float | None,
     batch: object | None,
+    recalibrated: Recalibration | None = None,
 ) -> pd.DataFrame | Prediction:
     """Tables of predictions, NaN for cells without the modality `given`.
 
@@ -116,11 +170,16 @@ def prediction(
         As in :meth:`indiseek.IndiSeekModel.predict`.
     batch
         Name of the batch as of which all are predicted; None for their own.
+    recalibrated
+        By how much predictions are moved, and intervals widened.
     """
     has = np.arange(len(cells)) if cells.presence is None else np.flatnonzero(cells.presence.has[given])
     x = predictor.inputs.apply_to(cells.values[given], cells.at(given, has))
     batches = _batches(predictor, cells, batch)
     found = predictor(x, batches if batches is None else batches[torch.from_numpy(has).to(batches.device)], interval)
+    if recalibrated is not None:
+        half = None if found.half is None or recalibrated.widen is None else found.half * recalibrated.widen
+        found = Predicted(found.value + recalibrated.shift, half)
     signs = (0.0,) if found.half is None else (0.0, -1.0, 1.0)
     shape = (len(cells), found.value.shape[1])
     arrays = [np.full(shape, np.nan, dtype=np.float32) for _ in signs]
