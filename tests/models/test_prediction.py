@@ -242,3 +242,50 @@ def test_an_untrained_model_does_not_predict(real_cells):
     for call in (model.predict, model.predictability):
         with pytest.raises(RuntimeError, match="expected a trained model, got one that is not; call train"):
             call()
+
+
+def _new_lane(mdata, rows=slice(None)):
+    """Cells as of a lane that no model has seen, in which every second protein has another level."""
+    new = pair(**{name: part[rows].copy() for name, part in mdata.mod.items()})
+    prot = np.array(new["prot"].X, dtype=np.float32)
+    prot[:, ::2] *= 8
+    new["prot"].X = prot
+    new.obs = mdata.obs[rows].assign(lane="lane9")
+    return new
+
+
+def test_some_cells_of_a_new_batch_set_levels_and_intervals_right(study):
+    model, mdata = study
+    helpers = mdata.obs["donor"].isin(["d0", "d1", "d2"]).to_numpy()
+    few, rest = _new_lane(mdata, helpers), _new_lane(mdata, ~helpers)
+    before, truth = content(few), np.log1p(rest["prot"].X)
+    truth -= truth.mean(axis=1, keepdims=True)
+    alone = model.predict(rest, transform_batch="lane0")
+    value, lower, upper = model.predict(rest, transform_batch="lane0", interval=0.9, recalibrate=few)
+    assert_content(content(few), before)
+    errors = [np.sqrt(np.square(each.to_numpy() - truth).mean()) for each in (alone, value)]
+    assert errors[1] < 0.8 * errors[0]
+    moved = (value - alone).to_numpy()
+    np.testing.assert_allclose(moved, np.broadcast_to(moved[:1], moved.shape), atol=1e-5)
+    inside = (lower.to_numpy() <= truth) & (truth <= upper.to_numpy())
+    assert 0.84 < inside.mean() < 0.96
+    counts = model.predict(rest, transform_batch="lane0", scale="counts", recalibrate=few)
+    assert (counts.to_numpy() >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            lambda mdata: mdata["rna"],
+            TypeError,
+            "expected recalibrate to be a MuData of cells with both modalities, got",
+        ),
+        (_rna_only, KeyError, "expected recalibrate with 'rna' and 'prot', got it without"),
+        (lambda mdata: _new_lane(mdata, slice(60)), ValueError, "expected at least 100 cells with 'rna' and 'prot' in"),
+    ],
+)
+def test_what_cannot_recalibrate_is_refused(study, change, error, message):
+    model, mdata = study
+    with pytest.raises(error, match=message):
+        model.predict(mdata, transform_batch="lane0", recalibrate=change(mdata))
