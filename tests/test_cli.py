@@ -74,8 +74,9 @@ def test_a_study_with_batches_is_split_by_donor_and_read_with_its_batches(make_m
 
 
 def test_cells_that_lack_a_modality_are_taken_where_it_is_said(make_mdata, tmp_path, capsys, monkeypatch):
-    # Which is measured elsewhere.
-    monkeypatch.setattr(cli, "_certify", lambda *_: [])
+    # Which are tested elsewhere.
+    monkeypatch.setattr(cli, "_certify", lambda *_: None)
+    monkeypatch.setattr(IndiSeekModel, "report", lambda *_, **__: None)
     cells = mosaic(make_mdata(), 100)
     with mudata.set_options(pull_on_update=False):
         cells.write(tmp_path / "cells.h5mu")

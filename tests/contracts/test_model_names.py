@@ -14,6 +14,8 @@ from indiseek.models import CoMMModel, DisentangledSSLModel, IndiSeekModel
 
 # What a call needs; a name that is not here is called without arguments, or read.
 CALLS = {
+    "attribution": lambda model, mdata, path: model.attribution("shared"),
+    "axes": lambda model, mdata, path: model.axes("shared"),
     "certify": lambda model, mdata, path: model.certify(n_permutations=0),
     "compare": lambda model, mdata, path: model.compare(groupby="side", replicate="donor", n_permutations=19),
     "counterfactual": lambda model, mdata, path: model.counterfactual(modality="prot", indices=[1, 2], donors=[3, 4]),
@@ -21,6 +23,8 @@ CALLS = {
     "get_features": lambda model, mdata, path: model.get_features(modality="prot"),
     "load": lambda model, mdata, path: (model.save(path / "a"), model.load(path / "a", mdata, accelerator="cpu")),
     "map_query": lambda model, mdata, path: model.map_query(copy_of(mdata)),
+    "private_parts": lambda model, mdata, path: model.private_parts([f"prot:{mdata['prot'].var_names[0]}"]),
+    "report": lambda model, mdata, path: model.report(path / "report.html", certificate=_certificate(model)),
     "save": lambda model, mdata, path: model.save(path / "b"),
     "setup_mudata": lambda model, mdata, path: model.setup_mudata(copy_of(mdata)),
     "to_device": lambda model, mdata, path: model.to_device("cpu"),
@@ -29,6 +33,10 @@ CALLS = {
 }
 # By their purpose these say what to do instead.
 REFUSALS = {"setup_anndata": TypeError, "tune": RuntimeError, "counterfactual": ValueError}
+
+
+def _certificate(model):
+    return model.certify(n_permutations=0, show_progress=False)
 
 
 def test_every_public_name_works_on_a_trained_model(case, make_mdata, tmp_path):
