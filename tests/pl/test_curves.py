@@ -71,3 +71,17 @@ def test_the_history_is_not_changed(history):
 def test_no_curves_is_an_error(history):
     with pytest.raises(ValueError, match="expected names such as 'shared/train_loss' in history.*call model.train"):
         pl.training_curves(history)
+
+
+def test_terms_are_named_in_words_and_every_stage_fills_its_row():
+    names = ("shared/train_infonce", "shared/train_misalignment", "shared/train_loss", "specific/validation_nll_prot")
+    figure = pl.training_curves({name: _table([2.0, 1.0]) for name in names})
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [
+        "Shared: loss",
+        "Shared: InfoNCE, nats",
+        "Shared: 1 - cosine of a cell's codes",
+        "Specific: prot, -log p per axis, nats",
+    ]
+    figure.draw_without_rendering()
+    first, *_, last_of_shared, alone = [ax.get_position() for ax in figure.axes]
+    assert alone.width > 2.5 * first.width and abs(alone.x1 - last_of_shared.x1) < 0.02

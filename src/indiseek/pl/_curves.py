@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = {"train": "#0072B2", "validation": "#D55E00"}
+# What the losses' own names say to those who know them.
+_WORDS = {
+    "infonce": "InfoNCE, nats",
+    "misalignment": "1 - cosine of a cell's codes",
+    "nll": "-log p per axis, nats",
+    "leakage": "leakage, nats",
+}
 _NAME = re.compile(r"(?:(?P<stage>[^/]+)/)?(?P<split>train|validation)_(?P<quantity>.+)")
 
 
@@ -54,16 +61,27 @@ def training_curves(history: Mapping[str, pd.DataFrame], *, panel_size: float = 
     figure = NotebookFigure(
         figsize=(panel_size * n_columns, 0.8 * panel_size * len(stages) + 0.3), layout="constrained"
     )
-    grid = figure.add_gridspec(len(stages), n_columns)
+    rows = figure.add_gridspec(len(stages), 1)
     for row, (stage, panels) in enumerate(stages.items()):
         best = _best_epoch(panels)
+        # Each stage fills its row, however many panels another one has.
+        grid = rows[row].subgridspec(1, len(panels))
         for column, (quantity, curves) in enumerate(panels.items()):
-            ax = figure.add_subplot(grid[row, column])
+            ax = figure.add_subplot(grid[column])
             _draw(ax, curves, best, is_first=row == column == 0)
             prefix = f"{stage.capitalize()}: " if stage else ""
-            ax.set_title(as_text(f"{prefix}{quantity.replace('_', ' ')}"), fontsize=10, loc="left")
+            ax.set_title(as_text(f"{prefix}{_in_words(quantity)}"), fontsize=10, loc="left")
             ax.set_xlabel("Epoch", fontsize=9)
     return figure
+
+
+def _in_words(quantity: str) -> str:
+    for name, words in _WORDS.items():
+        if quantity == name:
+            return words
+        if quantity.startswith(f"{name}_"):
+            return f"{quantity.removeprefix(f'{name}_')}, {words}"
+    return quantity.replace("_", " ")
 
 
 def _by_stage(history: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, dict[str, pd.Series]]]:
