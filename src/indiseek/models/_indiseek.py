@@ -1037,7 +1037,10 @@ class IndiSeekModel(MultimodalModel):
         if "specific" not in stages or split is None or len(split.test) < MIN_HELD_OUT_CELLS:
             return super()._features_for_report(certificate)
         logger.info("report: who knows what of each feature, up to a minute")
-        return self.feature_table().drop(columns=["detected", "n_cells", "given"])
+        table = self.feature_table()
+        # What a reader of the page needs; the rest is in the table itself.
+        left_out = [name for name in table if name.startswith(("shared_", "noise_"))]
+        return table.drop(columns=[*left_out, "detected", "n_cells", "given"], errors="ignore")
 
     @plain_torch()
     def attribution(

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from indiseek._checks import printable
 from indiseek.report._encode import base64_of, quantised, squeezed
+from indiseek.report._features import ranked
 
 _LABELS = ("celltype", "cell_type", "cell type", "type", "label", "annot", "cluster", "leiden", "louvain")
 # More names than these are those of cells.
@@ -175,5 +176,5 @@ def first_colour(annotations: pd.DataFrame, table: pd.DataFrame | None) -> str |
     if table is None or "specific" not in table or "modality" not in table:
         return None
     controls = table["is_control"].astype(bool) if "is_control" in table else np.zeros(len(table), dtype=bool)
-    best = table[~controls].sort_values("specific", ascending=False).iloc[:1]
+    best = ranked(table[~controls]).iloc[:1]
     return f"{best['feature'].iloc[0]} ({best['modality'].iloc[0]})" if len(best) else None

@@ -12,6 +12,7 @@ from indiseek._checks import printable
 # Least share of a feature's variance that is worth a name in a sentence.
 WORTH_NAMING = 0.15
 _SHARES = ("shared", "specific", "noise")
+_PARTS = ("in_code", "left_out")
 _TITLES = {
     "feature": "Feature",
     "modality": "Measured as",
@@ -50,18 +51,17 @@ def feature_rows(table: pd.DataFrame) -> dict[str, Any]:
     ----------
     table
         Names of features in the column ``feature`` or the index. ``shared``, ``specific`` and ``noise`` are shown as
-        shares, and sorted by ``specific`` where it is there; other columns of numbers and flags as they are.
+        shares, and those of which one modality surely knows most come first; other columns of numbers and flags as they are.
     """
     frame = table if "feature" in table else table.rename_axis("feature").reset_index()
-    if "specific" in frame:
-        frame = frame.sort_values("specific", ascending=False, na_position="last", kind="stable")
+    frame = ranked(frame)
     columns, hidden = [], []
     for name in sorted(map(str, frame.columns), key=lambda name: list(_TITLES).index(name) if name in _TITLES else 99):
         values = frame[name]
         if pd.api.types.is_bool_dtype(values):
             kind = "flag"
         elif pd.api.types.is_numeric_dtype(values):
-            kind = "share" if name.startswith(_SHARES) else "number"
+            kind = "share" if name.startswith(_SHARES) or name in _PARTS else "number"
         else:
             kind = "text"
         if (kind == "flag" and not values.any()) or (name == "modality" and values.nunique() == 1):
@@ -72,6 +72,12 @@ def feature_rows(table: pd.DataFrame) -> dict[str, Any]:
         [_plain(value) for value in row] for row in frame[[each["name"] for each in columns]].itertuples(index=False)
     ]
     return {"columns": columns, "rows": rows}
+
+
+def ranked(table: pd.DataFrame) -> pd.DataFrame:
+    """Features of which one modality surely knows most first: by the lower end of the interval where there is one."""
+    keys = [name for name in ("specific_low", "specific") if name in table]
+    return table.sort_values(keys, ascending=False, na_position="last", kind="stable") if keys else table
 
 
 def names_known_by_one(table: pd.DataFrame, *, most: int = 5) -> dict[str, list[tuple[str, float]]]:
@@ -89,7 +95,7 @@ def names_known_by_one(table: pd.DataFrame, *, most: int = 5) -> dict[str, list[
     chosen = table[table["specific"] >= WORTH_NAMING]
     if "is_control" in chosen:
         chosen = chosen[~chosen["is_control"].astype(bool)]
-    chosen = chosen.sort_values("specific", ascending=False, kind="stable")
+    chosen = ranked(chosen)
     return {
         str(modality): list(zip(rows["feature"].astype(str)[:most], rows["specific"].astype(float)[:most], strict=True))
         for modality, rows in chosen.groupby("modality", sort=False)
