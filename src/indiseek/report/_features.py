@@ -51,7 +51,8 @@ def feature_rows(table: pd.DataFrame) -> dict[str, Any]:
     ----------
     table
         Names of features in the column ``feature`` or the index. ``shared``, ``specific`` and ``noise`` are shown as
-        shares, and those of which one modality surely knows most come first; other columns of numbers and flags as they are.
+        shares, and those of which one modality surely knows most come first; other columns of numbers and flags as they
+        are.
     """
     frame = table if "feature" in table else table.rename_axis("feature").reset_index()
     frame = ranked(frame)
