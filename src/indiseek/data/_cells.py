@@ -412,11 +412,18 @@ class Cells:
         Positions keep their order; there is no entry for what no cell has.
         """
         rows = np.arange(len(self)) if rows is None else rows
+        return [rows[here] for _, here in self.kinds(rows)]
+
+    def kinds(self, rows: NDArray[np.intp]) -> list[tuple[str | None, NDArray[np.intp]]]:
+        """Positions in `rows` of cells with the same modalities: those with all under None, then by the only one.
+
+        There is no entry for what no cell has.
+        """
         if self.presence is None:
-            return [rows]
+            return [(None, np.arange(len(rows)))]
         both = self.presence.with_all[rows]
-        masks = [both, *(mask[rows] & ~both for mask in self.presence.has.values())]
-        return [rows[mask] for mask in masks if mask.any()]
+        masks = [(None, both), *((name, mask[rows] & ~both) for name, mask in self.presence.has.items())]
+        return [(only, np.flatnonzero(mask)) for only, mask in masks if mask.any()]
 
     def at(self, modality: str, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         """Where in `values` of a modality the cells at `rows` lie, without those that lack it."""

@@ -68,8 +68,7 @@ def codes_of_some(
     rows = np.arange(len(cells)) if rows is None else rows
     whole: Codes = {}
     parts: dict[str, Codes] = {name: {} for name in model.modalities}
-    for here in _kinds(cells, rows):
-        only = _only(cells, rows[here[0]])
+    for only, here in cells.kinds(rows):
         tensors = model._tensors(cells, rows[here])
         with model._explained(len(here), FEWER_CELLS):
             if only is None:
@@ -102,8 +101,7 @@ def code_of_some(
     """
     rows, pipeline = np.arange(len(cells)) if rows is None else np.arange(len(cells))[rows], model.module
     found: Codes = {}
-    for here in _kinds(cells, rows):
-        only = _only(cells, rows[here[0]])
+    for only, here in cells.kinds(rows):
         if modality is not None and only not in (None, modality):
             continue
         tensors = model._tensors(cells, rows[here])
@@ -124,23 +122,6 @@ def code_of_some(
     if kind in found:
         return found[kind]
     raise KeyError(f"expected cells that have modality {modality!r}, got {len(rows)} without it; name another one.")
-
-
-def _kinds(cells: Cells, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    """Positions in `rows` of cells with the same modalities."""
-    presence = cells.presence
-    assert presence is not None
-    both = presence.with_all[rows]
-    masks = [both, *(mask[rows] & ~both for mask in presence.has.values())]
-    return [np.flatnonzero(mask) for mask in masks if mask.any()]
-
-
-def _only(cells: Cells, row: int) -> str | None:
-    """The one modality of a cell; None if it has all."""
-    presence = cells.presence
-    assert presence is not None
-    here = [name for name, mask in presence.has.items() if mask[row]]
-    return here[0] if len(here) < len(presence.has) else None
 
 
 def _put(whole: Codes, codes: Mapping[str, NDArray[Any]], here: NDArray[np.intp], n_cells: int) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from indiseek.metrics._explained import Explained
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Sequence
 
 _COUNTS = ("n_cells", "copies", "of_training_cells")
 _ERRORS = ("se", "se_map", "null_se", "guard", "guard_map", "mlp_se", "trees_se", "foscttm_se")
@@ -43,6 +45,11 @@ def mean_row(rows: pd.DataFrame) -> dict[str, Any]:
         else:
             found[name] = float(weights @ values.to_numpy())
     return found
+
+
+def mean_reading(readings: Sequence[Explained]) -> Explained:
+    """Mean of independent readings, weighted by their cells."""
+    return reading_of(mean_row(pd.DataFrame([asdict(reading) for reading in readings])))
 
 
 def reading_of(row: dict[str, Any]) -> Explained:

@@ -13,6 +13,7 @@ from indiseek.metrics._explained import Explained, explained_each
 
 from ._check import Finding
 from ._independence import forbidden, pooled_reading, reading_columns, told
+from ._pool import mean_reading
 
 if TYPE_CHECKING:
     from indiseek.metrics._cells import Cells
@@ -42,7 +43,7 @@ class WithinBatches:
                     found[key].append(reading)
             rows += [
                 {"modality": modality, "target": target, "other": other}
-                | reading_columns(pooled(of_batches), limits.independence, cells.max_cells)
+                | reading_columns(mean_reading(of_batches), limits.independence, cells.max_cells)
                 | {
                     "n_training": cells.n_reference,
                     "new_groups": cells.new_groups,
@@ -66,28 +67,3 @@ class WithinBatches:
         ending = f"; mean of {row.n_batches} batches{f', {left_out} left out' if left_out else ''}"
         finding = told(self.name, row, limits, begin="Within batches, ", ending=ending)
         return replace(finding, target=f"{finding.target}, within batches")
-
-
-def pooled(readings: list[Explained]) -> Explained:
-    """Mean of independent readings, weighted by their cells."""
-    cells = np.array([reading.n_cells for reading in readings])
-    weights = cells / cells.sum()
-
-    def mean(name: str) -> float:
-        return float(weights @ [getattr(reading, name) for reading in readings])
-
-    def error(name: str) -> float:
-        return float(np.sqrt(np.square(weights) @ np.square([getattr(reading, name) for reading in readings])))
-
-    return Explained(
-        map=mean("map"),
-        products=mean("products"),
-        se_map=error("se_map"),
-        se=error("se"),
-        null_se=error("null_se"),
-        guard_map=error("guard_map"),
-        guard=error("guard"),
-        concentration=mean("concentration"),
-        n_cells=int(cells.sum()),
-        n_inputs=max(reading.n_inputs for reading in readings),
-    )
