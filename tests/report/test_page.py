@@ -162,6 +162,14 @@ def test_the_first_sentences():
     assert "_TotalSeqB" not in feature_sentences(tagged, ["rna", "prot"])[0]
 
 
+def test_what_is_surely_known_to_one_comes_before_what_may_be():
+    table = pd.DataFrame(
+        {"modality": "prot", "feature": ["wide", "sure"], "specific": [0.9, 0.6], "specific_low": [0.1, 0.5]}
+    )
+    assert [row[0] for row in feature_rows(table)["rows"]] == ["sure", "wide"]
+    assert feature_sentences(table, ["prot"])[0].startswith("What protein alone knows, most of all: sure (60 %), wide")
+
+
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
     [

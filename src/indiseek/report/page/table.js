@@ -77,7 +77,8 @@ function showRows() {
 function startTable() {
   const { columns, rows } = data.table;
   const specific = columnIndex("specific");
-  if (specific >= 0) view.sort = specific;
+  const sure = columnIndex("specific_low");
+  if (specific >= 0) view.sort = sure >= 0 ? sure : specific;
   const shown = columns.map((column, i) => i).filter((i) => columns[i].shown);
   const heads = shown.map((i) => {
     const column = columns[i];
