@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ class Page:
         File name without ending.
     questions
         What each check answers.
+    again
+        Checks that are made, where not all are: of the others the file's records stay if they are of the same device
+        and packages.
     """
 
-    def __init__(self, directory: Path, name: str, questions: dict[str, str]) -> None:
-        self.directory, self.name, self.questions = directory, name, questions
+    def __init__(self, directory: Path, name: str, questions: dict[str, str], again: Sequence[str] = ()) -> None:
+        self.directory, self.name, self.questions, self.again = directory, name, questions, again
         self.header: Record = {}
         self.records: list[Record] = []
 
@@ -35,12 +39,26 @@ class Page:
             self.records.append(record)
         else:
             self.header = record
+            self.records = self._kept() + self.records
         print(json.dumps({key: value for key, value in record.items() if key != "traceback"}), flush=True)
         self.write()
+
+    @property
+    def made(self) -> list[Record]:
+        """Records of this run."""
+        return [record for record in self.records if not self.again or record["check"] in self.again]
+
+    def _kept(self) -> list[Record]:
+        path = self.directory / f"{self.name}.json"
+        if not self.again or not path.exists():
+            return []
+        header, *records = json.loads(path.read_text())
+        return [record for record in records if record["check"] not in self.again] if header == self.header else []
 
     def write(self) -> None:
         """Write both files, each whole or not at all."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.records.sort(key=lambda record: list(self.questions).index(record["check"]))
         lines = ",\n".join(json.dumps(record) for record in [self.header, *self.records])
         for ending, text in {"json": f"[\n{lines}\n]\n", "md": self.text()}.items():
             temporary = self.directory / f".{self.name}.{ending}.tmp"

@@ -42,12 +42,12 @@ CHECKS = {
     "device_index": Check("can a device be named by its index?", 20),
     "disentangled_ssl": Check("does DisentangledSSLModel train, and save to the CPU?", 30),
     "comm": Check("does CoMMModel train, and save to the CPU?", 30),
+    "suspects": Check("eigh, solve_triangular, autocast, index_add, permutation, memory of wide flows", 30, plain=True),
+    "tests": Check("do the tests of devices pass?", 60),
     "whole_fit": Check("how long does a whole fit of counts take, transforms included?", 170),
     "low_precision": Check("what do bf16 and TF32 gain in speed?", 80, plain=True),
-    "suspects": Check("eigh, solve_triangular, autocast, index_add, permutation, memory of wide flows", 30, plain=True),
     "compile": Check("does torch.compile pay?", 80, plain=True),
     "certificate": Check("do the certificates of both devices and all precisions agree?", 90, 90),
-    "tests": Check("do the tests of devices pass?", 60),
     "zarr": Check("how long do as many cells take to write to zarr and to read?", 150),
 }
 

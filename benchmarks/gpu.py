@@ -166,7 +166,9 @@ def main() -> int:
     """Run, print and write the table; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, on a CPU too; targets are not judged there")
-    parser.add_argument("--only", nargs="+", choices=list(CHECKS), metavar="CHECK", help=f"of {', '.join(CHECKS)}")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(CHECKS), metavar="CHECK", help=f"again, of {', '.join(CHECKS)}"
+    )
     parser.add_argument(
         "--limit", type=float, help=f"most seconds in all (default {LIMIT:.0f}, quick {QUICK_LIMIT:.0f})"
     )
@@ -186,7 +188,8 @@ def main() -> int:
                 f"expected --emulate-failure of a check or 'all', as it is or with :die or :hang, got {fault!r}"
             )
     options.limit = options.limit or (QUICK_LIMIT if options.quick else LIMIT)
-    page = Page(options.out, QUICK_NAME if options.quick else "gpu", {k: c.question for k, c in CHECKS.items()})
+    questions = {name: check.question for name, check in CHECKS.items()}
+    page = Page(options.out, QUICK_NAME if options.quick else "gpu", questions, options.only or ())
     # Told to end, it must not leave a process on the device.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -195,7 +198,7 @@ def main() -> int:
         print("stopped before all checks were made", file=sys.stderr)
     page.write()
     print(f"\n{page.table()}")
-    done = [record["status"] in _GOOD for record in page.records]
+    done = [record["status"] in _GOOD for record in page.made]
     return 0 if all(done) and len(done) == len(options.only or CHECKS) else 1
 
 

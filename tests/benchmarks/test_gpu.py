@@ -74,6 +74,16 @@ def test_failures_and_deaths_leave_the_other_checks_and_are_told(tmp_path):
     written = {record["check"]: record for record in json.loads((tmp_path / "gpu-quick.json").read_text())[1:]}
     assert "EmulatedFailure" in written["codes"]["traceback"] and "exit status 9" in written["save_load"]["traceback"]
     assert str(ROOT) not in (tmp_path / "gpu-quick.json").read_text()
+    # Made again, one alone: what the file says of the others stays.
+    status, (_, *records), _ = check(tmp_path, "--only", "codes")
+    assert status == 0 and [record["check"] for record in records] == ["codes"]
+    again = {record["check"]: record for record in json.loads((tmp_path / "gpu-quick.json").read_text())[1:]}
+    assert {name: record["status"] for name, record in again.items()} == {
+        "codes": "passed",
+        "save_load": "failed",
+        "device_index": "passed",
+    }
+    assert again["save_load"] == written["save_load"]
 
 
 def test_every_check_is_reached_when_each_fails(on_path, tmp_path):

@@ -144,7 +144,10 @@ def test_residuals_are_those_of_fits_without_the_fold():
     folds = torch.arange(N_CELLS) % 5
     ridge = NystromRidge(3, 2, 5)
     residual = ridge.fit(x, c, batch, folds, n_landmarks=40, seed=0).double()
-    phi, target = ridge.features(c, batch).double(), (x - ridge.offset).double()
+    features = ridge._features(*(t.double() for t in (c, batch, ridge.landmarks, ridge.rate)))
+    n = len(ridge.landmarks)
+    phi = torch.cat([features[:, :n] @ ridge.root.double(), features[:, n:]], dim=1)
+    target = (x - ridge.offset).double()
     penalties = _nystrom_ridge._PENALTIES
 
     def solved(rows: torch.Tensor, penalty: float) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -47,9 +49,27 @@ def test_with_all_landmarks_it_is_kernel_ridge_regression():
 
 
 @pytest.mark.parametrize("n_landmarks", [30, N_CELLS])
-def test_joined_products_give_the_same(n_landmarks):
+def test_joined_products_are_those_of_the_features_one_by_one(n_landmarks):
     ridge, _, c, covariate = _fitted(n_landmarks)
-    torch.testing.assert_close(ridge.joined()(c, covariate), ridge(c, covariate), rtol=0, atol=1e-8)
+    features = ridge._features(c, covariate, ridge.landmarks, ridge.rate)
+    phi = torch.cat([features[:, :n_landmarks] @ ridge.root, features[:, n_landmarks:]], dim=1)
+    slow = phi @ ridge.weight + ridge.offset
+    torch.testing.assert_close(ridge.joined(torch.double)(c, covariate), slow, rtol=0, atol=1e-8)
+    torch.testing.assert_close(ridge(c, covariate), slow, rtol=0, atol=1e-8)
+
+
+def test_rounding_of_single_precision_is_not_magnified():
+    # Landmarks all but on top of each other, as many cells of one type are: the inverse root is then largest.
+    generator = torch.Generator().manual_seed(3)
+    c = torch.randn(4, 6, generator=generator).repeat(300, 1) + 0.02 * torch.randn(1200, 6, generator=generator)
+    x = torch.sin(3 * c[:, :2]) + 0.1 * torch.randn(1200, 2, generator=generator)
+    none = c.new_zeros(1200, 0)
+    ridge = NystromRidge(6, 0, 2)
+    ridge.fit(x, c, none, torch.arange(1200) % 5, n_landmarks=400, seed=0)
+    assert ridge.root.abs().max() > 100
+    exact = copy.deepcopy(ridge).double()(c.double(), none.double())
+    assert (ridge(c, none).double() - exact).abs().max() < 1e-6
+    assert (ridge.joined(torch.float32)(c, none).double() - exact).abs().max() > 1e-5
 
 
 def test_what_a_category_does_to_the_mean_may_depend_on_the_condition():

@@ -178,7 +178,9 @@ class LogNormalizePCA(ComponentTransform):
 
     def forward(self, values: Tensor) -> Tensor:
         """Principal components ``(n_cells, n_components)``."""
-        if values.layout != torch.sparse_csr:
+        # A GPU adds up a sparse product in no fixed order: codes of one cell would differ from call to call.
+        if values.layout != torch.sparse_csr or values.is_cuda:
+            values = values.to_dense()
             library = values.sum(dim=1, keepdim=True).clamp_min(1e-8)
             return torch.log1p(values * (self.target_sum / library)) @ self.loadings - self.center
         crow = values.crow_indices()

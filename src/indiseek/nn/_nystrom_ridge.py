@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, final
 
 import torch
@@ -73,26 +73,36 @@ class NystromRidge(FittedModule):
         self.register_buffer("weight", torch.zeros(1 + n_condition + n_covariate, n_outputs))
         self.register_buffer("offset", torch.zeros(n_outputs))
 
-    def features(self, c: Tensor, covariate: Tensor) -> Tensor:
-        """Features ``(n_cells, n_landmarks + n_condition + n_covariate)``."""
-        kernel = torch.exp(-self.rate * _square_distance(self._point(c, covariate), self.landmarks))
-        return torch.cat([kernel @ self.root, _LINEAR * c, _COVARIATE * covariate], dim=1)
-
     def forward(self, c: Tensor, covariate: Tensor) -> Tensor:
         """Mean ``(n_cells, n_outputs)`` given c ``(n_cells, n_condition)``, covariate ``(n_cells, n_covariate)``."""
-        return self.features(c, covariate) @ self.weight + self.offset
+        return self.joined(torch.float64)(c, covariate).to(c.dtype)
 
-    def joined(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """:meth:`forward` with the products of its matrices computed once, for many cells: a fraction of the work."""
-        n = len(self.landmarks)
-        weight = (self.root.double() @ self.weight[:n].double()).to(self.weight)
-        rest, rate, landmarks, offset = self.weight[n:], self.rate, self.landmarks, self.offset
+    def joined(self, dtype: torch.dtype = torch.float32) -> Callable[[Tensor, Tensor], Tensor]:
+        """:meth:`forward` with the products of its matrices computed once, for many cells.
+
+        Parameters
+        ----------
+        dtype
+            Of what is computed. The inverse root magnifies rounding a thousandfold: in single precision two devices
+            differ in the third digit of a residual, which is no matter to a prediction; codes are twice as precise.
+        """
+        weight = self._basis(self.weight).to(dtype)
+        landmarks, rate, offset = self.landmarks.to(dtype), self.rate.to(dtype), self.offset.to(dtype)
 
         def mean(c: Tensor, covariate: Tensor) -> Tensor:
-            kernel = _square_distance(self._point(c, covariate), landmarks).mul_(-rate).exp_()
-            return torch.addmm(offset, kernel, weight) + torch.cat([_LINEAR * c, _COVARIATE * covariate], dim=1) @ rest
+            return torch.addmm(offset, self._features(c.to(dtype), covariate.to(dtype), landmarks, rate), weight)
 
         return mean
+
+    def _features(self, c: Tensor, covariate: Tensor, landmarks: Tensor, rate: Tensor) -> Tensor:
+        """``[k_L(c), c, covariate]``, ``(n_cells, n_landmarks + n_condition + n_covariate)``."""
+        kernel = _square_distance(self._point(c, covariate), landmarks).mul_(-rate).exp_()
+        return torch.cat([kernel, _LINEAR * c, _COVARIATE * covariate], dim=1)
+
+    def _basis(self, weight: Tensor) -> Tensor:
+        """From coefficients of phi, ``(..., n_features, n_outputs)``, those of :meth:`_features`; double precision."""
+        n, weight = len(self.root), weight.double()
+        return torch.cat([self.root.double() @ weight[..., :n, :], weight[..., n:, :]], dim=-2)
 
     def _point(self, c: Tensor, covariate: Tensor) -> Tensor:
         """Where cells lie for the kernel, ``(n_cells, n_condition + n_covariate)``."""
@@ -143,11 +153,12 @@ class NystromRidge(FittedModule):
         self.set_buffers(root=root, rate=rate, weight=weight)
         gram, cross = moments.gram.sum(dim=0), moments.cross.sum(dim=0)
         left_out = torch.stack([_solve(gram - g, cross - b, penalty) for g, b in zip(*moments[:2], strict=True)])
+        left_out = self._basis(left_out)
         residual = torch.empty_like(x)
-        for rows in torch.arange(n, device=x.device).split(_PIECE_CELLS):
-            predicted = torch.einsum("nf,kfd->nkd", self.features(c[rows], covariate[rows]), left_out.to(x.dtype))
-            own = predicted.gather(1, folds[rows, None, None].expand(-1, 1, x.shape[1]))[:, 0]
-            residual[rows] = x[rows] - self.offset - own
+        for rows, features in self._pieces(c, covariate):
+            for k in range(N_FOLDS):
+                own = folds[rows] == k
+                residual[rows[own]] = (x[rows[own]] - self.offset - features[own] @ left_out[k]).to(x.dtype)
         return residual
 
     def _moments(self, x: Tensor, c: Tensor, covariate: Tensor, folds: Tensor) -> _Moments:
@@ -155,14 +166,22 @@ class NystromRidge(FittedModule):
         gram = torch.zeros(N_FOLDS, n_features, n_features, dtype=torch.float64, device=x.device)
         cross = torch.zeros(N_FOLDS, n_features, n_outputs, dtype=torch.float64, device=x.device)
         squares = torch.zeros(N_FOLDS, n_outputs, dtype=torch.float64, device=x.device)
-        for rows in torch.arange(len(x), device=x.device).split(_PIECE_CELLS):
-            features, target, fold = self.features(c[rows], covariate[rows]), x[rows] - self.offset, folds[rows]
+        for rows, features in self._pieces(c, covariate):
+            target, fold = (x[rows] - self.offset).double(), folds[rows]
             for k in range(N_FOLDS):
-                phi, own = features[fold == k], target[fold == k]
-                gram[k] += phi.T @ phi
-                cross[k] += phi.T @ own
-                squares[k] += own.double().square().sum(dim=0)
-        return _Moments(gram, cross, squares)
+                own = fold == k
+                gram[k] += features[own].T @ features[own]
+                cross[k] += features[own].T @ target[own]
+                squares[k] += target[own].square().sum(dim=0)
+        # The products of phi are those of the kernel between two roots: cheaper than phi of every cell.
+        gram = self._basis(self._basis(gram).mT)
+        return _Moments(gram, self._basis(cross), squares)
+
+    def _pieces(self, c: Tensor, covariate: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows of cells and their features, in double precision."""
+        landmarks, rate = self.landmarks.double(), self.rate.double()
+        for rows in torch.arange(len(c), device=c.device).split(_PIECE_CELLS):
+            yield rows, self._features(c[rows].double(), covariate[rows].double(), landmarks, rate)
 
 
 def _errors(moments: _Moments, *, fold_range: int) -> list[tuple[float, float]]:

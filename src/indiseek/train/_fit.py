@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -95,9 +96,14 @@ def resolve_process(accelerator: str, *, devices: int | Sequence[int] = 1, num_n
             )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         what = f"accelerator={accelerator!r}" if devices == 1 else f"accelerator={accelerator!r}, devices={devices!r}"
+        named = re.fullmatch(r"(cuda|gpu):(\d+)", accelerator)
+        advice = (
+            f"pass accelerator='gpu', devices=[{named[2]}]."
+            if named
+            else "pass accelerator='auto', which takes what there is, or accelerator='cpu'."
+        )
         raise ValueError(
-            f"expected a device that this machine has, got {what} ({' '.join(str(error).split())}); pass "
-            "accelerator='auto', which takes what there is, or accelerator='cpu'."
+            f"expected a device that this machine has, got {what} ({' '.join(str(error).split())}); {advice}"
         ) from error
     return Process(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
 
