@@ -16,6 +16,7 @@ from indiseek.nn._fitted import FittedModule
 
 # More cells do not make better starting values, only slower ones.
 _MAX_CELLS = 5000
+_PIECE_CELLS = 4096
 
 
 @final
@@ -101,4 +102,4 @@ class NormalMixture(FittedModule):
 
     def weights_of(self, z: Tensor) -> Tensor:
         """Posterior weights of the components, ``(n_cells, n_components)``; they add up to 1."""
-        return self.joint_log_prob(z).softmax(dim=1)
+        return torch.cat([self.joint_log_prob(piece).softmax(dim=1) for piece in z.split(_PIECE_CELLS)])

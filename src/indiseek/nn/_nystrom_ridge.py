@@ -10,8 +10,12 @@ from torch import Tensor
 
 from indiseek.nn._fitted import FittedModule
 
-_PIECE_CELLS = 4096
+_PIECE_CELLS = 1024
+# More cells choose the same width, and each width that is tried costs a pass over them.
+_MAX_TO_CHOOSE = 8192
 N_FOLDS = 5
+# Two of them tell widths and penalties apart.
+_FOLDS_TO_CHOOSE = 2
 # Widths relative to the median squared distance of the landmarks, and ridge penalties.
 _WIDTHS = (0.5, 1.0, 2.0, 4.0)
 _PENALTIES = tuple(10.0**exponent for exponent in (-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5))
@@ -39,8 +43,9 @@ class NystromRidge(FittedModule):
         k_L(c)_l = \exp(-(\lVert c - c_l \rVert^2 + 0.15\, s^2\, [\text{covariates differ}]) / (g\, s^2)),
 
     with landmarks :math:`c_l`, cells drawn at random, and :math:`s^2` their median squared distance. Width g and
-    penalty are those with the least error, on a log scale, in folds of cells that were left out. All that is needed
-    of the cells are sums of products, so that they are read in pieces, once for each width and once for the residuals.
+    penalty are those with the least error, on a log scale, in folds of cells that were left out; for the width at most
+    8,192 cells are looked at. All that is needed of the cells are sums of products, so that they are read in pieces,
+    once for these and once for the residuals.
 
     Parameters
     ----------
@@ -128,13 +133,14 @@ class NystromRidge(FittedModule):
         ``(n_cells, n_outputs)``.
         """
         n = len(x)
-        rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: max(1, n_landmarks)]
-        points = c[rows.to(c.device)]
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(c.device)
+        rows, few = order[: max(1, n_landmarks)], order[:_MAX_TO_CHOOSE].sort().values
+        points = c[rows]
         scale = max(float(_square_distance(points, points).double().median()), 1e-12)
         if covariate.shape[1]:
             # Two categories differ in two entries.
             self.set_buffers(apart=torch.tensor(0.5 * _APART * scale).sqrt())
-        points = self._point(points, covariate[rows.to(c.device)])
+        points = self._point(points, covariate[rows])
         self.set_buffers(landmarks=points, offset=x.double().mean(dim=0))
         distance = _square_distance(self.landmarks, self.landmarks).double()
         best = float("inf")
@@ -143,15 +149,17 @@ class NystromRidge(FittedModule):
             values, vectors = torch.linalg.eigh(kernel)
             root = _KERNEL * (vectors / values.clamp_min(1e-6).sqrt()) @ vectors.T
             self.set_buffers(root=root, rate=torch.tensor(1.0 / (scale * width)))
-            moments = self._moments(x, c, covariate, folds)
-            # Two of five folds tell the widths apart.
-            error, penalty = min(_errors(moments, fold_range=2))
+            moments = self._moments(x[few], c[few], covariate[few], folds[few])
+            error, _ = min(_errors(moments))
             if error < best:
-                best, chosen = error, (self.root.clone(), self.rate.clone(), penalty, moments)
-        root, rate, penalty, moments = chosen
-        weight = _solve(moments.gram.sum(dim=0), moments.cross.sum(dim=0), penalty)
-        self.set_buffers(root=root, rate=rate, weight=weight)
+                best, chosen = error, (self.root.clone(), self.rate.clone(), moments)
+        root, rate, moments = chosen
+        self.set_buffers(root=root, rate=rate)
+        if n > len(few):
+            moments = self._moments(x, c, covariate, folds)
+        _, penalty = min(_errors(moments))
         gram, cross = moments.gram.sum(dim=0), moments.cross.sum(dim=0)
+        self.set_buffers(weight=_solve(gram, cross, penalty))
         left_out = torch.stack([_solve(gram - g, cross - b, penalty) for g, b in zip(*moments[:2], strict=True)])
         left_out = self._basis(left_out)
         residual = torch.empty_like(x)
@@ -173,8 +181,9 @@ class NystromRidge(FittedModule):
                 gram[k] += features[own].T @ features[own]
                 cross[k] += features[own].T @ target[own]
                 squares[k] += target[own].square().sum(dim=0)
-        # The products of phi are those of the kernel between two roots: cheaper than phi of every cell.
-        gram = self._basis(self._basis(gram).mT)
+        for k in range(N_FOLDS):
+            # The products of phi are those of the kernel between two roots: cheaper than phi of every cell.
+            gram[k] = self._basis(self._basis(gram[k]).mT)
         return _Moments(gram, self._basis(cross), squares)
 
     def _pieces(self, c: Tensor, covariate: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -184,11 +193,11 @@ class NystromRidge(FittedModule):
             yield rows, self._features(c[rows].double(), covariate[rows].double(), landmarks, rate)
 
 
-def _errors(moments: _Moments, *, fold_range: int) -> list[tuple[float, float]]:
+def _errors(moments: _Moments) -> list[tuple[float, float]]:
     """Sum over outputs of the log of the error left out, for each penalty, and the penalty."""
     gram, cross = moments.gram.sum(dim=0), moments.cross.sum(dim=0)
     error = torch.zeros(len(_PENALTIES), cross.shape[1], dtype=torch.float64, device=cross.device)
-    for k in range(fold_range):
+    for k in range(_FOLDS_TO_CHOOSE):
         values, vectors = torch.linalg.eigh(gram - moments.gram[k])
         known = vectors.T @ (cross - moments.cross[k])
         own_gram = vectors.T @ moments.gram[k] @ vectors
