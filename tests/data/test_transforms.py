@@ -47,7 +47,7 @@ def test_pieces_of_any_size_give_the_same_features(make, counts, rows, monkeypat
     whole = _fitted(make, counts, rows)
     features = whole.apply_to(counts)
     monkeypatch.setattr(_transforms, "row_chunks", functools.partial(_transforms.row_chunks, size=37))
-    monkeypatch.setattr(_transforms, "_STEP_CELLS", 10)
+    monkeypatch.setattr(_transforms, "STEP_CELLS", 10)
     torch.testing.assert_close(whole.apply_to(counts), features, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(_fitted(make, counts, rows).apply_to(counts), features, rtol=1e-3, atol=1e-3)
 

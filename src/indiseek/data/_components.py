@@ -17,10 +17,11 @@ from torch import Tensor
 from indiseek._checks import check_number
 from indiseek.data._disk import Matrix, Values, row_chunks
 from indiseek.data._signal import LEAST_CELLS, count_components, reconstructed_components
-from indiseek.data._transforms import Transform, csr, dense, log_ratio, to_tensor
+from indiseek.data._transforms import STEP_CELLS, Transform, csr, dense, log_ratio, to_tensor
 
 _MOST_COMPONENTS = 50
 _TINY = 1e-30
+_BLOCK_FEATURES = 256
 
 
 class ComponentTransform(Transform):
@@ -82,22 +83,24 @@ class ComponentTransform(Transform):
         total = np.zeros(len(picked))
         gram = np.zeros((len(picked), len(picked)))
         for chunk in row_chunks(values, rows):
-            x = self._before(chunk, picked)
-            total += x.sum(axis=0, dtype=np.float64)
-            gram += x.T @ x
-            # The next chunk needs its room.
-            del x
+            for piece in row_chunks(chunk, size=STEP_CELLS):
+                x = self._before(piece, picked)
+                total += x.sum(axis=0, dtype=np.float64)
+                gram += x.T @ x
+                # The next piece needs its room.
+                del x
         mean = total / n
-        # In place, as each of these matrices can have the size of a chunk of cells.
-        outer = np.outer(mean, mean)
-        outer *= n
-        gram -= outer
+        # A few rows at a time: each of these matrices can have the size of many cells.
+        blocks = np.array_split(np.arange(len(picked)), max(1, len(picked) // _BLOCK_FEATURES))
+        for block in blocks:
+            gram[block] -= np.outer(mean[block], mean) * n
         gram /= n - 1
         variance = np.maximum(np.diagonal(gram), 0.0)
         # A feature that varies only outside the training cells has nothing to be scaled by.
         varies = variance > 1e-10 * (1.0 + mean**2)
         inverse = np.divide(1.0, np.sqrt(variance), out=np.zeros_like(variance), where=varies)
-        gram *= np.outer(inverse, inverse, out=outer)
+        for block in blocks:
+            gram[block] *= np.outer(inverse[block], inverse)
         n_components = min(n_components, len(picked))
         # LAPACK takes columns one after the other; other matrices would be copied.
         variances, axes = scipy.linalg.eigh(

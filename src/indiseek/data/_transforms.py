@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from indiseek.data._disk import CHUNK_CELLS, Matrix, Values, row_chunks
 
 # Cells that are transformed at once: what is computed on the way takes several times the memory of the values.
-_STEP_CELLS = CHUNK_CELLS // 4
+STEP_CELLS = CHUNK_CELLS // 4
 
 
 class Transform(nn.Module, ABC):
@@ -86,7 +86,7 @@ class Transform(nn.Module, ABC):
         result = torch.empty((len(wanted), self.n_output), dtype=torch.float32, device=self.device)
         places = torch.from_numpy(order).to(self.device)
         for chunk in row_chunks(values, wanted[order]):
-            for piece in row_chunks(chunk, size=_STEP_CELLS):
+            for piece in row_chunks(chunk, size=STEP_CELLS):
                 here, places = places.split([piece.shape[0], len(places) - piece.shape[0]])
                 result[here] = self(to_tensor(piece, self.device))
         return result
