@@ -83,9 +83,7 @@ def _unit(code: np.ndarray) -> np.ndarray:
     return np.stack([row / math.sqrt(sum(value**2 for value in row)) for row in code])
 
 
-def _steps(
-    form: str, k: int, orthogonality: str
-) -> tuple[DisentangledSpecificObjective, DisentangledSharedObjective]:
+def _steps(form: str, k: int, orthogonality: str) -> tuple[DisentangledSpecificObjective, DisentangledSharedObjective]:
     """The objective of step 2, and that of step 1 which it follows."""
     names = list(FEATURES)[:k]
     torch.manual_seed(1)
