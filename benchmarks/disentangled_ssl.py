@@ -111,6 +111,8 @@ _QUICK = (
     *(f"{form}, beta 0.01{rest}" for form in (_PUBLISHED, _FORMS) for rest in ("", ", lambda 0", ", lambda 1")),
     "published sizes, beta 0.01, lambda 1",
     "ours, beta 0.01, lambda 1",
+    "DisentangledSSL, defaults",
+    'DisentangledSSL, form="fixed"',
 )
 
 
@@ -212,11 +214,11 @@ def main() -> None:
     options = parser.parse_args()
     how = {"fresh": options.fresh, "smoke": options.smoke}
     for data in options.data:
+        wanted = [label for label in options.points if label in ({"pbmc": PBMC} | ROWS)[data]]
+        labels = [label for label in wanted if label in _QUICK or not options.quick]
         if data == "pbmc":
-            text, record = certificates([label for label in options.points if label in PBMC], options.seeds, **how)
+            text, record = certificates(labels, options.seeds, **how)
         else:
-            wanted = [label for label in options.points if label in ROWS[data]]
-            labels = [label for label in wanted if label in _QUICK or not options.quick]
             text, record = simulated(data, labels, options.seeds, cached=options.cached, **how)
         if options.smoke:
             print(text)
