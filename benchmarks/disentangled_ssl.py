@@ -6,7 +6,7 @@ for the three labels in the codes. Further data (``--data``) are a variant of th
 has noise, and the blood cells that ship with the package, by the certificate. Each has a table of its own. Each fit is
 kept in ``benchmarks/.cache``: a run that was stopped goes on, and ``--cached`` writes the table of what there is.
 
-A step takes two to four minutes of one core, the whole grid of three seeds about five hours. ``--quick`` does some
+A step takes three to four minutes of one core, the whole grid of three seeds about seven hours. ``--quick`` does some
 points of each kind, ``--points`` those that are named, ``--smoke`` few cells and epochs.
 """
 
