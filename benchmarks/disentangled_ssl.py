@@ -180,7 +180,7 @@ def simulated(
             found[label].append(kept(path, compute, fresh=fresh and not cached))
             print(f"{data}, seed {seed}, {label}: {found[label][-1]}", flush=True)
     found = {label: values for label, values in found.items() if values}
-    rows = [table_row(label, values) | {"seeds": len(values)} for label, values in found.items()]
+    rows = [table_row(label, values) | {"seeds": str(len(values))} for label, values in found.items()]
     if data == "published":
         rows += [
             {"codes": f"{_FIGURE}, beta {beta:g}"} | _numbers(SHARED_COLUMNS, values)
@@ -249,7 +249,7 @@ torch's initial weights, 2,000 of the training cells held out, a probe that has 
 length. "figure, about": read off the figure in the README of uhlerlab/DisentangledSSL, to about 0.003. Each seed
 draws cells, weights and batches anew (the program: one draw of cells, and step 2 always goes on from step 1 of
 seed 0). s: a row with lambda goes on from the step 1 of its beta, and is step 2 and its probes; where that step was
-fitted in an earlier run, it is both.""",
+fitted in an earlier run, it is both. It is wall time, longer where the core has other work.""",
     "nonlinear": f"""{_PROBES} All rows in form="fixed". 2,000 of the training cells are for validation, features are
 standardised, weights torch's. Ours: beta of the equation, mean squared correlations, two hidden layers of 256, 1e-3,
 batches of 512, early stopping. s: both steps and probes.""",
