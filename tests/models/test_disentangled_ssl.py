@@ -12,6 +12,7 @@ from small import SIZES
 
 from indiseek.data import Scale
 from indiseek.models import DisentangledSSLModel
+from indiseek.models._disentangled_ssl import DisentangledSSLOptions
 from indiseek.nn import Encoder
 from indiseek.simulation import simulate_gaussian
 
@@ -42,6 +43,7 @@ WRONG = [
         ValueError,
         r"expected orthogonality to be one of \['correlation', 'published'\], got 'x'",
     ),
+    ({"form": "printed"}, ValueError, r"expected form to be one of \['paper', 'code', 'fixed'\], got 'printed'"),
     ({"n_specific": {"rna": 3}}, KeyError, r"expected n_specific of the modalities \['rna', 'prot'\], got \['rna'\]"),
 ]
 
@@ -67,18 +69,23 @@ def test_published_settings_are_reachable(mdata):
         n_specific=100,
         beta=1.0,
         bottleneck="cosine",
+        form="code",
         orthogonality="published",
         noise=0.01,
         masked=0.1,
-        encoder=Encoder(hidden=(512,), activation="relu", layer_norm=False),
+        encoder=Encoder(hidden=(512,), activation="relu", layer_norm=False, initial_sd=0.01),
     )
     model.train(**FAST | {"max_epochs": {"shared": 2, "specific": 1}}, lr=1e-4, early_stopping=False)
     shared, specific = (model.module.objective(stage) for stage in ("shared", "specific"))
     assert (shared.beta, shared.bottleneck, shared.kappa, shared.temperature) == (1.0, "cosine", 1000.0, 0.07)
-    assert (specific.orthogonality, specific.noise, specific.masked) == ("published", 0.01, 0.1)
+    assert (shared.augment, shared.noise, shared.masked) == (True, 0.01, 0.1)
+    assert (specific.form, specific.orthogonality) == ("code", "published")
+    assert (specific.noise, specific.masked) == (0.01, 0.1)
     for encoder in (*shared.encoders, *specific.encoders):
         assert [type(layer) for layer in encoder] == [torch.nn.Linear, torch.nn.ReLU, torch.nn.Linear]
         assert encoder[-1].weight.shape == (100, 512)
+        # Still near the widths from which they were drawn; torch's own have 0.026.
+        assert encoder[-1].weight.std().item() == pytest.approx(0.01, rel=0.1)
     assert model.get_latent_representation(modality="prot", kind="specific").shape == (150, 100)
 
 
@@ -91,6 +98,36 @@ def test_a_specific_code_is_a_function_of_its_own_modality(mdata):
     np.testing.assert_allclose(again, code, atol=1e-5)
     changed = model.get_latent_representation(other, modality="prot", kind="specific")
     assert not np.allclose(changed, model.get_latent_representation(modality="prot", kind="specific"), atol=1e-2)
+
+
+@pytest.mark.parametrize("form", ["paper", "code"])
+def test_views_are_encoded_by_the_shared_encoders_of_the_last_training(mdata, tmp_path, form):
+    model = DisentangledSSLModel(mdata, **SIZES, form=form)
+    for _ in range(2):
+        model.train(**FAST)
+        shared, specific = (model.module.objective(stage) for stage in ("shared", "specific"))
+        for copied, own in zip(specific.shared.parameters(), shared.encoders.parameters(), strict=True):
+            assert torch.equal(copied, own) and not copied.requires_grad
+    model.save(tmp_path / "model")
+    again = DisentangledSSLModel.load(tmp_path / "model", mdata)
+    for kind in ("shared", "specific"):
+        code = model.get_latent_representation(modality="rna", kind=kind)
+        np.testing.assert_allclose(again.get_latent_representation(modality="rna", kind=kind), code, atol=1e-6)
+
+
+def test_specific_codes_of_the_program_have_a_length_of_their_own(mdata):
+    model = DisentangledSSLModel(mdata, **SIZES, form="code")
+    model.train(**FAST)
+    lengths = np.linalg.norm(model.get_latent_representation(modality="rna", kind="specific"), axis=1)
+    assert lengths.std() > 1e-3
+    np.testing.assert_allclose(np.linalg.norm(mdata.obsm["X_disentangledssl_shared"], axis=1), 1, rtol=1e-5)
+
+
+def test_options_written_down_before_there_were_forms_are_fixed(mdata):
+    record = DisentangledSSLModel(mdata, **SIZES)._options.record()
+    assert DisentangledSSLOptions.from_record(record).form == "paper"
+    del record["form"]
+    assert DisentangledSSLOptions.from_record(record).form == "fixed"
 
 
 @pytest.fixture(scope="module")

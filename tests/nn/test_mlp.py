@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from indiseek.nn import MLP
+from indiseek.nn import MLP, Encoder
 
 
 @pytest.mark.parametrize("hidden", [(), (7,), (7, 5, 3)])
@@ -48,3 +48,29 @@ def test_a_width_below_one_is_refused(n_in, n_out, hidden):
 def test_an_unknown_activation_is_refused():
     with pytest.raises(ValueError, match=r"expected activation to be one of \['gelu', 'relu'\], got 'tanh'"):
         MLP(3, 2, activation="tanh")
+
+
+def test_initial_weights_have_the_standard_deviation_asked_for_and_biases_are_torchs():
+    torch.manual_seed(0)
+    net = Encoder(hidden=(300,), initial_sd=0.01).network(400, 200)
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            assert layer.weight.std().item() == pytest.approx(0.01, rel=0.02)
+            assert layer.weight.mean().item() == pytest.approx(0, abs=2e-4)
+            # Normal, not uniform: a part of them lies beyond the ends of a uniform distribution of this width.
+            assert (layer.weight.abs() > 0.02).float().mean().item() == pytest.approx(0.0455, rel=0.1)
+            assert layer.bias.abs().max().item() == pytest.approx(layer.in_features**-0.5, rel=0.05)
+
+
+def test_weights_are_torchs_without_a_standard_deviation():
+    torch.manual_seed(0)
+    first = Encoder(hidden=(5,)).network(4, 3)
+    torch.manual_seed(0)
+    for a, b in zip(first.parameters(), MLP(4, 3, hidden=(5,)).parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("initial_sd", [0.0, -1.0, float("nan")])
+def test_an_initial_width_that_is_none_is_refused(initial_sd):
+    with pytest.raises(ValueError, match="expected initial_sd to be a .*number above 0"):
+        Encoder(initial_sd=initial_sd)

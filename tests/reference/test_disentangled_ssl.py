@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scipy import special
 
 from indiseek.data import CellTensors
 from indiseek.nn import Encoder
-from indiseek.objectives import DisentangledSharedObjective, DisentangledSpecificObjective
+from indiseek.objectives import DisentangledSharedObjective, DisentangledSpecificObjective, augmented_view
 
 N = 7
 FEATURES = {"a": 6, "b": 4, "c": 3}
@@ -78,31 +79,108 @@ def _penalty(z: np.ndarray, c: np.ndarray, form: str) -> float:
     return math.sqrt(total) if form == "published" else total
 
 
-@pytest.mark.parametrize("form", ["correlation", "published"])
-@pytest.mark.parametrize("k", [2, 3])
-def test_step_2_equals_its_loop(k, form):
+def _unit(code: np.ndarray) -> np.ndarray:
+    return np.stack([row / math.sqrt(sum(value**2 for value in row)) for row in code])
+
+
+def _steps(form: str, k: int, orthogonality: str) -> tuple[DisentangledSpecificObjective, DisentangledSharedObjective]:
+    """The objective of step 2, and that of step 1 which it follows."""
     names = list(FEATURES)[:k]
     torch.manual_seed(1)
+    first = DisentangledSharedObjective(
+        {name: FEATURES[name] for name in names}, N_SHARED, encoder=Encoder(hidden=(8,))
+    ).double()
     objective = DisentangledSpecificObjective(
         {name: FEATURES[name] for name in names},
         N_SHARED,
         {name: SPECIFIC[name] for name in names},
+        form=form,
         lam=0.7,
-        orthogonality=form,
+        orthogonality=orthogonality,
+        noise=0.5,
+        masked=0.4,
         temperature=TAU,
         encoder=Encoder(hidden=(8,)),
-    )
-    objective.double().eval()
-    batch = _batch(k)
-    shared = [c.numpy() for c in batch.condition]
+    ).double()
+    objective.follow([first])
+    return objective.eval(), first.eval()
+
+
+def _step_2(form, orthogonality, objective, first, cells, views) -> float:
+    """The loss written from the description of each form, cell by cell."""
+    k = len(cells)
+
+    def shared(i: int, x: torch.Tensor) -> np.ndarray:
+        raw = first.encoders[i](x).detach().numpy()
+        return raw if form == "code" else _unit(raw)
+
+    def specific(i: int, x: torch.Tensor, own: np.ndarray) -> np.ndarray:
+        raw = objective.encoders[i](torch.cat([x, torch.from_numpy(own)], dim=-1)).detach().numpy()
+        return raw if form == "code" else _unit(raw)
+
+    of_cell = [shared(i, cells[i]) for i in range(k)]
+    of_view = of_cell if form == "fixed" else [shared(i, views[i]) for i in range(k)]
     expected = 0.0
     for i in range(k):
-        # In eval mode a cell is its own view; half of the cosine of the pairs is the mean of the two cosines.
-        inputs = torch.cat([batch.features[i], batch.condition[i]], dim=-1)
-        raw = objective.encoders[i](inputs).detach().numpy()
-        z = raw / np.linalg.norm(raw, axis=1, keepdims=True)
-        known = sum(shared[j] for j in range(k) if j != i)
-        known = known / np.linalg.norm(known, axis=1, keepdims=True)
-        pairs = [np.concatenate([z[n], known[n]]) / math.sqrt(2) for n in range(N)]
-        expected += _infonce(pairs, pairs, TAU) + 0.7 * _penalty(z, shared[i], form)
-    assert objective.loss(batch).loss.item() == pytest.approx(expected, rel=1e-6)
+        z_cell, z_view = specific(i, cells[i], of_cell[i]), specific(i, views[i], of_view[i])
+        sides = []
+        for z, codes in ((z_cell, of_cell), (z_view, of_view)):
+            known = sum(codes[j] for j in range(k) if j != i) / (k - 1)
+            known = known if form == "code" else _unit(known)
+            sides.append(list(_unit(np.concatenate([z, known], axis=1))))
+        expected += _infonce(*sides, TAU)
+        penalty = _penalty(_unit(z_cell), _unit(of_cell[i]), orthogonality)
+        if form == "code":
+            penalty = 0.5 * (penalty + _penalty(_unit(z_view), _unit(of_view[i]), orthogonality))
+        expected += 0.7 * penalty
+    return expected
+
+
+@pytest.mark.parametrize("orthogonality", ["correlation", "published"])
+@pytest.mark.parametrize("form", ["paper", "code", "fixed"])
+@pytest.mark.parametrize("k", [2, 3])
+def test_step_2_equals_its_loop(k, form, orthogonality):
+    objective, first = _steps(form, k, orthogonality)
+    batch = _batch(k)
+    batch = batch._replace(condition=first.latents(batch))
+    # Held-out views are drawn from this seed, modality by modality; the program's cells are augmented before that.
+    generator = torch.Generator().manual_seed(0)
+    augment = partial(augmented_view, noise=0.5, masked=0.4, generator=generator)
+    cells = [augment(x) for x in batch.features] if form == "code" else list(batch.features)
+    views = [augment(x) for x in cells]
+    with torch.no_grad():
+        found = objective.validate(batch)["loss"].item()
+        alone = objective.loss(batch).loss.item()
+    assert found == pytest.approx(_step_2(form, orthogonality, objective, first, cells, views), rel=1e-6)
+    # In evaluation a cell is its own view.
+    clean = list(batch.features)
+    assert alone == pytest.approx(_step_2(form, orthogonality, objective, first, clean, clean), rel=1e-6)
+    assert abs(found - alone) > 1e-3
+
+
+@pytest.mark.parametrize("bottleneck", ["kl", "cosine"])
+def test_step_1_of_the_program_is_the_loss_of_augmented_cells(bottleneck):
+    torch.manual_seed(1)
+    objective = DisentangledSharedObjective(
+        dict(list(FEATURES.items())[:2]),
+        N_SHARED,
+        beta=0.4,
+        bottleneck=bottleneck,
+        kappa=1e12,
+        temperature=TAU,
+        augment=True,
+        noise=0.5,
+        masked=0.4,
+        encoder=Encoder(hidden=(8,)),
+    ).double()
+    batch = _batch(2)
+    torch.manual_seed(5)
+    augmented = [augmented_view(x, noise=0.5, masked=0.4) for x in batch.features]
+    torch.manual_seed(5)
+    found = objective.train().loss(batch).terms
+    objective.eval()
+    expected = objective.loss(batch._replace(features=tuple(augmented))).terms
+    clean = objective.loss(batch).terms
+    for name in ("infonce", "misalignment"):
+        assert found[name].item() == pytest.approx(expected[name].item(), rel=1e-4)
+        assert abs(found[name].item() - clean[name].item()) > 1e-3

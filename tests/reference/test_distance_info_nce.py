@@ -43,3 +43,30 @@ def test_objective_is_the_mean_over_pairs_of_modalities():
     a, b, c = (code.numpy() for code in objective.latents(batch))
     expected = (loop(a, b, 2.0) + loop(a, c, 2.0) + loop(b, c, 2.0)) / 3
     assert objective.loss(batch).loss.item() == pytest.approx(expected)
+
+
+def program_loop(a: np.ndarray, b: np.ndarray, others_a: np.ndarray, others_b: np.ndarray, tau: float) -> float:
+    """The authors' program: the pair against codes of the same modality, of other cells; row i has its own `others`."""
+    total = 0.0
+    for i in range(len(a)):
+        own = math.exp(-sum((a[i] - b[i]) ** 2) / tau)
+        over_a = own + sum(math.exp(-sum((a[i] - other) ** 2) / tau) for other in others_a[i])
+        over_b = own + sum(math.exp(-sum((b[i] - other) ** 2) / tau) for other in others_b[i])
+        total -= math.log(own / over_a) + math.log(own / over_b)
+    return total / (2 * len(a))
+
+
+def test_negatives_of_the_same_modality_are_ours_where_codes_agree_and_only_there():
+    a, b = np.random.default_rng(0).normal(size=(2, 6, 3))
+    b *= 2
+
+    def others(codes: np.ndarray) -> np.ndarray:
+        return np.stack([np.delete(codes, i, axis=0) for i in range(len(codes))])
+
+    agreed = distance_info_nce_loss(torch.from_numpy(a), torch.from_numpy(a), 2.0).item()
+    assert agreed == pytest.approx(program_loop(a, a, others(a), others(a), 2.0), abs=1e-10)
+    # A modality that is moved as a whole: the program's negatives do not see it, ours move along.
+    ours, moved = (distance_info_nce_loss(torch.from_numpy(a), torch.from_numpy(x), 2.0).item() for x in (b, b + 1))
+    program = [program_loop(a, x, others(a), others(x), 2.0) for x in (b, b + 1)]
+    assert abs(ours - program[0]) > 0.1
+    assert program[1] - program[0] > moved - ours + 0.1

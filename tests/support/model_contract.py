@@ -207,13 +207,20 @@ def diverge(pl_module: lightning.LightningModule) -> None:
 
 
 class Modes(lightning.Callback):
-    """Whether every training step of every stage ran in train mode."""
+    """Whether every training step of every stage ran in train mode, but for networks that are frozen."""
 
     def __init__(self) -> None:
         self.seen: list[bool] = []
 
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
-        self.seen += [module.training for module in pl_module.objective.modules()]
+        modules = list(pl_module.objective.modules())
+        frozen = {id(part) for module in modules if _is_frozen(module) for part in module.modules()}
+        self.seen += [module.training for module in modules if id(module) not in frozen]
+
+
+def _is_frozen(module: torch.nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 class FirstRows(lightning.Callback):

@@ -50,6 +50,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "disentangled shared": lambda: DisentangledSharedObjective(*_CODES, beta=0.5, kappa=10.0, **HIDDEN),
     "disentangled specific": lambda: DisentangledSpecificObjective(*_SPECIFIC, **_QUIET),
     "disentangled published": lambda: DisentangledSpecificObjective(*_SPECIFIC, orthogonality="published", **_QUIET),
+    "disentangled code": lambda: DisentangledSpecificObjective(*_SPECIFIC, form="code", **_QUIET),
     "comm": lambda: CoMMObjective(N_FEATURES, 4, **_COMM),
     "comm code": lambda: CoMMObjective(N_FEATURES, 4, form="code", negatives="both", **_COMM),
     "flow": lambda: ConditionalFlowObjective(

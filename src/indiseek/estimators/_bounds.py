@@ -25,6 +25,11 @@ def info_nce(scores: Tensor) -> Tensor:
 
     .. math:: I_{NCE} = \frac1N \sum_i \Big[ f(z_i, c_i) - \log \frac1N \sum_k \exp f(z_i, c_k) \Big]
 
+    The candidates are the :math:`c_k` of one :math:`z_i`, as printed by Gui et al. The program of FactorCL has the
+    :math:`z_k` of one :math:`c_i` as candidates: ``info_nce(scores.T)``. Both are lower bounds. The best critic is
+    :math:`\log p(z, c) / p(z) p(c)` up to a function of `z` here, and up to one of `c` there; :func:`nce_club` sees
+    neither.
+
     Parameters
     ----------
     scores
@@ -61,7 +66,8 @@ def nce_club(scores: Tensor) -> Tensor:
     ----------
     scores
         ``(n_cells, n_cells)``; entry ``[i, k]`` is ``f(z_i, c_k)``. The pairs off the diagonal stand for
-        the product of the marginals.
+        the product of the marginals; the program of FactorCL takes the mean over all pairs, and its value is smaller
+        by the factor ``1 - 1 / n_cells``.
 
     Returns
     -------

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 from mudata import MuData
 
@@ -18,6 +18,7 @@ from indiseek.objectives import (
     DisentangledSharedObjective,
     DisentangledSpecificObjective,
     Orthogonality,
+    SpecificForm,
     n_masked_features,
 )
 from indiseek.train import Schedule, Space, Stage
@@ -36,6 +37,7 @@ class DisentangledSSLOptions(Options):
     beta: float
     bottleneck: Bottleneck
     kappa: float
+    form: SpecificForm
     lam: float
     orthogonality: Orthogonality
     noise: float
@@ -50,12 +52,18 @@ class DisentangledSSLOptions(Options):
         check_number("beta", self.beta, low=0)
         check_choice("bottleneck", self.bottleneck, ("kl", "cosine"))
         check_number("kappa", self.kappa, above=0)
+        check_choice("form", self.form, ("paper", "code", "fixed"))
         check_number("lam", self.lam, low=0)
         check_choice("orthogonality", self.orthogonality, ("correlation", "published"))
         check_number("noise", self.noise, low=0)
         check_number("masked", self.masked, low=0, below=1)
         check_number("temperature", self.temperature, above=0)
         check_encoder(self.encoder)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], own_code: Iterable[Any] = ()) -> Any:
+        """Rebuild from :meth:`record`; one without a form was made when there was only ``"fixed"``."""
+        return super().from_record({"form": "fixed", **record}, own_code)
 
 
 @final
@@ -66,8 +74,8 @@ class DisentangledSSLModel(MultimodalModel):
     common and shed what only one knows, :math:`\max I(C_1; X_2) - \beta I(C_1; X_1 \mid X_2)`. Stage 2 freezes
     them and learns codes :math:`Z_i = g_i(X_i, C_i)` that, with the other modality's shared code, tell a cell from
     others under augmentation, and are linearly unrelated to the own shared code,
-    :math:`\max I(Z_1, X_2; X_1) - \lambda I(Z_1; C_1)`. All codes given out are unit vectors; shared ones are
-    the mean directions :math:`\mu_i`.
+    :math:`\max I(Z_1, X_2; X_1) - \lambda I(Z_1; C_1)`. All codes given out are unit vectors, but for specific ones of
+    ``form="code"``; shared ones are the mean directions :math:`\mu_i`.
 
     :meth:`train` knows the stages ``"shared"`` (2,000 steps) and ``"specific"`` (1,000 steps), each of 512 cells a step
     with a learning rate that falls from 1e-3 along a cosine; both stop early.
@@ -89,6 +97,10 @@ class DisentangledSSLModel(MultimodalModel):
         dimensions.
     kappa
         Concentration of the shared codes: smaller blurs them more.
+    form
+        ``"paper"``: both steps by the paper's equations. ``"code"``: as the authors' program computes them: cells are
+        augmented in both steps, codes of step 2 are not normalised, and the penalty is the mean of a cell's
+        and its view's. ``"fixed"``: as ``"paper"``, but views stand beside the shared code of the cell.
     lam
         Weight :math:`\lambda` of the orthogonality.
     orthogonality
@@ -142,6 +154,7 @@ class DisentangledSSLModel(MultimodalModel):
         beta: float = 0.01,
         bottleneck: Bottleneck = "kl",
         kappa: float = 1000.0,
+        form: SpecificForm = "paper",
         lam: float = 1.0,
         orthogonality: Orthogonality = "correlation",
         noise: float = 0.01,
@@ -156,6 +169,7 @@ class DisentangledSSLModel(MultimodalModel):
             beta=beta,
             bottleneck=bottleneck,
             kappa=kappa,
+            form=form,
             lam=lam,
             orthogonality=orthogonality,
             noise=noise,
@@ -178,6 +192,9 @@ class DisentangledSSLModel(MultimodalModel):
                 bottleneck=options.bottleneck,
                 kappa=options.kappa,
                 temperature=options.temperature,
+                augment=options.form == "code",
+                noise=options.noise,
+                masked=options.masked,
                 encoder=options.encoder,
             ),
             schedule=_SHARED,
@@ -189,6 +206,7 @@ class DisentangledSSLModel(MultimodalModel):
                 shapes.n_features,
                 options.n_shared,
                 n_specific,
+                form=options.form,
                 lam=options.lam,
                 orthogonality=options.orthogonality,
                 noise=options.noise,

@@ -9,7 +9,7 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from indiseek._checks import check_choice, check_flag, check_mapping, check_widths
+from indiseek._checks import check_choice, check_flag, check_mapping, check_number, check_widths
 
 Activation = Literal["gelu", "relu"]
 
@@ -80,6 +80,9 @@ class Encoder:
         ``"gelu"`` or ``"relu"``.
     layer_norm
         Whether hidden layers are normalised.
+    initial_sd
+        Standard deviation of the normal distribution from which the weights of linear maps are drawn; None for torch's
+        uniform one. Biases are torch's, and modules of your own are left as they are.
     own
         Networks of your own by modality: a class or function that is called as ``own[modality](n_features, n_latent)``
         and gives a module that maps ``(n_cells, n_features)`` to ``(n_cells, n_latent)``. Called once for each code
@@ -95,6 +98,7 @@ class Encoder:
     hidden: Sequence[int] = (256, 256)
     activation: Activation = "gelu"
     layer_norm: bool = True
+    initial_sd: float | None = None
     own: Mapping[str, MakeNetwork] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,6 +106,8 @@ class Encoder:
         object.__setattr__(self, "hidden", check_widths("hidden", self.hidden))
         check_choice("activation", self.activation, tuple(_ACTIVATIONS))
         check_flag("layer_norm", self.layer_norm)
+        if self.initial_sd is not None:
+            check_number("initial_sd", self.initial_sd, above=0)
         check_mapping("own", self.own, "classes or functions by modality")
         for name, make in self.own.items():
             if isinstance(make, nn.Module) or not callable(make):
@@ -114,7 +120,12 @@ class Encoder:
     def network(self, n_in: int, n_out: int, hidden: Sequence[int] | None = None) -> MLP:
         """New perceptron of this form, with other hidden layers where `hidden` says so."""
         widths = self.hidden if hidden is None else hidden
-        return MLP(n_in, n_out, hidden=widths, activation=self.activation, layer_norm=self.layer_norm)
+        network = MLP(n_in, n_out, hidden=widths, activation=self.activation, layer_norm=self.layer_norm)
+        if self.initial_sd is not None:
+            for layer in network:
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=self.initial_sd)
+        return network
 
     def of(self, modality: str, n_features: int, n_latent: int) -> nn.Module:
         """New encoder of a modality: the user's own, or a perceptron.

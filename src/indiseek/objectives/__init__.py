@@ -1,5 +1,6 @@
 """Objectives: the networks and losses of one stage each."""
 
+from indiseek.objectives._augmented_view import augmented_view, n_masked_features
 from indiseek.objectives._base import Objective, ObjectiveOutput, joint_code
 from indiseek.objectives._batch_corrected import BatchCorrectedObjective
 from indiseek.objectives._clip import CLIPObjective, clip_loss
@@ -11,8 +12,7 @@ from indiseek.objectives._disentangled_shared import Bottleneck, DisentangledSha
 from indiseek.objectives._disentangled_specific import (
     DisentangledSpecificObjective,
     Orthogonality,
-    augmented_view,
-    n_masked_features,
+    SpecificForm,
     orthogonality_loss,
 )
 from indiseek.objectives._distance_info_nce import DistanceInfoNCEObjective, distance_info_nce_loss
@@ -50,6 +50,7 @@ __all__ = [
     "Objective",
     "ObjectiveOutput",
     "Orthogonality",
+    "SpecificForm",
     "across_processes",
     "augmented_view",
     "clip_loss",

@@ -118,6 +118,13 @@ class Objective(nn.Module, ABC):
         del cells
         return None
 
+    def follow(self, earlier: Sequence[Objective]) -> None:
+        """Called before a stage is trained, with the trained objectives whose frozen codes are its condition.
+
+        By default codes of the cells as they are suffice; a method that encodes them otherwise copies the weights here.
+        """
+        del earlier
+
     def start(self, cells: CellTensors) -> None:
         """Called before training with all training cells, without gradients; a stage in closed form is fitted here."""
         del cells

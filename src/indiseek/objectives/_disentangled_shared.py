@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from indiseek.data import CellTensors
 from indiseek.distributions import bessel_ratio, sample_von_mises_fisher, von_mises_fisher_kl
 from indiseek.nn import Encoder
+from indiseek.objectives._augmented_view import augmented_view, n_masked_features
 from indiseek.objectives._base import Objective, ObjectiveOutput
 from indiseek.objectives._clip import clip_loss
 from indiseek.objectives._gather import gather
@@ -35,7 +36,7 @@ class DisentangledSharedObjective(Objective):
     The published experiments leave out the factor :math:`\kappa A_m(\kappa)`: their :math:`\beta` is that many
     times ours, about 952 times at the published :math:`\kappa = 1000` and :math:`m = 100`.
 
-    In evaluation a code is its mean direction, and so the loss draws nothing.
+    In evaluation a code is its mean direction of the cell as it is, and so the loss draws nothing.
 
     Parameters
     ----------
@@ -52,8 +53,17 @@ class DisentangledSharedObjective(Objective):
         Concentration :math:`\kappa`.
     temperature
         Temperature :math:`\tau` of InfoNCE.
+    augment
+        Whether the cells of training are augmented, as in the authors' program; the equation has no augmentation.
+    noise, masked
+        That augmentation, see :func:`augmented_view`.
     encoder
         Form of the encoders.
+
+    Raises
+    ------
+    ValueError
+        If the augmentation would zero every feature of a modality.
 
     References
     ----------
@@ -69,13 +79,21 @@ class DisentangledSharedObjective(Objective):
         bottleneck: Bottleneck = "kl",
         kappa: float = 1000.0,
         temperature: float = 0.07,
+        augment: bool = False,
+        noise: float = 0.01,
+        masked: float = 0.1,
         encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
+        for n in n_features.values():
+            n_masked_features(n, masked if augment else 0.0)
         self.beta = beta
         self.bottleneck = bottleneck
         self.kappa = kappa
         self.temperature = temperature
+        self.augment = augment
+        self.noise = noise
+        self.masked = masked
         self.encoders = nn.ModuleList(encoder.of(name, n, n_shared) for name, n in n_features.items())
 
     def encode(self, modality: int, cells: CellTensors) -> Tensor:
@@ -84,6 +102,9 @@ class DisentangledSharedObjective(Objective):
 
     def loss(self, cells: CellTensors) -> ObjectiveOutput:
         """InfoNCE plus the bottleneck, each the mean over pairs of modalities."""
+        if self.augment and self.training:
+            views = (augmented_view(x, noise=self.noise, masked=self.masked) for x in cells.features)
+            cells = cells._replace(features=tuple(views))
         means = self.latents(cells)
         n, pairs = cells.n_cells, list(itertools.combinations(range(len(means)), 2))
         drawn = sample_von_mises_fisher(torch.cat(means), self.kappa).split(n) if self.training else means

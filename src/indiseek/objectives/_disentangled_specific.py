@@ -2,82 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, Self, cast, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from indiseek.data import CellTensors
 from indiseek.nn import Encoder
+from indiseek.objectives._augmented_view import augmented_view, n_masked_features
 from indiseek.objectives._base import Objective, ObjectiveOutput, joint_code
 from indiseek.objectives._clip import symmetric_cross_entropy
+from indiseek.objectives._disentangled_shared import DisentangledSharedObjective
 from indiseek.objectives._gather import gather
 
 Orthogonality = Literal["correlation", "published"]
-
-
-def augmented_view(
-    features: Tensor, *, noise: float, masked: float, generator: torch.Generator | None = None
-) -> Tensor:
-    """A copy of the cells, a third of them with noise, a third with features set to zero.
-
-    Parameters
-    ----------
-    features
-        ``(n_cells, n_features)``.
-    noise
-        Standard deviation of the Gaussian noise.
-    masked
-        Fraction of the features that are set to zero, rounded to a whole number of them.
-    generator
-        Where the random numbers come from, on the device of `features`; by default torch's random state.
-
-    Returns
-    -------
-    ``(n_cells, n_features)``.
-
-    Raises
-    ------
-    ValueError
-        If `masked` is negative or would zero every feature.
-
-    References
-    ----------
-    Wang et al. (2025), arXiv 2410.23996, experiments (noise 0.01, a tenth of the features).
-    """
-    n_masked = n_masked_features(features.shape[1], masked)
-    drawn: dict[str, Any] = {"generator": generator, "device": features.device}
-    noised, zeroed, _ = torch.randperm(len(features), **drawn).tensor_split(3)
-    view = features.clone()
-    view[noised] += noise * torch.randn(view[noised].shape, dtype=view.dtype, **drawn)
-    # The features at which random numbers of each cell's own are largest.
-    picked = torch.rand(view[zeroed].shape, **drawn).topk(n_masked, dim=1).indices
-    view[zeroed[:, None], picked] = 0.0
-    return view
-
-
-def n_masked_features(n_features: int, masked: float) -> int:
-    """Number of features that :func:`augmented_view` sets to zero in a cell.
-
-    Parameters
-    ----------
-    n_features
-        Number of features.
-    masked
-        Fraction to be set to zero.
-
-    Raises
-    ------
-    ValueError
-        If `masked` is negative or no feature would be left.
-    """
-    if not (0 <= masked <= 1 and round(masked * n_features) < n_features):
-        raise ValueError(
-            f"expected masked to leave at least one of {n_features} features, got {masked}; choose a smaller fraction."
-        )
-    return round(masked * n_features)
+SpecificForm = Literal["paper", "code", "fixed"]
 
 
 def orthogonality_loss(codes_z: Tensor, codes_c: Tensor, form: Orthogonality = "correlation") -> Tensor:
@@ -122,16 +64,26 @@ def _standardised(codes: Tensor) -> Tensor:
 
 @final
 class DisentangledSpecificObjective(Objective):
-    r"""Specific codes :math:`Z_i = g_i(X_i, C_i)` on the unit sphere that with :math:`C_j` tell cells apart.
+    r"""Specific codes :math:`Z_i = g_i(X_i, C_i)` that with :math:`C_j` tell cells apart.
 
     Maximises :math:`I(Z_i, X_j; X_i) - \lambda I(Z_i; C_i)` for each modality :math:`i`, with :math:`j` the other
-    ones and the shared codes frozen. The first term is InfoNCE between a cell and an augmented view of it,
-    :math:`v`, of the codes beside the other modality's shared code; the second is replaced by a linear penalty:
+    ones and the shared codes frozen. The first term is InfoNCE between a cell :math:`x` and an augmented view
+    :math:`v` of it, of the codes beside the other modality's shared code; the second is replaced by a linear penalty:
 
     .. math::
-        L = \sum_i L_{InfoNCE}\big([z_i(x), c_j], [z_i(v), c_j]; \tau\big) + \lambda\, L_{orth}(Z_i, C_i)
+        L = \sum_i L_{InfoNCE}\big([z_i(x), c_j(x)], [z_i(v), c_j(v)]; \tau\big) + \lambda\, L_{orth}(Z_i, C_i)
 
-    Of more than two modalities :math:`c_j` is the mean direction of the others' codes. The penalty is zero for
+    The pair of codes is brought to unit length as a whole. `form` says what stands in it:
+
+    - ``"paper"``: the equation, all codes of unit length, the penalty on the codes of the cell.
+    - ``"code"``: as the authors' program has it. The cell is augmented too, and the view is made of that; no code is
+      normalised before it stands in the pair, so that the lengths of both say how much each counts; the
+      penalty, of normalised codes, is the mean of the cell's and the view's. Codes are given out as they are.
+    - ``"fixed"``: as ``"paper"``, but with :math:`c_i(x), c_j(x)` on both sides, so that no view is encoded anew.
+      The form of models saved before there were others.
+
+    The first two encode views by copies of the shared encoders, which :meth:`follow` takes. Of more than two modalities
+    :math:`c_j` is the mean direction of the others' codes (``"code"``: their mean). The penalty is zero for
     codes that are uncorrelated, whatever else they share: only probes on held-out cells show independence.
 
     Parameters
@@ -142,6 +94,8 @@ class DisentangledSpecificObjective(Objective):
         Dimension of the frozen shared codes.
     n_specific
         Dimension of the specific code by modality name.
+    form
+        ``"paper"``, ``"code"`` or ``"fixed"``.
     lam
         Weight :math:`\lambda` of the orthogonality.
     orthogonality
@@ -151,7 +105,7 @@ class DisentangledSpecificObjective(Objective):
     temperature
         Temperature :math:`\tau` of InfoNCE.
     encoder
-        Form of the encoders.
+        Form of the encoders, that of the shared ones.
 
     Raises
     ------
@@ -169,6 +123,7 @@ class DisentangledSpecificObjective(Objective):
         n_shared: int,
         n_specific: Mapping[str, int],
         *,
+        form: SpecificForm = "paper",
         lam: float = 1.0,
         orthogonality: Orthogonality = "correlation",
         noise: float = 0.01,
@@ -179,6 +134,7 @@ class DisentangledSpecificObjective(Objective):
         super().__init__()
         for n in n_features.values():
             n_masked_features(n, masked)
+        self.form: SpecificForm = form
         self.lam = lam
         self.orthogonality: Orthogonality = orthogonality
         self.noise = noise
@@ -188,41 +144,88 @@ class DisentangledSpecificObjective(Objective):
         self.encoders = nn.ModuleList(
             encoder.of(name, n + n_shared, n_specific[name]) for name, n in n_features.items()
         )
+        copied = {} if form == "fixed" else n_features
+        self.shared = nn.ModuleList(encoder.of(name, n, n_shared) for name, n in copied.items())
+        self.shared.requires_grad_(False)
+
+    def follow(self, earlier: Sequence[Objective]) -> None:
+        """Copy the weights of the shared encoders."""
+        if self.form != "fixed":
+            self.shared.load_state_dict(cast(DisentangledSharedObjective, earlier[0]).encoders.state_dict())
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; the shared encoders are frozen and stay in that of evaluation."""
+        super().train(mode)
+        self.shared.eval()
+        return self
+
+    def encoder_parameters(self) -> Iterator[Parameter]:
+        """Parameters of the specific encoders."""
+        return self.encoders.parameters()
 
     def encode(self, modality: int, cells: CellTensors) -> Tensor:
-        """Unit code ``(n_cells, n_specific)`` of one modality, given its own shared code."""
-        return self._code(modality, cells.features[modality], cells.condition[modality])
+        """Code ``(n_cells, n_specific)`` of one modality, given its own shared code; of unit length but for "code"."""
+        features = cells.features[modality]
+        own = self._shared(modality, features) if self.form == "code" else cells.condition[modality]
+        return self._code(modality, features, own)
 
-    def _code(self, modality: int, features: Tensor, own_shared: Tensor) -> Tensor:
-        return F.normalize(self.encoders[modality](torch.cat([features, own_shared], dim=-1)), dim=-1)
+    def _code(self, modality: int, features: Tensor, own: Tensor) -> Tensor:
+        code: Tensor = self.encoders[modality](torch.cat([features, own], dim=-1))
+        return code if self.form == "code" else F.normalize(code, dim=-1)
+
+    @torch.no_grad()
+    def _shared(self, modality: int, features: Tensor) -> Tensor:
+        code: Tensor = self.shared[modality](features)
+        return code if self.form == "code" else F.normalize(code, dim=-1)
 
     def loss(self, cells: CellTensors) -> ObjectiveOutput:
         """Sum over modalities of InfoNCE and ``ramp * lam * orthogonality``; in evaluation a cell is its own view."""
-        views = tuple(self._view(x) for x in cells.features) if self.training else cells.features
-        return self._loss(cells, views)
+        return self._augmented_loss(cells, None) if self.training else self._loss(cells, cells.features)
 
     def validate(self, cells: CellTensors) -> dict[str, Tensor]:
         """Held-out ``loss`` and its parts, of views that are the same at every call."""
-        generator = torch.Generator(cells.features[0].device).manual_seed(0)
-        views = tuple(self._view(x, generator) for x in cells.features)
-        output = self._loss(cells, views)
+        output = self._augmented_loss(cells, torch.Generator(cells.features[0].device).manual_seed(0))
         return {"loss": output.loss, **output.terms}
 
-    def _view(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return augmented_view(features, noise=self.noise, masked=self.masked, generator=generator)
+    def _augmented_loss(self, cells: CellTensors, generator: torch.Generator | None) -> ObjectiveOutput:
+        if self.form == "code":
+            cells = cells._replace(features=self._views(cells.features, generator))
+        return self._loss(cells, self._views(cells.features, generator))
+
+    def _views(self, features: tuple[Tensor, ...], generator: torch.Generator | None) -> tuple[Tensor, ...]:
+        return tuple(augmented_view(x, noise=self.noise, masked=self.masked, generator=generator) for x in features)
 
     def _loss(self, cells: CellTensors, views: tuple[Tensor, ...]) -> ObjectiveOutput:
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=cells.features[0].device)
         lam = self.ramp * self.lam
-        # One pass over a cell and its view: small products cost little more when there are more rows.
-        for i, both in enumerate(map(torch.cat, zip(cells.features, views, strict=True))):
-            own = cells.condition[i]
-            code, other = map(gather, self._code(i, both, torch.cat([own, own])).chunk(2))
-            known = gather(joint_code([c for j, c in enumerate(cells.condition) if j != i]))
-            # Both halves have unit length, so that half their product is the cosine of the pairs of codes.
-            info = symmetric_cross_entropy(0.5 / self.temperature * (code @ other.T + known @ known.T))
-            penalty = orthogonality_loss(code, gather(own), self.orthogonality)
+        shared = self._shared_of_both(cells, views)
+        for i, name in enumerate(self.names):
+            # One pass over a cell and its view: small products cost little more when there are more rows.
+            code = self._code(i, torch.cat([cells.features[i], views[i]]), shared[i])
+            others = [c for j, c in enumerate(shared) if j != i]
+            known = torch.stack(others).mean(dim=0) if self.form == "code" else joint_code(others)
+            # Of halves of unit length, the cosine of the pairs is the mean of the halves' cosines.
+            pairs = F.normalize(torch.cat([code, known], dim=-1), dim=-1)
+            seen, viewed = map(gather, pairs.chunk(2))
+            info = symmetric_cross_entropy(seen @ viewed.T / self.temperature)
+            penalty = self._penalty(code, shared[i])
             total = total + info + lam * penalty
-            terms |= {f"infonce_{self.names[i]}": info.detach(), f"orthogonality_{self.names[i]}": penalty.detach()}
+            terms |= {f"infonce_{name}": info.detach(), f"orthogonality_{name}": penalty.detach()}
         return ObjectiveOutput(total, terms)
+
+    def _shared_of_both(self, cells: CellTensors, views: tuple[Tensor, ...]) -> list[Tensor]:
+        """Shared codes of the cells and, below them, of their views."""
+        if self.form == "fixed":
+            return [torch.cat([c, c]) for c in cells.condition]
+        if self.form == "paper":
+            return [torch.cat([c, self._shared(i, views[i])]) for i, c in enumerate(cells.condition)]
+        return [self._shared(i, torch.cat(both)) for i, both in enumerate(zip(cells.features, views, strict=True))]
+
+    def _penalty(self, codes: Tensor, shared: Tensor) -> Tensor:
+        """Of the cells, in the first half of the rows; of ``"code"`` the mean of both halves, of unit length."""
+        halves = list(zip(codes.chunk(2), shared.chunk(2), strict=True))
+        if self.form != "code":
+            return orthogonality_loss(gather(halves[0][0]), gather(halves[0][1]), self.orthogonality)
+        unit = [(gather(F.normalize(z, dim=-1)), gather(F.normalize(c, dim=-1))) for z, c in halves]
+        return torch.stack([orthogonality_loss(z, c, self.orthogonality) for z, c in unit]).mean()

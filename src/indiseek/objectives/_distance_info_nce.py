@@ -27,6 +27,11 @@ def distance_info_nce_loss(codes_a: Tensor, codes_b: Tensor, temperature: float 
 
     For many cells it tends, up to ``log(n_cells)``, to the alignment of the codes less their mean entropy.
 
+    Negatives are codes of the other modality, the sums over k of the equation. The authors' program takes codes of the
+    same modality, of a second batch of cells. Where codes agree across modalities, that is the same but for the cells
+    that were drawn. Where they do not, only the program's loss minds a modality that is moved as a whole: its negatives
+    do not move along.
+
     Parameters
     ----------
     codes_a, codes_b

@@ -389,6 +389,8 @@ def _fit_stage(
     with explained(what):
         seen = (pipeline.inputs(stage, train), pipeline.inputs(stage, validation))
     objective = pipeline.begin(stage)
+    if given := pipeline.stages[stage].given:
+        objective.follow([pipeline.objective(name) for name in given])
     settings = plan.settings[stage]
     if settings is None:
         with explained(what):
