@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import mudata
 import numpy as np
@@ -94,7 +95,7 @@ def _raw(adata: AnnData, name: str, path: Path) -> AnnData:
     """Counts alone, with the names of cells and features."""
     values = adata.layers[_COUNTS] if _COUNTS in adata.layers else adata.X
     counts = sparse.csr_matrix(values, dtype=np.float32) if sparse.issparse(values) else np.asarray(values, np.float32)
-    stored = counts.data if sparse.issparse(counts) else counts
+    stored: Any = counts.data if sparse.issparse(counts) else counts
     if (stored < 0).any() or (stored != np.rint(stored)).any():
         raise ValueError(
             f"expected raw counts in the layer {_COUNTS!r} or in .X of {name!r}, got values of {path.name!r} that are "
