@@ -1,12 +1,14 @@
 """What IndiSeek's two stages tell apart with three modalities: ``python benchmarks/three_modalities.py``.
 
 Simulated cells whose modalities have factors in common all three, two by two, and none with another. Which of these do
-the shared and the specific codes hold? Each fit is kept in ``benchmarks/.cache``: a run that was stopped goes on.
+the shared and the specific codes hold? Each fit is kept in ``benchmarks/.cache``: a run that was stopped goes on, and
+one with other ``--settings`` or ``--seeds`` adds to the same table.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 import warnings
 from dataclasses import dataclass
@@ -96,14 +98,14 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    fits = {}
+    folder = CACHE / "three_modalities"
     for name in options.settings:
-        fits[name] = [
-            kept(CACHE / "three_modalities" / f"{name}.{seed}.json", lambda n=name, s=seed: figures(SETTINGS[n], s))
-            for seed in options.seeds
-        ]
+        for seed in options.seeds:
+            kept(folder / f"{name}.{seed}.json", lambda n=name, s=seed: figures(SETTINGS[n], s))
+    fits = {name: [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}.*.json"))] for name in SETTINGS}
+    fits = {name: found for name, found in fits.items() if found}
     rows = [
-        {"fit": SETTINGS[name].label, "code": kind}
+        {"fit": SETTINGS[name].label, "seeds": len(found), "code": kind}
         | {
             column: spread([each[kind][column] for each in found], 2) if column in found[0][kind] else NONE
             for column in COLUMNS
@@ -116,7 +118,7 @@ def main() -> None:
         "three_modalities",
         "Three modalities: what is told apart",
         pd.DataFrame(rows),
-        {"seeds": options.seeds, "fits": fits},
+        {"fits": fits},
         f"{N_CELLS} simulated cells (`simulate_factors`): {N_SHARED} factors of all three modalities, {N_PAIRED} of "
         f"each two, {N_OWN} of each one, {N_FEATURES} features each. R2 on test cells of a fresh probe, the better of "
         "polynomials and Gaussian kernels, from the code of a modality to the factors, mean over modalities. Seconds "
