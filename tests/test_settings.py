@@ -99,6 +99,13 @@ def test_settings_of_the_metrics(codes):
     ):
         refused(call, WHOLE, n=0)
     refused(lambda metric: metrics.foscttm(a, b, metric=metric), (None, 5, ["cosine"], "x"), metric=None)
+    types = ["x", "y", "z"] * (len(a) // 3) + ["x"] * (len(a) % 3)
+    refused(lambda n: metrics.modality_weight(a, b, types, n_neighbors=n), (*WHOLE, 0), n=None)
+    refused(lambda n: metrics.modality_weight(a, b, types, pseudocount=n), (*NUMBER, 0), n=None)
+    refused(lambda n: metrics.modality_weight(a, b, types, min_cells=n), ("x", 1.5, 0), n=None)
+    refused(lambda metric: metrics.modality_weight(a, b, types, metric=metric), (None, 5, "x"), metric=None)
+    refused(lambda weight: metrics.modality_weight(a, b, types, weight=weight), (5, "x", [1]), weight=None)
+    refused(lambda labels: metrics.modality_weight(a, b, labels), (None, 5, "x"), labels=None)
     refused(lambda counts: metrics.thin_counts(counts), (None, "x", [1], 5), counts=None)
     refused(lambda draw: metrics.overdispersion(draw, counts), (None, "x", [1]), draw=None)
     refused(lambda names: metrics.completeness(a, a, b, feature_names=names), (5, "abc"), names=None)

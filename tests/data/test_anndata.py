@@ -88,7 +88,7 @@ def test_where_there_are_no_proteins_it_says_so(totalvi):
     del totalvi.obsm["adt"], totalvi.obsm["protein_expression"]
     with pytest.raises(ValueError, match=r"expected proteins in .obsm, or two types .* got keys \['X_umap'\]; name"):
         mudata_of(totalvi)
-    with pytest.raises(TypeError, match="expected an AnnData, got MuData"):
+    with pytest.raises(TypeError, match="expected an AnnData or a dict of arrays, got MuData"):
         mudata_of(indiseek.datasets.pbmc10k_cite())
 
 

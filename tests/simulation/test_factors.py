@@ -175,3 +175,34 @@ def test_result_is_frozen(sim):
 def test_errors_say_what_was_expected(arguments, message):
     with pytest.raises(ValueError, match=message):
         simulate_factors(**arguments)
+
+
+THREE = ("rna", "prot", "atac")
+
+
+def test_what_two_of_three_have_in_common_the_third_has_not():
+    arguments = (2000, 2, dict.fromkeys(THREE, 2), dict.fromkeys(THREE, 40))
+    sim, without = simulate_factors(*arguments, n_paired=1), simulate_factors(*arguments)
+    assert list(sim.paired) == [("rna", "prot"), ("rna", "atac"), ("prot", "atac")]
+    for pair, factors in sim.paired.items():
+        assert factors.shape == (2000, 1)
+        for name, x in sim.features.items():
+            found = _r2(x, factors, Ridge(1.0))
+            assert found > 0.6 if name in pair else found < 0.05
+    # Whoever has them, all else is drawn as it was.
+    np.testing.assert_array_equal(sim.shared, without.shared)
+    for name in THREE:
+        np.testing.assert_array_equal(sim.specific[name], without.specific[name])
+    assert not without.paired
+    mdata = sim.to_mudata()
+    np.testing.assert_array_equal(
+        mdata["prot"].obsm["true_paired"], np.hstack([sim.paired["rna", "prot"], sim.paired["prot", "atac"]])
+    )
+    assert "true_paired" not in without.to_mudata()["rna"].obsm
+
+
+def test_two_modalities_have_no_third_one():
+    with pytest.raises(ValueError, match=r"expected n_paired of 0 for \['rna', 'prot'\], got 1; "):
+        simulate_factors(200, n_paired=1)
+    with pytest.raises(ValueError, match="expected n_paired to be an integer >= 0, got -1"):
+        simulate_factors(200, n_paired=-1)

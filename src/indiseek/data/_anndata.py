@@ -1,8 +1,8 @@
-"""A MuData of an AnnData that holds two modalities in its own way."""
+"""A MuData of an AnnData that holds two modalities in its own way, or of plain arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import mudata
@@ -11,6 +11,8 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
+
+from indiseek.data._arrays import of_arrays
 
 # Words of 10x Genomics in .var["feature_types"], and names of the modalities here.
 _FEATURE_TYPES = {
@@ -25,40 +27,60 @@ _TYPES = "feature_types"
 _PROTEIN_WORDS = ("protein", "prot", "adt", "antibody", "citeseq", "cite_seq")
 
 
-def mudata_of(adata: AnnData, protein_obsm_key: str | None = None) -> MuData:
-    """Build a MuData of an AnnData that holds proteins beside the genes, as 10x Genomics and totalVI have it.
+def mudata_of(
+    adata: AnnData | Mapping[str, Any], protein_obsm_key: str | None = None, *, obs: pd.DataFrame | None = None
+) -> MuData:
+    """Build a MuData of plain arrays, or of an AnnData that holds proteins beside the genes.
 
     Parameters
     ----------
     adata
-        Genes in ``X``, and proteins in ``.obsm``, as a table or an array; or genes and proteins side by side with
-        ``.var["feature_types"]``. It is not changed.
+        A dict of arrays by modality, ``{"image": x, "text": y}``: numpy arrays, tables (their names are kept), sparse
+        matrices or tensors of the same cells in the same order, ``(n_cells, n_features)``. Further axes, such as those
+        of images, are laid one behind the other, ``(n_cells, n_channels * height * width)``.
+
+        Or an AnnData as 10x Genomics and totalVI have it: genes in ``X``, and proteins in ``.obsm``, as a table or an
+        array; or genes and proteins side by side with ``.var["feature_types"]``. It is not changed.
     protein_obsm_key
         Key of the proteins in ``.obsm``, totalVI's ``protein_expression_obsm_key``. By default the features are split
         by ``.var["feature_types"]`` where there are two types of them, and else the one key is taken whose name says
         protein, prot, adt or antibody.
+    obs
+        With a dict of arrays, a table of what else is known of the cells, such as their type or batch.
 
     Returns
     -------
-    Modalities ``rna`` and ``prot``, or one for each type of features. Layers go with the features, ``.obs`` with the
-    first modality and everything else of ``.obsm`` with the MuData.
+    Modalities as they are named in the dict. Of an AnnData ``rna`` and ``prot``, or one for each type of features;
+    layers go with the features, ``.obs`` with the first modality and everything else of ``.obsm`` with the MuData.
 
     Raises
     ------
     TypeError
-        If `adata` is not an AnnData.
+        If `adata` is neither an AnnData nor a dict, an array holds no numbers, or `obs` is no table or goes with no
+        dict.
     KeyError
         If there is no such key in ``.obsm``.
     ValueError
-        If there are no proteins, or several keys could be theirs.
+        If there are no proteins, or several keys could be theirs; or if the arrays are of different numbers of cells
+        or name them differently.
 
     Examples
     --------
+    >>> mdata = indiseek.data.mudata_of({"image": pixels, "text": embedding})
+    >>> indiseek.CoMMModel(mdata).train()
+
     >>> mdata = indiseek.data.mudata_of(adata, protein_obsm_key="protein_expression")
     >>> model = indiseek.IndiSeekModel(mdata)
     """
+    if isinstance(adata, Mapping) and protein_obsm_key is None:
+        return of_arrays(adata, obs)
     if not isinstance(adata, AnnData):
-        raise TypeError(f"expected an AnnData, got {type(adata).__name__}; a MuData needs no building.")
+        raise TypeError(
+            f"expected an AnnData or a dict of arrays, got {type(adata).__name__}; a MuData needs no building, and a "
+            "dict no protein_obsm_key."
+        )
+    if obs is not None:
+        raise TypeError("expected obs with a dict of arrays, got it with an AnnData, which has its own; leave it out.")
     if protein_obsm_key is None and _types_of(adata):
         parts = _by_type(adata)
         used: set[str] = set()
@@ -85,6 +107,8 @@ def how_to_build(thing: Any, protein_obsm_key: str | None = None) -> str:
             return "build one with mdata = indiseek.data.mudata_of(adata), which splits it by .var['feature_types']"
         if keys:
             return f"build one with mdata = indiseek.data.mudata_of(adata, protein_obsm_key={keys[0]!r})"
+    if isinstance(thing, Mapping):
+        return "build one of arrays by modality with mdata = indiseek.data.mudata_of(arrays)"
     return "build one with mudata.MuData({'rna': rna, 'prot': protein})"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ._bmcite import bmcite
 from ._covid_cite import covid_cite
 from ._gating import PBMC_THRESHOLDS, gate_pbmc
 from ._pbmc10k import pbmc10k_cite
 
-__all__ = ["PBMC_THRESHOLDS", "covid_cite", "gate_pbmc", "pbmc10k_cite"]
+__all__ = ["PBMC_THRESHOLDS", "bmcite", "covid_cite", "gate_pbmc", "pbmc10k_cite"]

@@ -9,6 +9,7 @@ from ._critic import InformationBound, infonce_bound
 from ._dependence import Dependence, distance_correlation
 from ._explained import Explained, explained
 from ._leakage import Leakage, leakage, leakages
+from ._modality_weight import ModalityWeight, modality_weight
 from ._noise import noise_share, overdispersion, thin_counts
 from ._pooled import pooled_certificate
 from ._predictability import predictability
@@ -26,6 +27,7 @@ __all__ = [
     "Finding",
     "InformationBound",
     "Leakage",
+    "ModalityWeight",
     "Thresholds",
     "cca",
     "certify",
@@ -39,6 +41,7 @@ __all__ = [
     "leakage",
     "leakages",
     "median_rank",
+    "modality_weight",
     "noise_share",
     "overdispersion",
     "pls_svd",

@@ -111,7 +111,7 @@ def match_ranks(
             x, y = x[drawn], y[drawn]
 
     if metric == "cosine":
-        x, y = _unit_rows(x), _unit_rows(y)
+        x, y = unit_rows(x), unit_rows(y)
     else:
         # Centring removes the common offset that would drown small distances in rounding.
         centre = y.mean(axis=0)
@@ -242,7 +242,7 @@ def median_rank(a: ArrayLike, b: ArrayLike, *, metric: Metric = "cosine", chunk_
     return match_ranks(a, b, metric=metric, chunk_size=chunk_size).median_rank()
 
 
-def _unit_rows(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def unit_rows(x: NDArray[np.float64]) -> NDArray[np.float64]:
     norm = np.linalg.norm(x, axis=1, keepdims=True)
     return x / np.where(norm > 0, norm, 1.0)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 
 from ._arguments import Sizes, check_int, check_positive, modality_names, sizes_by_name
@@ -20,6 +22,7 @@ def simulate_factors(
     gain: float = 1.0,
     n_clusters: int | None = None,
     separation: float = 2.5,
+    n_paired: int = 0,
     seed: int = 0,
 ) -> Simulation:
     r"""Modalities that mix shared and private Gaussian factors through a fixed random network.
@@ -37,6 +40,8 @@ def simulate_factors(
 
     With ``n_clusters`` each modality also has a private discrete state, uniform over the states and independent of
     everything else. It enters the network beside z_i, as the corners of a regular simplex.
+
+    With ``n_paired`` each two of three or more modalities have factors in common that no third one has.
 
     Parameters
     ----------
@@ -59,20 +64,23 @@ def simulate_factors(
         Number of private states of each modality; None for none.
     separation
         Root mean square of the simplex' coordinates, in units of a continuous factor's standard deviation.
+    n_paired
+        Number of factors that two modalities have and the others do not, for each two of them; 0 (default) of two.
     seed
         Fixes the networks and the draws.
 
     Returns
     -------
     Simulation
-        ``specific`` holds the continuous private factors, ``clusters`` the states. ``mutual_information`` is None:
-        there is no closed form for it.
+        ``specific`` holds the continuous private factors, ``clusters`` the states, ``paired`` what two modalities have
+        alone. ``mutual_information`` is None: there is no closed form for it.
 
     Raises
     ------
     ValueError
-        If a size is no integer in range, the modalities of ``n_specific`` and ``n_features`` differ, or ``noise``,
-        ``gain`` or ``separation`` is not a finite number of the right sign.
+        If a size is no integer in range, the modalities of ``n_specific`` and ``n_features`` differ, ``noise``,
+        ``gain`` or ``separation`` is not a finite number of the right sign, or two modalities are to have factors that
+        a third one has not and there is none.
     """
     n_cells = check_int(n_cells, "n_cells", 1)
     n_shared = check_int(n_shared, "n_shared", 1)
@@ -83,21 +91,34 @@ def simulate_factors(
     n_hidden = check_int(n_hidden, "n_hidden", 1)
     gain = check_positive(gain, "gain")
     separation = check_positive(separation, "separation")
+    n_paired = check_int(n_paired, "n_paired", 0)
+    if n_paired and len(names) < 3:
+        raise ValueError(
+            f"expected n_paired of 0 for {list(names)}, got {n_paired}; what two modalities share is n_shared: name "
+            "three or more."
+        )
     corners = np.zeros((1, 0)) if n_clusters is None else separation * _simplex(check_int(n_clusters, "n_clusters", 2))
 
-    shared_stream, *streams = np.random.SeedSequence(check_int(seed, "seed", 0)).spawn(1 + len(names))
+    root = np.random.SeedSequence(check_int(seed, "seed", 0))
+    shared_stream, *streams = root.spawn(1 + len(names))
     shared = np.random.default_rng(shared_stream).standard_normal((n_cells, n_shared))
+    pairs = list(combinations(names, 2)) if n_paired else []
+    paired = {
+        pair: np.random.default_rng(stream).standard_normal((n_cells, n_paired))
+        for pair, stream in zip(pairs, root.spawn(len(pairs)), strict=True)
+    }
     features, specific, clusters = {}, {}, {}
     for name, stream in zip(names, streams, strict=True):
         network_rng, factor_rng, state_rng, noise_rng = (np.random.default_rng(child) for child in stream.spawn(4))
-        network = _Network(network_rng, n_shared + private[name], corners, n_hidden, widths[name], gain)
+        common = np.hstack([shared, *(factors for pair, factors in paired.items() if name in pair)])
+        network = _Network(network_rng, common.shape[1] + private[name], corners, n_hidden, widths[name], gain)
         specific[name] = factor_rng.standard_normal((n_cells, private[name]))
         state = state_rng.integers(len(corners), size=n_cells)
         if n_clusters is not None:
             clusters[name] = state
-        signal = network(np.hstack([shared, specific[name], corners[state]]))
+        signal = network(np.hstack([common, specific[name], corners[state]]))
         features[name] = (signal + noise * noise_rng.standard_normal(signal.shape)).astype(np.float32)
-    return Simulation(features=features, shared=shared, specific=specific, clusters=clusters)
+    return Simulation(features=features, shared=shared, specific=specific, clusters=clusters, paired=paired)
 
 
 def _simplex(n: int) -> np.ndarray:

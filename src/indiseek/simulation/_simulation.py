@@ -32,6 +32,9 @@ class Simulation:
     style
         For each modality what it has in common with the other up to a random change, shape ``(n_cells, n_style)``,
         float64. Empty when there is none.
+    paired
+        For each two of three or more modalities, by their names, what they have in common and no other has, shape
+        ``(n_cells, n_paired)``, float64. Empty when there is none.
     mutual_information
         I(X_1; X_2) between the features of the two modalities in nats where a closed form exists, else None.
         None means unknown, not zero.
@@ -43,6 +46,7 @@ class Simulation:
     clusters: Mapping[str, np.ndarray] = field(default_factory=dict)
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
     style: Mapping[str, np.ndarray] = field(default_factory=dict)
+    paired: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
     mutual_information: float | None = None
 
     def to_mudata(self) -> mudata.MuData:
@@ -52,9 +56,10 @@ class Simulation:
         -------
         mudata.MuData
             For each modality ``.X`` holds the features as float32, ``.obsm["true_shared"]`` and
-            ``.obsm["true_specific"]`` the true latents, ``.obsm["true_style"]`` the style and ``.obs["true_cluster"]``
-            the private state where there is one; the MuData's own ``.obs`` holds the labels as ``true_<label>``. Cells
-            are called ``cell_0``, features ``<modality>_0``. All arrays are copies.
+            ``.obsm["true_specific"]`` the true latents, and where there is any ``.obsm["true_style"]`` the style,
+            ``.obsm["true_paired"]`` what it has in common with each other modality alone, side by side, and
+            ``.obs["true_cluster"]`` the private state; the MuData's own ``.obs`` holds the labels as ``true_<label>``.
+            Cells are called ``cell_0``, features ``<modality>_0``. All arrays are copies.
         """
         cells = pd.Index([f"cell_{i}" for i in range(len(self.shared))])
         modalities = {}
@@ -67,6 +72,9 @@ class Simulation:
             )
             if name in self.style:
                 adata.obsm["true_style"] = self.style[name].copy()
+            if self.paired:
+                own = [factors for pair, factors in self.paired.items() if name in pair]
+                adata.obsm["true_paired"] = np.hstack(own)
             if name in self.clusters:
                 adata.obs["true_cluster"] = pd.Categorical([str(state) for state in self.clusters[name]])
             modalities[name] = adata
