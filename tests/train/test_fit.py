@@ -115,6 +115,23 @@ def test_a_later_better_epoch_renews_patience():
     assert len(result.history) == 7
 
 
+@pytest.mark.parametrize(
+    ("held_out", "n_epochs", "best_epoch"),
+    [
+        # Gains of .015 in all: kept, and not waited for.
+        ([1.0, 0.995, 0.99, 0.985, 0.98], 4, 3),
+        # Small ones that add up to .02 and more.
+        ([1.0, 0.99, 0.979, 0.969, 0.965, 0.965], 6, 4),
+    ],
+)
+def test_gains_that_add_up_to_little_do_not_renew_patience(held_out, n_epochs, best_epoch):
+    toy = Toy([*held_out, *[2.0] * 50])
+    toy.least_gain = 0.4
+    result = _fit(toy, max_epochs=50, patience=3)
+    assert len(result.history) == n_epochs
+    assert result.best_epoch == best_epoch
+
+
 def test_without_patience_the_last_epoch_is_kept():
     toy = Toy([1.0, 2.0, 3.0])
     result = _fit(toy)

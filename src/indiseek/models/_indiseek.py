@@ -142,7 +142,7 @@ class IndiSeekModel(MultimodalModel):
     shared code on scales at which cells can be compared, for clustering and annotation.
 
     :meth:`train` knows the stages ``"shared"`` (at most 4,000 steps, until held-out InfoNCE stops falling) and
-    ``"specific"`` (of the closed form at most 2,000 steps of the flow, until held-out likelihood stops rising; of
+    ``"specific"`` (of the closed form at most 2,000 steps of the flow, until held-out likelihood hardly rises; of
     ``"flow"`` 600 steps from learning rate 2e-2 with weight decay 1, after ``"context"``, the wide codes of stage 1; of
     ``"nce-club"`` 2,000), each of 512 cells a step and, where nothing else is said, with learning rate 1e-3. Further
     stages take no steps.

@@ -96,7 +96,7 @@ def resolve_process(accelerator: str, *, devices: int | Sequence[int] = 1, num_n
             )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         what = f"accelerator={accelerator!r}" if devices == 1 else f"accelerator={accelerator!r}, devices={devices!r}"
-        named = re.fullmatch(r"(cuda|gpu):(\d+)", accelerator)
+        named = re.fullmatch(r"(cuda|gpu):(\d+)", str(accelerator))
         advice = (
             f"pass accelerator='gpu', devices=[{named[2]}]."
             if named

@@ -286,15 +286,16 @@ class KeepBest(lightning.Callback):
         First epoch that can be the best: before it the objective's terms do not have their full
         weight, so that its epochs answer another question.
     least_gain
-        By how much the best epoch must be better than what there was before training to be kept.
+        By how much the best epoch must be better than what there was before training to be kept. Where it is above 0,
+        patience is not renewed by gains that add up to less than a twentieth of it.
     """
 
     def __init__(self, *, patience: int, first_epoch: int = 0, least_gain: float = 0.0) -> None:
         self.patience = patience
         self.first_epoch = first_epoch
         self.least_gain = least_gain
-        self.best = float("inf")
-        self.best_epoch = first_epoch
+        self.best = self.renewed = float("inf")
+        self.best_epoch = self.renewed_epoch = first_epoch
         self.state: dict[str, Tensor] | None = None
         self.start: dict[str, Any] | None = None
 
@@ -306,6 +307,7 @@ class KeepBest(lightning.Callback):
             for rows in OrderedBatches(cells.n_cells, batch_size=batch_size, device=cells.device)
         ]
         self.best, self.best_epoch = float(torch.stack(parts).sum() / cells.n_cells), -1
+        self.renewed, self.renewed_epoch = self.best, -1
         self.state = copy.deepcopy(objective.state_dict())
         self.start = {"best": self.best, "state": self.state}
 
@@ -316,16 +318,27 @@ class KeepBest(lightning.Callback):
         if pl_module.monitored < self.best:
             self.best, self.best_epoch = pl_module.monitored, pl_module.epoch
             self.state = copy.deepcopy(pl_module.objective.state_dict())
-        elif pl_module.epoch - self.best_epoch >= self.patience:
+        if pl_module.monitored < self.renewed - self.least_gain / 20:
+            self.renewed, self.renewed_epoch = pl_module.monitored, pl_module.epoch
+        elif pl_module.epoch - self.renewed_epoch >= self.patience:
             trainer.should_stop = True
 
     def found(self) -> dict[str, Any]:
         """What :meth:`restore` takes."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "state": self.state, "start": self.start}
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "renewed": self.renewed,
+            "renewed_epoch": self.renewed_epoch,
+            "state": self.state,
+            "start": self.start,
+        }
 
     def restore(self, found: dict[str, Any]) -> None:
         """Go on from an earlier state."""
         self.best, self.best_epoch, self.state = found["best"], found["best_epoch"], found["state"]
+        # Checkpoints of earlier versions renewed patience with every gain.
+        self.renewed, self.renewed_epoch = found.get("renewed", self.best), found.get("renewed_epoch", self.best_epoch)
         self.start = found.get("start")
 
     def settle(self) -> None:
