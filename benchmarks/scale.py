@@ -52,7 +52,9 @@ def fit(model_name: str, path: Path, out: Path) -> dict[str, float]:
     total = sum(seconds.values())
     trained = {f"{stage}, s": value for stage, value in model.stage_seconds.items()}
     seconds["of which not training, s"] = seconds["fit, s"] - sum(trained.values())
-    n_seen = sum(len(model.history[f"{stage}/train_loss"]) for stage in model.stage_seconds) * len(model.train_indices)
+    # Stages in closed form have no epochs.
+    losses = (model.history.get(f"{stage}/train_loss", ()) for stage in model.stage_seconds)
+    n_seen = sum(len(loss) for loss in losses) * len(model.train_indices)
     seconds["training, cells/s"] = n_seen / sum(trained.values())
     return seconds | trained | {"total, s": total, "cells/s": mdata.n_obs / total}
 
