@@ -74,7 +74,8 @@ def write_resampled(path: Path, n_cells: int) -> None:
     with h5py.File(path, "r+") as file:
         groups = {name: file[f"mod/{name}"] for name in var}
         del groups["prot"]["X"]
-        dense = groups["prot"].create_dataset("X", (n_cells, N_PROTEINS), np.float32, chunks=(min(1000, n_cells), N_PROTEINS))
+        chunks = (min(1000, n_cells), N_PROTEINS)
+        dense = groups["prot"].create_dataset("X", (n_cells, N_PROTEINS), np.float32, chunks=chunks)
         dense.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         del groups["rna"]["X"]
         group = groups["rna"].create_group("X")
