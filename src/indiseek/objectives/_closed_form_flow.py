@@ -137,7 +137,11 @@ class ClosedFormFlowObjective(InvertibleObjective):
 
     @torch.no_grad()
     def start(self, cells: CellTensors) -> None:
-        """Compute the closed form from all training cells, choosing on folds of them, and the base of the flow."""
+        """Compute the closed form, choosing on folds of the cells, and the base of the flow.
+
+        Of the training cells at most 200,000 are looked at.
+        """
+        cells = self._enough(cells)
         if self.numbers:
             numbers = self._numbers(cells)
             self.numbers_center.copy_(numbers.mean(dim=0))
