@@ -167,7 +167,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, on a CPU too; targets are not judged there")
     parser.add_argument(
-        "--only", nargs="+", choices=list(CHECKS), metavar="CHECK", help=f"again, of {', '.join(CHECKS)}"
+        "--only",
+        nargs="+",
+        choices=list(CHECKS),
+        metavar="CHECK",
+        help=f"make these alone, and keep what the file says of the others; of {', '.join(CHECKS)}",
     )
     parser.add_argument(
         "--limit", type=float, help=f"most seconds in all (default {LIMIT:.0f}, quick {QUICK_LIMIT:.0f})"

@@ -235,3 +235,10 @@ def test_processes_with_other_cells_are_refused(monkeypatch):
 def test_one_process_is_the_first_of_one():
     place = resolve_process("cpu")
     assert (place.device.type, place.rank, place.world_size) == ("cpu", 0, 1)
+
+
+def test_a_device_that_torch_would_name_so_is_refused_with_the_words_that_work():
+    with pytest.raises(ValueError, match=r"got accelerator='cuda:1' .*pass accelerator='gpu', devices=\[1\]\.$"):
+        resolve_process("cuda:1")
+    with pytest.raises(ValueError, match="pass accelerator='auto', which takes what there is, or accelerator='cpu'"):
+        resolve_process("quantum")

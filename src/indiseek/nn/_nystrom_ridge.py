@@ -89,7 +89,7 @@ class NystromRidge(FittedModule):
         ----------
         dtype
             Of what is computed. The inverse root magnifies rounding a thousandfold: in single precision two devices
-            differ in the third digit of a residual, which is no matter to a prediction; codes are twice as precise.
+            differ in the third digit of a residual, which is no matter to a prediction; codes take double precision.
         """
         weight = self._basis(self.weight).to(dtype)
         landmarks, rate, offset = self.landmarks.to(dtype), self.rate.to(dtype), self.offset.to(dtype)
@@ -150,14 +150,14 @@ class NystromRidge(FittedModule):
             root = _KERNEL * (vectors / values.clamp_min(1e-6).sqrt()) @ vectors.T
             self.set_buffers(root=root, rate=torch.tensor(1.0 / (scale * width)))
             moments = self._moments(x[few], c[few], covariate[few], folds[few])
-            error, _ = min(_errors(moments))
+            error, penalty = min(_errors(moments))
             if error < best:
-                best, chosen = error, (self.root.clone(), self.rate.clone(), moments)
-        root, rate, moments = chosen
+                best, chosen = error, (self.root.clone(), self.rate.clone(), penalty, moments)
+        root, rate, penalty, moments = chosen
         self.set_buffers(root=root, rate=rate)
         if n > len(few):
             moments = self._moments(x, c, covariate, folds)
-        _, penalty = min(_errors(moments))
+            _, penalty = min(_errors(moments))
         gram, cross = moments.gram.sum(dim=0), moments.cross.sum(dim=0)
         self.set_buffers(weight=_solve(gram, cross, penalty))
         left_out = torch.stack([_solve(gram - g, cross - b, penalty) for g, b in zip(*moments[:2], strict=True)])
