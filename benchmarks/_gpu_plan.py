@@ -46,9 +46,9 @@ CHECKS = {
     "tests": Check("do the tests of devices pass?", 60),
     "whole_fit": Check("how long does a whole fit of counts take, transforms included?", 170),
     "low_precision": Check("what do bf16 and TF32 gain in speed?", 80, plain=True),
-    "compile": Check("does torch.compile pay?", 80, plain=True),
     "certificate": Check("do the certificates of both devices and all precisions agree?", 90, 90),
     "zarr": Check("how long do as many cells take to write to zarr and to read?", 150),
+    "compile": Check("does torch.compile pay?", 120, plain=True),
 }
 
 # All of them together.
