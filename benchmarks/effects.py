@@ -203,8 +203,8 @@ def covid_table(effects: Effects) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True, help="folder with covid_cite_donors.h5mu")
-    parser.add_argument("--draws", type=int, default=25, help="draws of each effect in each of four types")
-    parser.add_argument("--shuffles", type=int, default=100, help="shuffles of the labels in each of seven types")
+    parser.add_argument("--draws", type=int, default=50, help="draws of each effect in each of four types")
+    parser.add_argument("--shuffles", type=int, default=200, help="shuffles of the labels in each of seven types")
     parser.add_argument("--permutations", type=int, default=499)
     parser.add_argument("--fresh", action="store_true", help="do again what is kept")
     arguments = parser.parse_args()

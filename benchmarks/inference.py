@@ -1,0 +1,161 @@
+"""What a fitted model takes to answer, at any number of cells on disk: ``python benchmarks/inference.py``.
+
+The cells of ``scale.py``, a default fit from disk, then each question in a process of its own, so that each time and peak
+memory, loading included, is its own. Files and the fit stay in ``--directory`` where that is given, and are used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import mudata
+import pandas as pd
+import torch
+from _resampled import DESCRIPTION, write_resampled
+from _table import write
+
+from indiseek import IndiSeekModel
+from indiseek.data import convert, open_mudata
+
+_LIMIT_GIB = 4.0
+_MIB = 2**20
+
+
+def _codes(model: IndiSeekModel, directory: Path) -> None:
+    model.get_latent_representation()
+
+
+def _report(model: IndiSeekModel, directory: Path) -> None:
+    model.report(directory / "report.html")
+
+
+def _feature_table(model: IndiSeekModel, directory: Path) -> None:
+    model.feature_table()
+
+
+def _predict(model: IndiSeekModel, directory: Path) -> None:
+    model.predict(interval=0.9)
+
+
+def _certify(model: IndiSeekModel, directory: Path) -> None:
+    model.certify()
+
+
+def _map_query(model: IndiSeekModel, directory: Path) -> None:
+    with mudata.set_options(pull_on_update=False):
+        model.map_query(open_mudata(directory / "cells.zarr"))
+
+
+QUESTIONS: dict[str, Callable[[IndiSeekModel, Path], None]] = {
+    "get_latent_representation": _codes,
+    "certify": _certify,
+    "feature_table": _feature_table,
+    "predict": _predict,
+    "map_query": _map_query,
+    "report": _report,
+}
+
+
+def _prepare(directory: Path, n_cells: int) -> None:
+    """Cells on disk and a saved model."""
+    h5mu, cells = directory / "cells.h5mu", directory / "cells.zarr"
+    if not cells.exists():
+        write_resampled(h5mu, n_cells)
+        convert(h5mu, cells, overwrite=True, show_progress=False)
+    with mudata.set_options(pull_on_update=False):
+        model = IndiSeekModel(open_mudata(cells))
+        model.train(show_progress=False, write_latents=False)
+    model.save(directory / "model", overwrite=True)
+
+
+def _ask(name: str, directory: Path) -> dict[str, float]:
+    """Load the model beside its cells, put the question to it."""
+    began, cpu_began = time.perf_counter(), time.process_time()
+    with mudata.set_options(pull_on_update=False):
+        model = IndiSeekModel.load(directory / "model", open_mudata(directory / "cells.zarr"))
+    loaded = time.perf_counter()
+    QUESTIONS[name](model, directory)
+    return {
+        "loading, s": loaded - began,
+        "answer, s": time.perf_counter() - loaded,
+        "CPU, s": time.process_time() - cpu_began,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _child(task: str, directory: Path, n_cells: int) -> None:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    result: dict[str, float] = {}
+    if task == "prepare":
+        _prepare(directory, n_cells)
+    else:
+        result = _ask(task, directory)
+    print(json.dumps(result | {"peak RSS, GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB}))
+
+
+def _spawn(task: str, directory: Path, n_cells: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", task, "--cells", str(n_cells), "--directory", str(directory)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout
+    return json.loads(output.strip().splitlines()[-1])
+
+
+def _measure(directory: Path, n_cells: int, names: list[str]) -> dict[str, dict[str, Any]]:
+    if not (directory / "model").exists():
+        _spawn("prepare", directory, n_cells)
+    found = {}
+    for name in names:
+        found[name] = _spawn(name, directory, n_cells)
+        print(json.dumps({name: found[name]}), file=sys.stderr, flush=True)
+    if "report" in found:
+        found["report"]["page, MB"] = (directory / "report.html").stat().st_size / 1e6
+    return found
+
+
+def main() -> None:
+    """Run, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cells", type=int, default=1_000_000, help="number of cells")
+    parser.add_argument("--directory", type=Path, help="where cells and model are kept; by default nowhere")
+    parser.add_argument("--only", nargs="+", choices=list(QUESTIONS), default=list(QUESTIONS), metavar="QUESTION")
+    parser.add_argument("--one", help="one step, in this process")
+    options = parser.parse_args()
+    if options.one:
+        _child(options.one, options.directory, options.cells)
+        return
+    with TemporaryDirectory() as temporary:
+        directory = options.directory or Path(temporary)
+        directory.mkdir(parents=True, exist_ok=True)
+        found = _measure(directory, options.cells, options.only)
+    columns = ("loading, s", "answer, s", "CPU, s", "peak RSS, GiB")
+    rows = [[f"`{name}`", *(f"{each[key]:,.1f}" for key in columns)] for name, each in found.items()]
+    threads = next(iter(found.values()))["threads"]
+    notes = (
+        f"{DESCRIPTION} {options.cells:,} cells on disk, default fit, each question in a process that loads the model; "
+        f"{threads} thread(s). Aim: each below {_LIMIT_GIB:.0f} GiB."
+    )
+    if "report" in found:
+        notes += f" The report's page has {found['report']['page, MB']:.1f} MB."
+    write(
+        "inference",
+        "Answers of a fitted model, cells on disk",
+        pd.DataFrame(rows, columns=["", *columns]),
+        found,
+        notes,
+    )
+
+
+if __name__ == "__main__":
+    main()
