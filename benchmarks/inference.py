@@ -1,7 +1,7 @@
 """What a fitted model takes to answer, at any number of cells on disk: ``python benchmarks/inference.py``.
 
-The cells of ``scale.py``, a default fit from disk, then each question in a process of its own, so that each time and peak
-memory, loading included, is its own. Files and the fit stay in ``--directory`` where that is given, and are used again.
+The cells of ``scale.py``, a default fit from disk, then each question in a process of its own, so that each time and
+peak memory, loading included, is its own. Files and the fit stay in ``--directory`` if that is given, to be used again.
 """
 
 from __future__ import annotations
