@@ -185,7 +185,6 @@ def test_seeds_are_whole_numbers(case, mdata, seed):
 OPTIONS = [
     (IndiSeekModel, "n_shared", 4.5),
     (IndiSeekModel, "n_shared", "4"),
-    (IndiSeekModel, "n_shared", None),
     (IndiSeekModel, "n_specific", 2.5),
     (IndiSeekModel, "n_specific", {"rna": 2.5, "prot": 2}),
     (IndiSeekModel, "alignment", float("inf")),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import mudata
 import numpy as np
+import pandas as pd
 import pytest
 from model_contract import At, copy_of, latents
 from small import Killed, pair
 
 from indiseek.data import open_mudata
-from indiseek.models import ClosedForm, IndiSeekModel
+from indiseek.models import ClosedForm, IndiSeekModel, _certificate
 
 MODEL = {"n_shared": 4, "specific": ClosedForm(n_landmarks=60, refine=False)}
 TRAIN = {"max_epochs": 3, "batch_size": 100, "accelerator": "cpu", "show_progress": False}
@@ -65,6 +66,18 @@ def test_donors_that_no_fit_has_seen_are_certified(fitted, study):
     by_hand = fitted.certify(new, obs=["donor"], n_permutations=0)
     assert by_hand.n_cells == fitted.certify(n_permutations=0).n_cells == new.n_obs
     assert "donor" in set(by_hand.table("covariates")["covariate"])
+
+
+def test_of_very_many_cells_some_are_drawn(fitted, study, monkeypatch):
+    monkeypatch.setattr(_certificate, "_MOST_HELD_OUT_CELLS", 400)
+    everything = copy_of(study)
+    everything.obs = study.obs
+    found = fitted.certify(everything, obs=["donor"], n_permutations=0)
+    # Of those drawn, the cells that training has seen are left out.
+    assert 100 <= found.n_cells < 0.9 * (600 - len(fitted.train_indices))
+    again = fitted.certify(everything, obs=["donor"], n_permutations=0)
+    for name, table in found.tables.items():
+        pd.testing.assert_frame_equal(again.tables[name], table)
 
 
 def test_held_out_cells_of_one_batch_are_certified_without_it(study):

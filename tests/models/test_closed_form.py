@@ -52,6 +52,24 @@ def test_codes_are_computed_saved_and_inverted(closed, tmp_path):
     np.testing.assert_allclose(back, features, atol=1e-3)
 
 
+def test_the_shared_code_has_at_most_one_dimension_more_than_the_poorest_modality(make_mdata, tmp_path):
+    mdata = make_mdata(200)
+    few = mdata["prot"][:, :4].copy()  # CLR: they lie in 3 dimensions
+    mdata = pair(rna=mdata["rna"], prot=few)
+    found = {}
+    for n_shared in (None, 6):
+        model = _model(mdata, n_shared=n_shared)
+        model.train(**FAST)
+        found[n_shared] = mdata.obsm["X_indiseek_shared"]
+        model.save(tmp_path / str(n_shared))
+        loaded = IndiSeekModel.load(tmp_path / str(n_shared), mdata, accelerator="cpu")
+        np.testing.assert_array_equal(loaded.get_latent_representation(), found[n_shared])
+    assert found[None].shape == (200, 4) and found[6].shape == (200, 6)
+    rest = _model(make_mdata(200), n_shared=None)
+    rest.train(**FAST)
+    assert rest.get_latent_representation().shape == (200, 6)
+
+
 def test_more_dimensions_than_hold_signal_are_made_where_they_are_asked_for(mdata, log):
     model = IndiSeekModel(mdata, **SMALL, n_specific={"rna": 17, "prot": 2})
     model.train(**FAST)

@@ -107,8 +107,8 @@ def to_tensor(chunk: Matrix, device: torch.device) -> Tensor:
 def csr(crow: Tensor, column: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Sparse CSR tensor."""
     with warnings.catch_warnings():
-        # Only the product with a dense matrix is used, which is covered by tests. Some torch (2.11) warns beside "in beta"
-        # that invariants are not checked, though that is what is asked for here.
+        # Only the product with a dense matrix is used, which is covered by tests. Some torch (2.11) also warns that
+        # invariants are not checked, though that is what is asked for here.
         warnings.filterwarnings("ignore", message="Sparse (CSR tensor support|invariant checks)", category=UserWarning)
         return torch.sparse_csr_tensor(crow, column, values, size=shape, check_invariants=False)
 

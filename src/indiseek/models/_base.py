@@ -935,7 +935,8 @@ class MultimodalModel(ABC):
 
         Uses the test cells, and nothing of the model but its codes: see :func:`indiseek.metrics.certify`. What one
         modality knows of another is fitted on the training cells' features. The counts of the test cells,
-        thinned into halves, give the counting noise where the transform takes counts. Of a model without specific
+        thinned into halves, give the counting noise where the transform takes counts. Of more than 10,000 test cells so
+        many are drawn. Of a model without specific
         codes (CoMMModel) the projections are judged as shared codes, and the fused code, which is meant to hold what
         only one modality knows, as the joint one.
 
@@ -1001,7 +1002,7 @@ class MultimodalModel(ABC):
             cells,
             rows,
             reference,
-            obs={key: column.to_numpy()[rows] for key, column in columns.items()},
+            obs={str(key): column.to_numpy() for key, column in columns.items()},
             feature_names={name: self.feature_names(name) for name in self.modalities},
             new_groups=split_by if mdata is None else None,
             n_permutations=n_permutations,

@@ -15,12 +15,15 @@ from torch import Tensor
 from indiseek._checks import check_mapping, check_number
 from indiseek.data import Cells, Groups, Matrix, fold_splits, progress, watched
 from indiseek.metrics import Certificate, Thresholds, certify, pooled_certificate, thin_counts
+from indiseek.models._features import drawn
 from indiseek.train import Pipeline
 
 if TYPE_CHECKING:
     from indiseek.models._base import MultimodalModel
 
 MIN_HELD_OUT_CELLS = 100
+# Readings take 5,000 cells and retrieval 10,000: thinned halves of more would cost minutes and tell nothing.
+_MOST_HELD_OUT_CELLS = 10_000
 # Of train(), what the folds say, and what would write.
 _NOT_FOR_FOLDS = {
     "train_size",
@@ -39,7 +42,7 @@ def certificate(
     rows: NDArray[np.intp],
     reference: Mapping[str, NDArray[Any]] | None,
     *,
-    obs: Mapping[str, NDArray[Any]] | None,
+    obs: Mapping[str, NDArray[Any]],
     feature_names: Mapping[str, Sequence[str]],
     new_groups: str | None,
     n_permutations: int,
@@ -54,11 +57,12 @@ def certificate(
     pipeline
         Transforms and networks.
     cells, rows
-        Cells, and positions of the held-out ones among them, which have all modalities.
+        Cells, and positions of the held-out ones among them, which have all modalities; of more than 10,000 so many
+        are drawn.
     reference
         Features of the training cells by modality, ``(n_cells, n_features)``; None if they are not at hand.
     obs
-        Further columns that may be in the codes, by name, ``(n_held_out,)`` each.
+        Further columns that may be in the codes, by name, ``(n_cells,)`` each.
     feature_names
         Names of the features by modality.
     new_groups
@@ -69,6 +73,7 @@ def certificate(
         Whether a progress bar is shown where it takes seconds.
     """
     first, last = pipeline.default, list(pipeline.stages)[-1]
+    rows = drawn(rows, _MOST_HELD_OUT_CELLS, seed)
     tensors = pipeline.tensors(cells, rows)
     values = {name: matrix[cells.at(name, rows)] for name, matrix in cells.values.items()}
     setup = cells.schema.setup
@@ -87,7 +92,7 @@ def certificate(
         reconstruction=None if specific is None else _arrays(pipeline.reconstruction(last, tensors)),
         replicates=_replicates(pipeline, values, seed),
         batch=covariates.get(setup.batch_key) if setup.batch_key is not None else None,
-        covariates=covariates | {name: np.asarray(column) for name, column in (obs or {}).items()},
+        covariates=covariates | {name: column[rows] for name, column in obs.items()},
         feature_names=feature_names,
         new_groups=new_groups,
         n_permutations=n_permutations,

@@ -86,7 +86,7 @@ _WORDS: dict[str, type[Flow] | type[ClosedForm] | type[NCEClub]] = {
     "closed-form": ClosedForm,
     "nce-club": NCEClub,
 }
-_N_SPECIFIC_NCE_CLUB = 8
+_N_SHARED, _N_SPECIFIC_NCE_CLUB = 6, 8
 
 # It usually stops earlier.
 _SHARED = Schedule(n_steps=4000)
@@ -105,7 +105,7 @@ _NCE_CLUB = Schedule(n_steps=2000, stops_early=False, cosine=True, warmup=Fracti
 class IndiSeekOptions(Options):
     """Options of :class:`IndiSeekModel`, which documents them."""
 
-    n_shared: int
+    n_shared: int | None
     n_specific: int | Mapping[str, int] | None
     alignment: float
     specific: Flow | ClosedForm | NCEClub
@@ -113,13 +113,19 @@ class IndiSeekOptions(Options):
 
     def __post_init__(self) -> None:
         """Check them."""
-        check_dimension("n_shared", self.n_shared, low=2)
+        if self.n_shared is not None:
+            check_dimension("n_shared", self.n_shared, low=2)
         if self.n_specific is not None:
             check_dimension("n_specific", self.n_specific, low=1)
         check_number("alignment", self.alignment, low=0)
         if not isinstance(self.specific, Flow | ClosedForm | NCEClub):
             check_choice("specific", self.specific, tuple(_WORDS))
         check_encoder(self.encoder)
+
+    def dimension(self, ranks: Mapping[str, int]) -> int:
+        """Dimension of the shared codes of modalities whose features lie in spaces of so many dimensions."""
+        # Nothing that both know has more dimensions than the poorer has; the sphere adds one.
+        return min(_N_SHARED, 1 + min(ranks.values())) if self.n_shared is None else self.n_shared
 
 
 @final
@@ -153,7 +159,9 @@ class IndiSeekModel(MultimodalModel):
         Paired cells with two or more modalities. Set up with the modalities that are found, unless
         :meth:`setup_mudata` was called on it, which also takes cells of which some lack one (``unpaired="keep"``).
     n_shared
-        Dimension of the shared codes. They lie on the unit sphere and so have one degree of freedom less.
+        Dimension of the shared codes. They lie on the unit sphere and so have one degree of freedom less. By default 6,
+        or one more than the modality with the fewest has components that hold signal, where that is less: with more,
+        what only the other modality knows comes into the joint code.
     n_specific
         Dimension of the specific codes; one number, or one for each modality. By default 8 for ``"nce-club"``, all for
         ``"flow"``, and for the closed form as many as the training cells can make independent,
@@ -205,7 +213,7 @@ class IndiSeekModel(MultimodalModel):
         self,
         mdata: MuData,
         *,
-        n_shared: int = 6,
+        n_shared: int | None = None,
         n_specific: int | Mapping[str, int] | None = None,
         alignment: float = 10.0,
         specific: Literal["closed-form", "flow", "nce-club"] | ClosedForm | Flow | NCEClub = "closed-form",
@@ -267,14 +275,14 @@ class IndiSeekModel(MultimodalModel):
             return CLIPObjective(shapes.n_features, cast(Flow, method).n_context, encoder=options.encoder, batch=batch)
 
         def flow(shapes: Shapes) -> Objective:
-            n_condition = options.n_shared + cast(Flow, method).n_context
+            n_condition = options.dimension(shapes.ranks) + cast(Flow, method).n_context
             return ConditionalFlowObjective(shapes.n_features, shapes.ranks, n_condition, wanted or shapes.ranks)
 
         shared = Stage(
             name="shared",
             objective=lambda shapes: CLIPObjective(
                 shapes.n_features,
-                options.n_shared,
+                options.dimension(shapes.ranks),
                 alignment=options.alignment,
                 encoder=options.encoder,
                 batch=batch,
@@ -297,7 +305,7 @@ class IndiSeekModel(MultimodalModel):
             name="everything",
             objective=lambda shapes: EverythingObjective(
                 shapes.n_features,
-                options.n_shared,
+                options.dimension(shapes.ranks),
                 n_batches=0 if batch is None else next(iter(shapes.n_categories.values())),
             ),
             schedule=None,
@@ -326,7 +334,11 @@ class IndiSeekModel(MultimodalModel):
         states = Stage(
             name="states",
             objective=lambda shapes: CLIPObjective(
-                shapes.n_features, options.n_shared, alignment=options.alignment, encoder=options.encoder, batch=0
+                shapes.n_features,
+                options.dimension(shapes.ranks),
+                alignment=options.alignment,
+                encoder=options.encoder,
+                batch=0,
             ),
             schedule=_SHARED,
             uses_covariates=True,
@@ -334,7 +346,7 @@ class IndiSeekModel(MultimodalModel):
         corrected = Stage(
             name="corrected",
             objective=lambda shapes: BatchCorrectedObjective(
-                shapes.n_features, options.n_shared, next(iter(shapes.n_categories.values()))
+                shapes.n_features, options.dimension(shapes.ranks), next(iter(shapes.n_categories.values()))
             ),
             schedule=None,
             given=("states",),
@@ -344,11 +356,12 @@ class IndiSeekModel(MultimodalModel):
 
     def _closed_form(self, specific: Stage, method: ClosedForm) -> Stage:
         """The specific stage in closed form, given components and shared codes."""
-        n_shared = self._options.n_shared
+        options: IndiSeekOptions = self._options
         # Nothing where the user says nothing.
         wanted = self._n_specific({})
 
         def objective(shapes: Shapes) -> Objective:
+            n_shared = options.dimension(shapes.ranks)
             most = whitenable_axes(shapes.n_train)
             axes = {name: min(n, max(most, wanted.get(name, 0))) for name, n in shapes.ranks.items()}
             return ClosedFormFlowObjective(
@@ -378,7 +391,7 @@ class IndiSeekModel(MultimodalModel):
 
         def objective(shapes: Shapes) -> Objective:
             return NCEClubObjective(
-                shapes.n_features, options.n_shared, n_specific, encoder=options.encoder, **settings
+                shapes.n_features, options.dimension(shapes.ranks), n_specific, encoder=options.encoder, **settings
             )
 
         n_critic_steps = method.n_critic_steps if method.independence_weight > 0 else 0
@@ -413,7 +426,7 @@ class IndiSeekModel(MultimodalModel):
                     f"{n_specific}; choose a smaller one."
                 )
         most = max(self._most_features().values())
-        if self._options.n_shared > most:
+        if self._options.n_shared is not None and self._options.n_shared > most:
             raise ValueError(
                 f"expected n_shared of at most {most}, the most features of a modality after its "
                 f"transform, got {self._options.n_shared}; choose a smaller one."
