@@ -30,6 +30,7 @@ from indiseek.models._compare import compared
 from indiseek.models._features import (
     Seen,
     axes_of,
+    drawn,
     located,
     private_parts,
     seen,
@@ -87,6 +88,8 @@ _WORDS: dict[str, type[Flow] | type[ClosedForm] | type[NCEClub]] = {
     "nce-club": NCEClub,
 }
 _N_SHARED, _N_SPECIFIC_NCE_CLUB = 6, 8
+# A regression of more cells errs no less, but takes minutes.
+_MOST_FOR_PREDICTION = 100_000
 
 # It usually stops earlier.
 _SHARED = Schedule(n_steps=4000)
@@ -1294,6 +1297,8 @@ class IndiSeekModel(MultimodalModel):
             column = self._columns(cast(MuData, self._mdata), [split_by])[split_by]
             groups = pd.factorize(column.to_numpy()[rows])[0]
         cells, rows = cells.paired(), cells.among_paired(rows)
+        kept = drawn(np.arange(len(rows)), _MOST_FOR_PREDICTION, seed=0)
+        rows, groups = rows[kept], None if groups is None else groups[kept]
         n_batches = 0 if batch_key is None else cells.schema.n_categories[batch_key]
         found = Predictor(transforms[given], transforms[modality], n_batches).to(self.device)
         found.fit(
