@@ -54,7 +54,7 @@ class Size:
 
 
 PAPER = Size(10, 3, 0.2, 224, 10_000, 4096, 100, 64, 3e-4, 512, 8, (512, 256), 0.08, colours=True, alexnet=True)
-SMALL = Size(5, 6, 0.4, 48, 2000, 2000, 20, 64, 1e-3, 64, 4, (128, 64), 0.15, colours=False, alexnet=False)
+SMALL = Size(5, 6, 0.4, 48, 2000, 2000, 12, 64, 1e-3, 64, 4, (128, 64), 0.15, colours=False, alexnet=False)
 SMOKE = Size(4, 1, 0.4, 32, 64, 64, 1, 32, 1e-3, 16, 4, (16, 8), 0.5, colours=False, alexnet=False)
 
 

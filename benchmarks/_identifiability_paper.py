@@ -49,7 +49,7 @@ class Training:
 
 # Hidden widths 10, 50 and 10 times the 15 features; 5 batches of 4,096 cells for the probes.
 PAPER = Training((150, 750, 750, 750, 750, 150), 6144, 300_001, 1e-4, 20_480)
-SMALL = Training((128, 128, 128), 512, 5000, 2e-3, 2048, anneal=True)
+SMALL = Training((128, 128, 128), 512, 3000, 2e-3, 2048, anneal=True)
 SMOKE = Training((16,), 64, 20, 1e-3, 128)
 
 

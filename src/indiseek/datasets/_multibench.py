@@ -95,8 +95,7 @@ def multibench_affect(
     Examples
     --------
     >>> mdata = indiseek.datasets.multibench_affect("mosi_data.pkl")
-    >>> mdata["text"].shape
-    (2199, 15000)
+    >>> train = mdata[mdata.obs["split"] == "train"]
     """
     chosen = tuple(modalities)
     if isinstance(modalities, str) or not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= {*_MODALITIES}:
