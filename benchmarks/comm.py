@@ -4,6 +4,9 @@ Vector Trifeature: answers that both modalities know (R), that one of them knows
 (S, and an exclusive or of two bits). Every method is trained twice for each seed, on independent pairs and on pairs
 that all obey the bijection behind S, and probed on fresh cells; published figures of the image version stand beside.
 With ``--pbmc`` the same question is put to the blood cells that ship with the package, against IndiSeek's codes.
+``--images`` is Trifeature with its images, small ones on one processor; ``--images --paper-size --device cuda`` has the
+published sizes and wants a GPU. ``--affect FILE`` trains and probes on an affect set of MultiBench, of a file that you
+have.
 Each fit is kept in ``benchmarks/.cache``: a run that was stopped goes on. ``--quick`` does one seed, ``--smoke`` few
 cells and epochs.
 """
@@ -14,9 +17,12 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
 
+import _comm_affect as affect
+import _comm_images as images
 import numpy as np
 import pandas as pd
 import torch
@@ -45,6 +51,8 @@ PUBLISHED = {
     "Cross + Self": (99.7, 86.9, 50.0),
     "CoMM": (99.9, 87.8, 71.9),
 }
+# Printed by the authors' notebooks, demo/trifeatures.ipynb and demo/multibench.ipynb of Duplums/CoMM, one run each.
+NOTEBOOK = (99.96, 90.14, 70.29)
 COLUMNS = ("R", "U of rna", "U of prot", "xor", "xor, nonlinear", "S", "S, nonlinear")
 N_TRAIN, N_VALIDATION, N_PROBE = 10_000, 1000, 4000
 BATCH_SIZE, N_EPOCHS = 128, 20
@@ -246,6 +254,72 @@ def run_trifeature(n_seeds: int, *, fresh: bool, smoke: bool, ending: str) -> No
     )
 
 
+def run_images(n_seeds: int, *, size_name: str, device: str, fresh: bool) -> None:
+    """Run, print and write the table of Trifeature with images."""
+    size = {"paper": images.PAPER, "small": images.SMALL, "smoke": images.SMOKE}[size_name]
+    rows, values = [], {}
+    for method in images.METHODS:
+        found: list[Figures] = []
+        for seed in range(n_seeds):
+            figures: Figures = {}
+            for matched in (False, True):
+                figures |= kept(
+                    _path(f"images-{size_name}-{method}-{'matched' if matched else 'independent'}-{seed}"),
+                    lambda method=method, seed=seed, matched=matched: images.run(
+                        method, size, seed, device, matched=matched
+                    ),
+                    fresh=fresh,
+                )
+            found.append(figures)
+        values[method] = found
+        rows.append({"method": method} | {q: spread([f[q] for f in found], 1) for q in images.COLUMNS})
+    chance = 100 / size.n_values
+    published = [{"method": method, "R": r, "U": u, "S": s} for method, (r, u, s) in PUBLISHED.items()]
+    published.append({"method": "CoMM, the authors' notebook, one run"} | dict(zip("RUS", NOTEBOOK, strict=True)))
+    text = "\n\n".join(
+        [
+            markdown(pd.DataFrame(rows)),
+            "Published, linear probe (Dufumier et al. 2025, arXiv 2409.07402), and printed by the authors' notebook:",
+            markdown(pd.DataFrame(published)),
+        ]
+    )
+    if size_name == "smoke":
+        print(text)
+        return
+    write_text(
+        f"comm-images-{size_name}",
+        f"CoMM on Trifeature with images, {n_seeds} seeds: mean [lowest, highest]",
+        text,
+        {"seeds": list(range(n_seeds)), "size": asdict(size), "device": device, "values": values},
+        "Balanced accuracy, per cent, of a logistic regression on the code of two images, fitted on "
+        f"{size.n_pairs:,} pairs of training images and scored on up to {size.n_test:,} pairs of images of other "
+        f"combinations. Chance: R and U {chance:.0f}, S 50. R and U are of models trained on independent pairs, S of "
+        "models trained on pairs that all obey the bijection, probed on independent ones. S, weighted: the probe of S "
+        "with both classes of the same weight. "
+        f"{size.n_values} shapes, textures and colours, {size.size} x {size.size} pixels, {size.epochs} epochs of "
+        f"{size.n_pairs:,} pairs in batches of {size.batch}.",
+    )
+
+
+def run_affect(path: Path, n_seeds: int, *, device: str, epochs: int) -> None:
+    """Run, print and write the table of one affect set."""
+    found = [affect.run(path, seed, device, epochs=epochs) for seed in range(n_seeds)]
+    name = path.stem
+    row = {"set": name} | {column: spread([f[column] for f in found], 1) for column in affect.COLUMNS}
+    published = [
+        {"set": each, "published, 5 runs": paper, "the authors' notebook, one run": notebook}
+        for each, (paper, notebook) in affect.PUBLISHED.items()
+    ]
+    write_text(
+        f"comm-affect-{name}",
+        f"CoMM on {name}, {n_seeds} seeds: mean [lowest, highest]",
+        "\n\n".join([markdown(pd.DataFrame([row])), "Published:", markdown(pd.DataFrame(published))]),
+        {"seeds": list(range(n_seeds)), "values": found, "epochs": epochs},
+        "Accuracy and balanced accuracy, per cent, of a logistic regression on the fused code of vision and text, "
+        "fitted on the training samples and scored on the test samples.",
+    )
+
+
 def pbmc(seed: int, *, smoke: bool) -> Figures:
     """What codes of the blood cells tell of gated cell types and of the features, by source."""
     mdata = datasets.pbmc10k_cite()
@@ -329,12 +403,24 @@ def main() -> None:
     """Run, print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pbmc", action="store_true", help="the blood cells instead of Trifeature")
+    parser.add_argument("--images", action="store_true", help="Trifeature with images, small ones")
+    parser.add_argument("--paper-size", action="store_true", help="with --images: the published size; for a GPU")
+    parser.add_argument("--affect", type=Path, metavar="FILE", help="an affect set of MultiBench that you have")
+    parser.add_argument("--epochs", type=int, default=100, help="of --affect (default 100)")
+    parser.add_argument("--device", default="cpu", help="of torch, for --images and --affect (default cpu)")
     parser.add_argument("--quick", action="store_true", help="one seed")
     parser.add_argument("--seeds", type=int, help="number of seeds (5; 1 with --quick)")
     parser.add_argument("--fresh", action="store_true", help="do again what is in the cache")
     parser.add_argument("--smoke", action="store_true", help="few cells and epochs, printed only")
     options = parser.parse_args()
     n_seeds = options.seeds or (1 if options.quick or options.smoke else 5)
+    if options.images:
+        size_name = "smoke" if options.smoke else "paper" if options.paper_size else "small"
+        run_images(n_seeds, size_name=size_name, device=options.device, fresh=options.fresh)
+        return
+    if options.affect is not None:
+        run_affect(options.affect, n_seeds, device=options.device, epochs=options.epochs)
+        return
     run = run_pbmc if options.pbmc else run_trifeature
     run(n_seeds, fresh=options.fresh, smoke=options.smoke, ending="-quick" if options.quick else "")
 

@@ -165,3 +165,44 @@ def test_views_are_fixed_in_eval_mode_and_two_different_ones():
 def test_wrong_arguments_say_what_was_expected(options, message):
     with pytest.raises(ValueError, match=message):
         _objective(**options)
+
+
+def test_augmentations_of_your_own_take_the_place_of_noise_and_dropped_features():
+    def shifted(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        return x + 100 + torch.rand(1, generator=generator)
+
+    objective = _objective(augment={"rna": shifted}, noise=0.0, feature_dropout={"rna": 0.9, "prot": 0.0})
+    batch = _batch()
+    torch.manual_seed(0)
+    first, again = objective.view(batch, 0), objective.view(batch, 0)
+    torch.testing.assert_close(first[1], batch.features[1])
+    shift = first[0] - batch.features[0]
+    assert 100 <= shift.min() and shift.max() <= 101.001
+    assert (first[0] - again[0]).abs().min() > 1e-4
+    objective.eval()
+    views = [objective.view(batch, number)[0] for number in (0, 1, 0)]
+    torch.testing.assert_close(views[0], views[2])
+    assert (views[0] - views[1]).abs().min() > 1e-4
+    assert objective.loss(batch).loss.item() == objective.loss(batch).loss.item()
+    with pytest.raises(ValueError, match="expected augment by the modalities .*'rna', 'prot'.*, got .*'atac'"):
+        _objective(augment={"atac": shifted})
+
+
+@pytest.mark.parametrize("form", ["paper", "code"])
+def test_a_head_of_your_own_sees_one_set_of_codes_at_a_time(form):
+    class Counting(torch.nn.Module):
+        sizes: list[int] = []
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.sizes.append(len(x))
+            return x - x.mean(dim=0)
+
+    head = Counting()
+    objective = _objective(form=form, head=head)
+    loss = objective.loss(_batch())
+    assert head.sizes == [N_CELLS] * (4 if form == "paper" else 6)
+    assert torch.isfinite(loss.loss)
+    # The perceptron maps rows alone, so that all at once is the same.
+    plain, split = _objective(form=form, noise=0.0), _objective(form=form, noise=0.0)
+    split.head, split.own_head = plain.head, True
+    torch.testing.assert_close(plain.eval().loss(_batch()).loss, split.eval().loss(_batch()).loss)

@@ -70,3 +70,15 @@ def test_negatives_of_the_same_modality_are_ours_where_codes_agree_and_only_ther
     program = [program_loop(a, x, others(a), others(x), 2.0) for x in (b, b + 1)]
     assert abs(ours - program[0]) > 0.1
     assert program[1] - program[0] > moved - ours + 0.1
+
+
+def test_the_loss_with_a_second_batch_is_that_of_the_program():
+    rng = np.random.default_rng(1)
+    (a, b), (others_a, others_b) = rng.normal(size=(2, 5, 3)), rng.normal(size=(2, 8, 3))
+    found = distance_info_nce_loss(
+        *map(torch.from_numpy, (a, b)), 2.0, others=tuple(map(torch.from_numpy, (others_a, others_b)))
+    )
+    expected = program_loop(a, b, np.stack([others_a] * 5), np.stack([others_b] * 5), 2.0)
+    assert found.item() == pytest.approx(expected, abs=1e-10)
+    alike = torch.ones(5, 3)
+    assert distance_info_nce_loss(alike, alike, others=(alike, alike)).item() == pytest.approx(math.log(6))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from indiseek.simulation import ContentStyleProcess
+from indiseek.simulation._content_style import _covariance
 
 ASYMMETRIC = (2, 3, {"rna": 4, "adt": 1})
 
@@ -61,11 +62,51 @@ def test_blocks_of_equal_size_get_covariances_of_their_own(seed):
         assert all(np.abs(one - other).max() > 0.05 for other in covariances[:i])
 
 
+@pytest.mark.parametrize("form", ["paper", "code"])
+def test_published_layers_are_among_the_best_conditioned_of_a_thousand(form):
+    process = ContentStyleProcess(2, 2, {"rna": 2, "adt": 1}, form=form)
+    for name, width in (("rna", 6), ("adt", 5)):
+        draws = np.random.default_rng(0).uniform(-1, 1, (20_000, width, width))
+        draws /= np.linalg.norm(draws, axis=2, keepdims=True)
+        bound = np.quantile(np.linalg.cond(draws), [0.0004, 0.0025])
+        conditions = [np.linalg.cond(layer) for layer in process.layers[name]]
+        assert max(conditions) <= bound[1]
+        # Of the published network it is the weights of an input that have unit length, of ours those of an output.
+        for layer in process.layers[name]:
+            np.testing.assert_allclose(np.linalg.norm(layer, axis=1), 1)
+            assert np.abs(np.linalg.norm(layer, axis=0) - 1).max() > 0.01
+    assert bound[0] > 1
+
+
+def test_published_covariances_are_wishart_draws_as_they_come():
+    rng = np.random.default_rng(0)
+    covariances = np.array([_covariance(3, rng, None) for _ in range(4000)])
+    # A Wishart matrix with n degrees of freedom has mean n I, and its trace is chi-squared with n^2.
+    np.testing.assert_allclose(covariances.mean(axis=0), 3 * np.eye(3), atol=0.2)
+    traces = np.trace(covariances, axis1=1, axis2=2)
+    assert traces.mean() == pytest.approx(9, abs=0.3)
+    assert traces.var() == pytest.approx(18, rel=0.15)
+    assert np.median(np.linalg.cond(covariances)) > 20
+    process = ContentStyleProcess(3, 3, (3, 2), statistical=True, form="paper", n_layers=1)
+    assert np.abs(process.covariances["change"] - process.covariances["content"]).max() > 0.05
+    assert np.trace(process.covariances["content"]) != pytest.approx(3)
+
+
+def test_the_program_draws_one_covariance_for_all_blocks_of_a_size():
+    process = ContentStyleProcess(3, 3, (3, 2), statistical=True, form="code", seed=1)
+    for block in ("style", "change", "specific_rna"):
+        np.testing.assert_array_equal(process.covariances[block], process.covariances["content"])
+    assert process.covariances["specific_prot"].shape == (2, 2)
+    # Equal covariances, not equal draws.
+    drawn = _blocks(process.sample(20_000))
+    assert np.abs(np.corrcoef(drawn["content"].T, drawn["style"].T)[:3, 3:]).max() < 0.04
+
+
 @pytest.mark.parametrize("max_condition", [5.0, 30.0])
 def test_no_layer_or_covariance_is_worse_conditioned_than_asked_for(max_condition):
     for seed in range(3):
         process = ContentStyleProcess(3, 2, (1, 0), statistical=True, max_condition=max_condition, seed=seed)
-        layers = [layer for stack in process._layers.values() for layer in stack]
+        layers = [layer for stack in process.layers.values() for layer in stack]
         assert len(layers) == 6
         covariances = [covariance for covariance in process.covariances.values() if covariance.size]
         assert max(map(np.linalg.cond, [*layers, *covariances])) <= max_condition
@@ -75,21 +116,25 @@ def test_no_layer_or_covariance_is_worse_conditioned_than_asked_for(max_conditio
 
 def test_modalities_are_mixed_by_different_networks():
     process = ContentStyleProcess(2, 2, (2, 2))
-    first, second = process._layers.values()
+    first, second = process.layers.values()
     assert all(np.abs(a - b).max() > 0.1 for a, b in zip(first, second, strict=True))
 
 
 def _inverse(process: ContentStyleProcess, name: str, x: np.ndarray, slope: float) -> np.ndarray:
-    layers = process._layers[name]
+    layers = process.layers[name]
     x = x @ np.linalg.inv(layers[-1])
     for layer in reversed(layers[:-1]):
         x = np.where(x > 0, x, x / slope) @ np.linalg.inv(layer)
     return x
 
 
-@pytest.mark.parametrize(("n_layers", "slope"), [(1, 0.2), (3, 0.2), (2, 0.5)])
-def test_mixing_is_invertible_and_both_modalities_hold_the_same_content(n_layers, slope):
-    process = ContentStyleProcess(*ASYMMETRIC, n_layers=n_layers, slope=slope, change_probability=0.5, seed=2)
+@pytest.mark.parametrize(
+    ("n_layers", "slope", "form"), [(1, 0.2, "conditioned"), (3, 0.2, "code"), (2, 0.5, "conditioned")]
+)
+def test_mixing_is_invertible_and_both_modalities_hold_the_same_content(n_layers, slope, form):
+    process = ContentStyleProcess(
+        *ASYMMETRIC, n_layers=n_layers, slope=slope, change_probability=0.5, form=form, seed=2
+    )
     sim = process.sample(200)
     for name, x in sim.features.items():
         factors = np.hstack([sim.shared, sim.style[name], sim.specific[name]])
@@ -114,7 +159,7 @@ def test_style_depends_on_content_only_where_it_is_caused():
         sim = process.sample(20_000)
         design = np.hstack([np.ones((20_000, 1)), sim.shared])
         weights = np.linalg.lstsq(design, sim.style["rna"], rcond=None)[0]
-        truth = np.vstack([process._offset, process._effect])
+        truth = np.vstack([process.offset, process.effect])
         np.testing.assert_allclose(weights, truth, atol=0.04)
         assert bool(np.abs(truth).max() > 0.1) is causal
         np.testing.assert_allclose((sim.style["rna"] - design @ weights).var(axis=0), 1, atol=0.05)
@@ -164,6 +209,11 @@ def test_style_and_specific_factors_may_be_absent():
         ({"n_layers": 0}, "expected n_layers to be an integer >= 1, got 0"),
         ({"max_condition": 0.0}, "expected max_condition to be a finite number > 0, got 0.0"),
         ({"max_condition": 1.001}, "expected max_condition that layers of width 15 reach, got 1.001; .* raise it or"),
+        ({"form": "published"}, "expected form to be one of .*'paper', 'code'.*, got 'published'"),
+        (
+            {"form": "code", "max_condition": 5.0},
+            "expected max_condition with form='conditioned' alone, got 5.0 with 'co",
+        ),
         ({"seed": -1}, "expected seed to be an integer >= 0, got -1"),
     ],
 )

@@ -12,6 +12,7 @@ from indiseek.nn._mixture import NormalMixture
 from indiseek.nn._mlp import MLP, Activation, Encoder
 from indiseek.nn._nystrom_ridge import N_FOLDS, NystromRidge
 from indiseek.nn._refining_flow import RefiningFlow
+from indiseek.nn._sequence import SequenceTransformer
 
 __all__ = [
     "MLP",
@@ -29,6 +30,7 @@ __all__ = [
     "NystromRidge",
     "RefiningFlow",
     "SeparableCritic",
+    "SequenceTransformer",
     "leading_axes",
     "whitenable_axes",
 ]

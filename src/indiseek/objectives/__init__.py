@@ -5,7 +5,7 @@ from indiseek.objectives._base import Objective, ObjectiveOutput, joint_code
 from indiseek.objectives._batch_corrected import BatchCorrectedObjective
 from indiseek.objectives._clip import CLIPObjective, clip_loss
 from indiseek.objectives._closed_form_flow import ClosedFormFlowObjective
-from indiseek.objectives._comm import CoMMObjective, Form, Negatives, nt_xent
+from indiseek.objectives._comm import Augment, CoMMObjective, Form, Negatives, nt_xent
 from indiseek.objectives._components import ComponentsObjective
 from indiseek.objectives._conditional_flow import ConditionalFlowObjective
 from indiseek.objectives._disentangled_shared import Bottleneck, DisentangledSharedObjective
@@ -30,6 +30,7 @@ from indiseek.objectives._invertible import InvertibleObjective
 from indiseek.objectives._nce_club import Independence, IndependentOf, NCEClubObjective
 
 __all__ = [
+    "Augment",
     "Bottleneck",
     "BatchCorrectedObjective",
     "CLIPObjective",

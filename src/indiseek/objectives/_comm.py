@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from indiseek.data import CellTensors
 from indiseek.nn import Encoder, FusionTransformer
@@ -18,6 +18,8 @@ from indiseek.objectives._gather import gather
 
 Form = Literal["paper", "code"]
 Negatives = Literal["both", "cross"]
+Augment = Callable[[Tensor, torch.Generator | None], Tensor]
+"""Called with features ``(n_cells, n_features)`` and a generator, None for torch's own; gives as many, changed."""
 
 
 def nt_xent(codes_a: Tensor, codes_b: Tensor, temperature: float) -> Tensor:
@@ -71,7 +73,7 @@ class CoMMObjective(Objective):
 
     In eval mode the views are fixed, so that held-out losses of two epochs can be compared and do not depend on the
     order of the cells: the first and the last of ``views``, without noise, each with a fixed set of features dropped,
-    as many as in training on average.
+    as many as in training on average. An augmentation of your own is then given a generator that starts anew each time.
 
     Parameters
     ----------
@@ -97,6 +99,12 @@ class CoMMObjective(Objective):
         Highest rate of dropped features, for all modalities or by name.
     noise
         Standard deviation of the noise, for all modalities or by name.
+    augment
+        Augmentations of your own by modality, such as crops of an image: called with features and a generator, see
+        ``Augment``. They take the place of noise and of dropped features.
+    head
+        Projection head of your own, a module that maps ``(n_cells, n_latent)`` to any width; it sees one set of codes
+        at a time. None for a perceptron of `head_hidden` and `n_head`.
 
     Raises
     ------
@@ -126,6 +134,8 @@ class CoMMObjective(Objective):
         feature_dropout: float | Mapping[str, float] = 0.3,
         noise: float | Mapping[str, float] = 0.2,
         encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
+        augment: Mapping[str, Augment] | None = None,
+        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if min(joint_weight, unimodal_weight) < 0 or joint_weight + unimodal_weight == 0:
@@ -149,7 +159,14 @@ class CoMMObjective(Objective):
         self.fusion = FusionTransformer(
             n_features, n_latent, n_tokens=n_tokens, n_layers=n_layers, n_heads=n_heads, encoder=encoder
         )
-        self.head = encoder.network(n_latent, n_head, head_hidden)
+        self.own_head = head is not None
+        self.head = encoder.network(n_latent, n_head, head_hidden) if head is None else head
+        augment = augment or {}
+        if not set(augment) <= set(self.names):
+            raise ValueError(
+                f"expected augment by the modalities {list(self.names)}, got {list(augment)}; use their names."
+            )
+        self.augment = [augment.get(name) for name in self.names]
         generator = torch.Generator().manual_seed(0)
         for i, n in enumerate(n_features.values()):
             draws = torch.rand(2, n, generator=generator)
@@ -179,6 +196,10 @@ class CoMMObjective(Objective):
 
     def _view(self, modality: int, cells: CellTensors, number: int) -> Tensor:
         x = cells.features[modality]
+        augment = self.augment[modality]
+        if augment is not None:
+            fixed = None if self.training else torch.Generator(x.device).manual_seed(number)
+            return augment(x, fixed)
         if not self.training:
             if cells.views:
                 x = cells.views[modality][:, -number]
@@ -209,7 +230,13 @@ class CoMMObjective(Objective):
         if self.unimodal_weight:
             alone = slice(2 * n, None) if self.form == "paper" else slice(None)
             codes.append(self.fusion.fuse([torch.cat([t[alone] for t in tokens])]))
-        first, second, *alone_codes = map(gather, F.normalize(self.head(torch.cat(codes)), dim=-1).split(n))
+        stacked = torch.cat(codes)
+        if self.own_head:
+            # One set at a time: it may normalise over its cells.
+            headed = torch.cat([self.head(code) for code in stacked.split(n)])
+        else:
+            headed = self.head(stacked)
+        first, second, *alone_codes = map(gather, F.normalize(headed, dim=-1).split(n))
 
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=first.device)

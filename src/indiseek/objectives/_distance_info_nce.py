@@ -17,7 +17,9 @@ from indiseek.objectives._base import Objective, ObjectiveOutput
 from indiseek.objectives._gather import gather
 
 
-def distance_info_nce_loss(codes_a: Tensor, codes_b: Tensor, temperature: float = 1.0) -> Tensor:
+def distance_info_nce_loss(
+    codes_a: Tensor, codes_b: Tensor, temperature: float = 1.0, *, others: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     r"""Symmetric InfoNCE loss with the negative squared distance as similarity.
 
     .. math::
@@ -28,9 +30,9 @@ def distance_info_nce_loss(codes_a: Tensor, codes_b: Tensor, temperature: float 
     For many cells it tends, up to ``log(n_cells)``, to the alignment of the codes less their mean entropy.
 
     Negatives are codes of the other modality, the sums over k of the equation. The authors' program takes codes of the
-    same modality, of a second batch of cells. Where codes agree across modalities, that is the same but for the cells
-    that were drawn. Where they do not, only the program's loss minds a modality that is moved as a whole: its negatives
-    do not move along.
+    same modality, of a second batch of cells, beside the partner; `others` does so. Where codes agree across
+    modalities, that is the same but for the cells that were drawn. Where they do not, only the program's loss minds a
+    modality that is moved as a whole: its negatives do not move along.
 
     Parameters
     ----------
@@ -38,18 +40,32 @@ def distance_info_nce_loss(codes_a: Tensor, codes_b: Tensor, temperature: float 
         ``(n_cells, n_shared)`` each, of any length, the same cells in the same order.
     temperature
         :math:`\tau`.
+    others
+        Codes of a second batch of cells, ``(n_others, n_shared)`` for each modality. With them the first denominator is
+        the partner's term and :math:`\sum_k e^{-\lVert a_i - a'_k \rVert^2 / \tau}`, the second likewise with b.
 
     Returns
     -------
-    Scalar in nats; ``log(n_cells)`` at chance, lower is better.
+    Scalar in nats; lower is better. At chance ``log(n_cells)``, or ``log(n_others + 1)``, which the program takes off.
 
     References
     ----------
     Daunhawer et al. (2023), arXiv 2303.09166, equations 1 and 2.
     """
+    if others is None:
+        scores = _scores(codes_a, codes_b, temperature)
+        return math.log(len(scores)) - 0.5 * (info_nce(scores) + info_nce(scores.T))
+    partner = -(codes_a - codes_b).square().sum(dim=1) / temperature
+    terms = [
+        torch.logsumexp(torch.cat([partner[:, None], _scores(codes, second, temperature)], dim=1), dim=1)
+        for codes, second in zip((codes_a, codes_b), others, strict=True)
+    ]
+    return (0.5 * (terms[0] + terms[1]) - partner).mean()
+
+
+def _scores(codes_a: Tensor, codes_b: Tensor, temperature: float) -> Tensor:
     squares = codes_a.square().sum(dim=1)[:, None] + codes_b.square().sum(dim=1)[None, :]
-    scores = (2.0 * codes_a @ codes_b.T - squares) / temperature
-    return math.log(len(scores)) - 0.5 * (info_nce(scores) + info_nce(scores.T))
+    return (2.0 * codes_a @ codes_b.T - squares) / temperature
 
 
 @final

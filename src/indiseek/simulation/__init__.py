@@ -8,10 +8,13 @@ from ._factors import simulate_factors
 from ._gaussian import simulate_gaussian
 from ._simulation import Simulation
 from ._trifeature import simulate_trifeature
+from ._trifeature_images import TrifeatureImages, TrifeaturePairs
 
 __all__ = [
     "ContentStyleProcess",
     "Simulation",
+    "TrifeatureImages",
+    "TrifeaturePairs",
     "simulate_disentangled",
     "simulate_factors",
     "simulate_gaussian",
