@@ -46,13 +46,12 @@ def _double(batch: CellTensors) -> CellTensors:
 def _slow(objective: NCEClubObjective, batch: CellTensors) -> tuple[float, float]:
     """Cross-entropy and accuracy, cell by cell, from the equation: all shared codes, then all specific ones."""
     codes = [code.tolist() for code in objective.latents(batch)]
-    weight, bias = objective.head.weight.tolist(), objective.head.bias.tolist()
     losses, right = [], []
     for n, label in enumerate(batch.labels[0].tolist()):
         if label < 0:
             continue
         x = [v for c in batch.condition for v in c[n].tolist()] + [v for code in codes for v in code[n]]
-        scores = [b + sum(w * v for w, v in zip(row, x, strict=True)) for row, b in zip(weight, bias, strict=True)]
+        scores = objective.head(torch.tensor([x], dtype=torch.float64))[0].tolist()
         losses.append(math.log(sum(math.exp(s) for s in scores)) - scores[label])
         right.append(scores.index(max(scores)) == label)
     return sum(losses) / len(losses), sum(right) / len(right)
@@ -75,10 +74,10 @@ def test_gradients_are_those_of_finite_differences():
     objective, batch = _objective(lam=0.0, independence_weight=0.0).double().eval(), _double(_batch())
 
     def of(weight: torch.Tensor, bias: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        changed = {"head.weight": weight, "head.bias": bias, "encoders.0.0.weight": first}
+        changed = {"head.0.weight": weight, "head.0.bias": bias, "encoders.0.0.weight": first}
         return torch.func.functional_call(_Loss(objective), {f"of.{key}": x for key, x in changed.items()}, (batch,))
 
-    inputs = (objective.head.weight, objective.head.bias, objective.encoders[0][0].weight)
+    inputs = (objective.head[0].weight, objective.head[0].bias, objective.encoders[0][0].weight)
     assert torch.autograd.gradcheck(of, tuple(x.detach().clone().requires_grad_() for x in inputs))
 
 
@@ -139,8 +138,8 @@ def test_the_head_sees_all_shared_and_specific_codes_and_the_critics_nothing_of_
             changed[i] = changed[i].roll(1, 0)
             assert not torch.allclose(objective.label_scores(batch._replace(**{part: tuple(changed)})), before)
     objective.critic_loss(batch).backward()
-    assert objective.head.weight.grad is None
-    assert objective.head.weight.shape == (N_LABELS, 3 * N_SHARED + 3 + 2 + 5)
+    assert all(p.grad is None for p in objective.head.parameters())
+    assert (objective.head[0].in_features, objective.head[-1].out_features) == (3 * N_SHARED + 3 + 2 + 5, N_LABELS)
 
 
 @pytest.mark.parametrize("ramp", [0.0, 1.0])
@@ -148,4 +147,4 @@ def test_the_head_is_trained_from_the_first_step(ramp):
     objective, batch = _objective(lam=0.0), _batch()
     objective.ramp = ramp
     objective.loss(batch).loss.backward()
-    assert objective.head.weight.grad.abs().sum() > 0
+    assert all(p.grad.abs().sum() > 0 for p in objective.head.parameters())

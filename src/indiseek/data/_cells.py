@@ -578,8 +578,6 @@ def _is_same(values: Values, stamp: Any) -> bool:
 
 def _stamp_of_columns(mdata: MuData, setup: Setup) -> str | None:
     """What tells whether covariates or labels have changed; None where one is gone or cannot be used any more."""
-    if not setup.covariates and setup.labels_key is None:
-        return ""
     try:
         columns = covariate_columns(mdata, setup)
         if setup.labels_key is not None and column_of(mdata, setup.labels_key, setup.modalities) is not None:
@@ -588,6 +586,8 @@ def _stamp_of_columns(mdata: MuData, setup: Setup) -> str | None:
             columns[setup.labels_key] = text_of_labels(codes, names, setup)[0]
     except (KeyError, ValueError):
         return None
+    if columns.empty:
+        return ""
     return hashlib.blake2b(pd.util.hash_pandas_object(columns, index=False).to_numpy().tobytes()).hexdigest()
 
 

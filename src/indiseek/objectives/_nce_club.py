@@ -64,7 +64,7 @@ class NCEClubObjective(Objective):
     critic_hidden
         Widths of the hidden layers of critics.
     encoder
-        Form of the encoders, and but for those widths of decoders and critics.
+        Form of the encoders, and but for those widths of decoders, critics and head.
     n_labels
         Number of labels; 0 for no head.
     supervision
@@ -112,7 +112,7 @@ class NCEClubObjective(Objective):
         self.critics = nn.ModuleList(critic(n_specific[name], n_against, **form) for name in self.names)
         n_codes = len(self.names) * n_shared + sum(n_specific[name] for name in self.names)
         # Last, so that all others begin as they do without it.
-        self.head = nn.Linear(n_codes, n_labels) if n_labels else None
+        self.head = encoder.network(n_codes, n_labels) if n_labels else None
 
     def encode(self, modality: int, cells: CellTensors) -> Tensor:
         """Standardised specific code ``(n_cells, n_specific)``, a function of the modality alone."""
