@@ -164,7 +164,7 @@ class NCEClubObjective(Objective):
         scores = self._label_scores(codes, cells)
         losses = F.cross_entropy(scores, labels.clamp(min=0), reduction="none")
         right = (scores.argmax(dim=-1) == labels).to(weights.dtype)
-        n_cells = gathered_sum(weights.new_tensor(float(len(weights))))
+        n_cells = gathered_sum(torch.ones_like(weights).sum())
         return {
             "cross_entropy": gathered_sum((weights * losses).sum()) / n_cells,
             "accuracy": gathered_sum((weights * right).sum()) / n_cells,
@@ -222,5 +222,5 @@ class NCEClubObjective(Objective):
 def _weights_of_labels(labels: Tensor, like: Tensor) -> Tensor:
     """Weights whose mean over all cells is 1, the same for each cell with a label and 0 without; 0 where none has."""
     known = (labels >= 0).to(like.dtype)
-    weights: Tensor = known * len(known) / known.sum().clamp(min=1)
-    return weights
+    n_cells, n_known = gathered_sum(torch.ones_like(known).sum()), gathered_sum(known.sum())
+    return known * (n_cells / n_known.clamp(min=1))
