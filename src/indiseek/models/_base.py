@@ -584,7 +584,8 @@ class MultimodalModel(ABC):
         check_flags(flags)
         self._check_split(split, seed)
         make_views, cells = self._make_views, self._unchanged_cells()
-        self._check_labels(cells, split, seed)
+        if cells.labels is not None:
+            self._check_labels(cells, split, seed)
         stages = self._stages()
         settings = settings_of(
             stages,
