@@ -80,6 +80,7 @@ OBJECTIVES = [
     pytest.param(partial(_nce_club, independence="vclub"), id="vclub"),
     pytest.param(partial(_nce_club, independent_of="own"), id="indiseek0"),
     pytest.param(partial(_nce_club, independence_weight=0.0), id="reconstruction-only"),
+    pytest.param(partial(_nce_club, n_labels=3), id="nce-club-supervised"),
     pytest.param(_bottleneck, id="disentangled-shared"),
     pytest.param(
         partial(_bottleneck, beta=2.0, bottleneck="cosine", kappa=5.0, augment=True), id="disentangled-shared-published"
@@ -105,7 +106,8 @@ def batch(k: int) -> CellTensors:
     generator = torch.Generator().manual_seed(0)
     features = tuple(torch.randn(N_CELLS, n, generator=generator) for n in list(FEATURES.values())[:k])
     shared = tuple(F.normalize(torch.randn(N_CELLS, N_SHARED, generator=generator), dim=-1) for _ in range(k))
-    return CellTensors(features, shared)
+    labels = torch.randint(-1, 3, (N_CELLS,), generator=generator)
+    return CellTensors(features, shared, labels=(labels,))
 
 
 @pytest.fixture

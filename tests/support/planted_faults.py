@@ -231,6 +231,22 @@ FAULTS = (
         ("objectives/test_nce_club.py",),
     ),
     Fault(
+        "unlabelled-as-first",
+        "cells without a label count as cells of the first one",
+        "objectives/_nce_club.py",
+        "known = (labels >= 0).to(like.dtype)",
+        "known = (labels >= -1).to(like.dtype)",
+        ("objectives/test_supervision.py",),
+    ),
+    Fault(
+        "labels-of-a-share",
+        "labels are counted in each process's own share of a batch",
+        "objectives/_nce_club.py",
+        "gathered_sum(torch.ones_like(known).sum()), gathered_sum(known.sum())",
+        "torch.ones_like(known).sum(), known.sum()",
+        ("objectives/test_gather.py",),
+    ),
+    Fault(
         "orthogonality-mean",
         "penalty divided by both dimensions",
         "objectives/_disentangled_specific.py",

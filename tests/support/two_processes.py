@@ -46,6 +46,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "distance": lambda: DistanceInfoNCEObjective(*_CODES, encoder=Encoder(hidden=(7,), layer_norm=False)),
     "nce-club": lambda: NCEClubObjective(*_SPECIFIC, **CRITICS),
     "nce-club own": lambda: NCEClubObjective(*_SPECIFIC, independent_of="own", **CRITICS),
+    "nce-club supervised": lambda: NCEClubObjective(*_SPECIFIC, n_labels=3, **CRITICS),
     "vclub": lambda: NCEClubObjective(*_SPECIFIC, independence="vclub", **CRITICS),
     "disentangled shared": lambda: DisentangledSharedObjective(*_CODES, beta=0.5, kappa=10.0, **HIDDEN),
     "disentangled specific": lambda: DisentangledSpecificObjective(*_SPECIFIC, **_QUIET),
@@ -68,7 +69,10 @@ def joined_batch() -> CellTensors:
     # The shares of two processes differ in mean and scale, so that statistics of a share would be found out.
     tilt = torch.linspace(0.5, 2.0, N_CELLS, dtype=torch.float64)[:, None]
     features = tuple(tilt * draw(n) + tilt for n in N_FEATURES.values())
-    return CellTensors(features, tuple(torch.nn.functional.normalize(draw(N_SHARED), dim=1) for _ in N_FEATURES))
+    shared = tuple(torch.nn.functional.normalize(draw(N_SHARED), dim=1) for _ in N_FEATURES)
+    # More of the first share have a label.
+    labels = torch.tensor([0, 2, 1, 1, 0, -1, 2, -1, -1, 0])
+    return CellTensors(features, shared, labels=(labels,))
 
 
 def losses_and_gradients(name: str, rows: Tensor, *, across: bool) -> dict[str, Tensor]:

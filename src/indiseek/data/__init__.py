@@ -9,6 +9,7 @@ from indiseek.data._estimated import EstimatedTransform, LeastSquares
 from indiseek.data._files import mudata_writer, replace_files, write_mudata
 from indiseek.data._folds import fold_splits
 from indiseek.data._known_transforms import TRANSFORMS, check_transforms
+from indiseek.data._labels import check_labels_of_training
 from indiseek.data._locks import FileLock, only_writer
 from indiseek.data._matching import FeatureMatch, match_features, match_modalities
 from indiseek.data._open import open_mudata
@@ -73,6 +74,7 @@ __all__ = [
     "Values",
     "check_covariates",
     "check_replaceable",
+    "check_labels_of_training",
     "check_transforms",
     "checked_array",
     "choose_transform",

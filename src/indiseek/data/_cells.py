@@ -6,7 +6,7 @@ import hashlib
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -18,12 +18,13 @@ from scvi.data import AnnDataManager
 from torch import Tensor
 
 from indiseek.data._disk import DiskMatrix, Values, identity_of, is_sparse, picked_cells
+from indiseek.data._labels import check_labels, read_labels, text_of_labels
 from indiseek.data._manager import categories_of, covariates_of, register
 from indiseek.data._matching import FeatureMatch
 from indiseek.data._pairing import check_names
 from indiseek.data._presence import Presence
 from indiseek.data._reading import read_to_encode, read_to_train
-from indiseek.data._setup import Setup, check_covariates, check_pairs, covariate_columns, make_setup
+from indiseek.data._setup import Setup, check_covariates, check_pairs, column_of, covariate_columns, make_setup
 from indiseek.data._transforms import Transform
 from indiseek.data._values import MIN_CELLS, lies_on_disk, stored_values
 
@@ -52,6 +53,9 @@ class CellTensors(NamedTuple):
         float32 values of numbers.
     present
         One ``(n_cells,)`` tensor of bools for each modality: whether a cell has it. Empty where every cell has all.
+    labels
+        Where labels were set up, one ``(n_cells,)`` int64 tensor of them, -1 for cells without; else empty. An
+        objective may put weights of the cells beside it.
     """
 
     features: tuple[Tensor, ...]
@@ -59,6 +63,7 @@ class CellTensors(NamedTuple):
     views: tuple[Tensor, ...] = ()
     covariates: tuple[Tensor, ...] = ()
     present: tuple[Tensor, ...] = ()
+    labels: tuple[Tensor, ...] = ()
 
     @property
     def n_cells(self) -> int:
@@ -106,6 +111,8 @@ class Schema:
         What scvi-tools has noted of the fields: among others the categories of each categorical covariate.
     dropped
         Names, by modality, of features that had one value in all cells of training: other cells may have them or not.
+    labels
+        Names of the labels, in the order of their codes; empty where none were set up.
     categories
         Categories of each categorical covariate, in the order of their codes.
     n_categories
@@ -117,6 +124,7 @@ class Schema:
     sparse: dict[str, bool]
     registry: dict[str, Any]
     dropped: dict[str, list[str]] = field(default_factory=dict)
+    labels: tuple[Any, ...] = ()
     categories: dict[str, list[Any]] = field(init=False)
     n_categories: dict[str, int] = field(init=False)
 
@@ -200,9 +208,11 @@ class Schema:
         }
         columns = covariate_columns(mdata, self.setup) if columns is None else columns
         features = {name: self.features[name] for name in here}
-        manager = register(values, features, columns, self.setup, source=self.registry)
+        labels = None if self.setup.labels_key is None else read_labels(mdata, self.setup, self.labels)[0]
+        text = None if labels is None else text_of_labels(labels, self.labels, self.setup)
+        manager = register(values, features, columns, self.setup, source=self.registry, labels=text)
         covariates = covariates_of(manager, self.setup)
-        return Cells(self, mdata.obs_names, values, covariates, manager, self.stored(mdata), presence)
+        return Cells(self, mdata.obs_names, values, covariates, manager, self.stored(mdata), presence, labels)
 
     def stored(self, mdata: MuData) -> dict[str, Any]:
         """By modality, what tells whether a MuData has changed as it stores values and features; by "", of covariates.
@@ -245,6 +255,8 @@ class Cells:
         What told the values apart, as the MuData stored them, when they were read.
     presence
         Which cells have which modality; None where each has all in `values`, whose rows are the cells then.
+    labels
+        Where labels were set up, ``(n_cells,)`` positions among those of the schema, -1 for cells without.
     digest
         Digest of the names of the cells in their order, and of which modality they have.
     """
@@ -256,6 +268,7 @@ class Cells:
     manager: AnnDataManager
     stored: dict[str, Any]
     presence: Presence | None = None
+    labels: NDArray[np.int64] | None = None
     digest: str = field(init=False)
     # As `stored`, of the values as they are held: memory that may be the MuData's own.
     _held: dict[str, Any] = field(init=False)
@@ -324,16 +337,23 @@ class Cells:
         values = {name: each.values for name, each in read.items()}
         features = {name: each.features for name, each in read.items()}
         check_covariates(columns, setup)
-        manager = register(values, features, columns, setup)
+        labels, text = None, None
+        names: tuple[Any, ...] = ()
+        if setup.labels_key is not None:
+            labels, names = read_labels(mdata, setup)
+            check_labels(labels, names, setup, presence)
+            text = text_of_labels(labels, names, setup)
+        manager = register(values, features, columns, setup, labels=text)
         schema = Schema(
             setup=setup,
             features=features,
             sparse={name: is_sparse(matrix) for name, matrix in values.items()},
             registry=manager.registry,
             dropped={name: each.dropped for name, each in read.items() if each.dropped},
+            labels=names,
         )
         covariates = covariates_of(manager, setup)
-        cells = cls(schema, mdata.obs_names, values, covariates, manager, schema.stored(mdata), presence)
+        cells = cls(schema, mdata.obs_names, values, covariates, manager, schema.stored(mdata), presence, labels)
         return cells, {name: each.transform for name, each in read.items()}
 
     def check_names(self, mdata: MuData) -> None:
@@ -394,8 +414,16 @@ class Cells:
         )
 
     def same_covariates(self, other: Cells) -> bool:
-        """Whether other cells, as many, have the same covariates."""
-        return all(np.array_equal(column, other.covariates[key]) for key, column in self.covariates.items())
+        """Whether other cells, as many, have the same covariates and labels."""
+        return all(np.array_equal(column, other.covariates[key]) for key, column in self.covariates.items()) and (
+            self.labels is None or np.array_equal(self.labels, cast(NDArray[np.int64], other.labels))
+        )
+
+    def digest_of_labels(self) -> str | None:
+        """Digest of the labels and their names; None where none were set up."""
+        if self.labels is None:
+            return None
+        return hashlib.sha256(repr((self.schema.labels, self.labels.tolist())).encode()).hexdigest()
 
     def _names_in(self, modality: str) -> pd.Index:
         """Names of the cells that a modality holds; those of the MuData for ``""``."""
@@ -451,6 +479,7 @@ class Cells:
             values={name: picked_cells(matrix, self.at(name, rows)) for name, matrix in self.values.items()},
             covariates={key: column[rows] for key, column in self.covariates.items()},
             presence=None,
+            labels=None if self.labels is None else self.labels[rows],
         )
 
     @property
@@ -490,10 +519,14 @@ class Cells:
             features.append(transform.apply_to(self.values[name], places[name]) if is_here else empty)
             present.append(torch.full((n_cells,), is_here, device=device))
         for values in self.covariates.values():
-            covariates.append(torch.as_tensor(values if rows is None else values[rows], device=device))
+            covariates.append(torch.as_tensor(_at(values, rows), device=device))
+        labels = () if self.labels is None else (torch.as_tensor(_at(self.labels, rows), device=device),)
         are_all_here = len(places) == len(names)
         return CellTensors(
-            tuple(features), covariates=tuple(covariates), present=() if are_all_here else tuple(present)
+            tuple(features),
+            covariates=tuple(covariates),
+            present=() if are_all_here else tuple(present),
+            labels=labels,
         )
 
     def _has(self, modality: str, rows: NDArray[np.intp] | None) -> NDArray[np.bool_]:
@@ -507,6 +540,10 @@ class Cells:
         if self.presence is None:
             return rows
         return self.at(modality, np.arange(len(self)) if rows is None else rows)
+
+
+def _at(values: NDArray[Any], rows: NDArray[np.intp] | None) -> NDArray[Any]:
+    return values if rows is None else values[rows]
 
 
 def _own(column: NDArray[Any], presence: Presence | None, modality: str) -> NDArray[Any]:
@@ -540,13 +577,17 @@ def _is_same(values: Values, stamp: Any) -> bool:
 
 
 def _stamp_of_columns(mdata: MuData, setup: Setup) -> str | None:
-    """What tells whether covariates have changed; None where one is gone or cannot be used any more."""
-    if not setup.covariates:
-        return ""
+    """What tells whether covariates or labels have changed; None where one is gone or cannot be used any more."""
     try:
         columns = covariate_columns(mdata, setup)
+        if setup.labels_key is not None and column_of(mdata, setup.labels_key, setup.modalities) is not None:
+            # As words: what is hashed may be of several types.
+            codes, names = read_labels(mdata, setup)
+            columns[setup.labels_key] = text_of_labels(codes, names, setup)[0]
     except (KeyError, ValueError):
         return None
+    if columns.empty:
+        return ""
     return hashlib.blake2b(pd.util.hash_pandas_object(columns, index=False).to_numpy().tobytes()).hexdigest()
 
 

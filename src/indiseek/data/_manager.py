@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from scvi.data.fields import (
     BaseAnnDataField,
     MuDataCategoricalJointObsField,
     MuDataCategoricalObsField,
+    MuDataLabelsWithUnlabeledObsField,
     MuDataLayerField,
     MuDataNumericalJointObsField,
 )
@@ -32,6 +34,7 @@ def register(
     setup: Setup,
     *,
     source: Mapping[str, Any] | None = None,
+    labels: tuple[NDArray[Any], str] | None = None,
 ) -> AnnDataManager:
     """Register values and covariates with scvi-tools, outside the user's object.
 
@@ -51,6 +54,8 @@ def register(
         Which of the covariates is what.
     source
         Registry of the cells of training, whose categories these cells have too.
+    labels
+        Label of each cell, ``(n_cells,)``, and the one that stands for none; None where none were set up.
 
     Returns
     -------
@@ -86,9 +91,16 @@ def register(
         if setup.continuous_covariate_keys:
             keys = list(setup.continuous_covariate_keys)
             fields.append(MuDataNumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, keys))
+        if labels is not None:
+            key = str(setup.labels_key)
+            container.obs[key] = labels[0]
+            fields.append(MuDataLabelsWithUnlabeledObsField(REGISTRY_KEYS.LABELS_KEY, key, labels[1]))
         said = {"setup_method_name": "setup_mudata", "setup_args": setup.record()}
         manager = AnnDataManager(fields=fields, setup_method_args=said)
-        manager.register_fields(container, None if source is None else dict(source))
+        with warnings.catch_warnings():
+            # Its remark is for those who train with all categories; new cells may have few of one, or one unlabelled.
+            warnings.filterwarnings("ignore", message="Category .* has fewer than 3 cells")
+            manager.register_fields(container, None if source is None else dict(source))
     return manager
 
 

@@ -50,6 +50,10 @@ class Setup:
         ``"keep"`` where cells may have one modality only, ``"refuse"`` where all must have all.
     present
         By modality, column of ``.obs`` that says which cells have it, where the modality itself does not say so.
+    labels_key
+        Column of ``.obs`` with labels that a stage is to learn; None for none.
+    unlabeled_category
+        Its value for cells without a label, beside missing values; None for missing values alone.
     """
 
     modalities: tuple[str, ...]
@@ -59,6 +63,8 @@ class Setup:
     continuous_covariate_keys: tuple[str, ...] = ()
     unpaired: str = _REFUSE
     present: dict[str, str] = field(default_factory=dict)
+    labels_key: str | None = None
+    unlabeled_category: Any = None
 
     @property
     def categorical(self) -> tuple[str, ...]:
@@ -81,8 +87,11 @@ class Setup:
             "continuous_covariate_keys": list(self.continuous_covariate_keys),
             "unpaired": None if self.unpaired == _REFUSE else self.unpaired,
             "present": dict(self.present),
+            "labels_key": self.labels_key,
         }
-        return {key: value for key, value in found.items() if value}
+        found = {key: value for key, value in found.items() if value}
+        # Which may be 0 or an empty word.
+        return found | ({} if self.unlabeled_category is None else {"unlabeled_category": self.unlabeled_category})
 
     @property
     def may_be_unpaired(self) -> bool:
@@ -107,13 +116,17 @@ class Setup:
         modalities = tuple(map(str, record["modalities"]))
         layers = {str(name): str(layer) for name, layer in record.get("layers", {}).items()}
         keys = ("categorical_covariate_keys", "continuous_covariate_keys")
-        batch_key = record.get("batch_key")
+        batch_key, labels_key = record.get("batch_key"), record.get("labels_key")
+        unlabeled = record.get("unlabeled_category")
         return cls(
             modalities=modalities,
             layers={name: layers.get(name) for name in modalities},
             batch_key=None if batch_key is None else str(batch_key),
             unpaired=str(record.get("unpaired", _REFUSE)),
             present={str(name): str(key) for name, key in record.get("present", {}).items()},
+            labels_key=None if labels_key is None else str(labels_key),
+            # Files give back numpy's scalars.
+            unlabeled_category=unlabeled.item() if isinstance(unlabeled, np.generic) else unlabeled,
             **{key: tuple(map(str, record.get(key, ()))) for key in keys},
         )
 
@@ -128,6 +141,8 @@ def make_setup(
     continuous_covariate_keys: Sequence[str] | None = None,
     unpaired: str = _REFUSE,
     present: Mapping[str, str] | None = None,
+    labels_key: str | None = None,
+    unlabeled_category: Any = None,
     at_least: int = 2,
     are_new: bool = False,
 ) -> Setup:
@@ -147,6 +162,8 @@ def make_setup(
         Whether cells that lack a modality are taken: ``"refuse"`` or ``"keep"``.
     present
         By modality, column of ``.obs`` that says which of its cells have it.
+    labels_key, unlabeled_category
+        Column of ``.obs`` with labels, and its value for cells without one.
     at_least
         Fewest modalities that the model can use: 2, or 1.
     are_new
@@ -195,10 +212,41 @@ def make_setup(
         continuous_covariate_keys=_keys("continuous_covariate_keys", continuous_covariate_keys),
         unpaired=unpaired,
         present=_present(present, names),
+        labels_key=labels_key,
+        unlabeled_category=unlabeled_category,
     )
+    _check_labels_key(mdata, setup)
     setup.presence(mdata, are_new=are_new)
     covariate_columns(mdata, setup)
     return setup
+
+
+def _check_labels_key(mdata: MuData, setup: Setup) -> None:
+    """Raise if `setup` names no column of labels, or a value for cells without a label and no column."""
+    key, unlabeled = setup.labels_key, setup.unlabeled_category
+    if key is None:
+        if unlabeled is not None:
+            raise ValueError(
+                f"expected labels_key beside unlabeled_category={unlabeled!r}, got None; name the column of labels."
+            )
+        return
+    if not isinstance(key, str):
+        raise TypeError(f"expected labels_key to be the name of a column of .obs, got {key!r}; give a string.")
+    if unlabeled is not None and not isinstance(unlabeled, str | int | np.integer):
+        raise TypeError(
+            f"expected unlabeled_category to be a word or a whole number, got {unlabeled!r}; missing values are no "
+            "labels without it."
+        )
+    if key in setup.covariates:
+        raise ValueError(
+            f"expected labels_key to be another column than the covariates {list(setup.covariates)}, got {key!r}; what "
+            "codes are to be independent of cannot be what they are to tell."
+        )
+    if column_of(mdata, key, setup.modalities) is None:
+        raise KeyError(
+            f"expected a column {key!r} in .obs, got {list(mdata.obs.columns)} in the MuData and no such column in a "
+            "modality; add it, or name one that is there."
+        )
 
 
 def _present(present: Mapping[str, str] | None, names: Sequence[str]) -> dict[str, str]:
@@ -401,6 +449,7 @@ def setup_line(
     layers: Mapping[str, str | None] | None,
     batch_key: str | None,
     others: Mapping[str, Any],
+    labels_key: str | None = None,
 ) -> str:
     """Message for arguments of other models' set-up, such as totalVI's, with the line to write instead.
 
@@ -408,7 +457,7 @@ def setup_line(
     ----------
     model
         Name of the class.
-    mdata, modalities, layers, batch_key
+    mdata, modalities, layers, batch_key, labels_key
         As in :func:`make_setup`; `modalities` may be totalVI's mapping from its arguments to names.
     others
         The arguments that are another model's.
@@ -425,6 +474,7 @@ def setup_line(
     chosen = wanted if not modalities or said else list(modalities)
     parts = ["mdata", f"modalities={chosen!r}", *([f"layers={found!r}"] if found else [])]
     parts += [f"batch_key={batch_key!r}"] if batch_key is not None else []
+    parts += [f"labels_key={labels_key!r}"] if labels_key is not None else []
     got = sorted(others) or f"modalities={said!r}"
     return f"expected arguments of {model}.setup_mudata, got {got}; write {model}.setup_mudata({', '.join(parts)})."
 

@@ -32,6 +32,7 @@ from indiseek.data import (
     Split,
     SplitOptions,
     Transform,
+    check_labels_of_training,
     check_transforms,
     confounded_columns,
     covariate_columns,
@@ -99,6 +100,8 @@ class MultimodalModel(ABC):
     _least_modalities: ClassVar[int] = 2
     # Whether cells may lack a modality.
     _takes_unpaired: ClassVar[bool] = False
+    # Whether a stage may learn labels of the cells.
+    _takes_labels: ClassVar[bool] = False
     _options_class: ClassVar[type[Options]]
 
     _mdata: MuData | None = None
@@ -111,7 +114,7 @@ class MultimodalModel(ABC):
         self._options: Any = options
         noted = noted_setup(mdata, type(self).__name__)
         setup = make_setup(mdata, at_least=self._least_modalities) if noted is None else noted
-        self._check_pairing_of(setup)
+        self._check_setup(setup)
         unused = [] if noted is not None else [name for name in mdata.mod if name not in setup.modalities]
         if transforms is not None:
             check_mapping("transforms", transforms, "transforms by modality")
@@ -161,6 +164,8 @@ class MultimodalModel(ABC):
         continuous_covariate_keys: Sequence[str] | None = None,
         unpaired: Literal["refuse", "keep"] = "refuse",
         present: Mapping[str, str] | None = None,
+        labels_key: str | None = None,
+        unlabeled_category: str | int | None = None,
         **others: Any,
     ) -> None:
         """Choose what models of this class see of `mdata`. Without this call the constructor chooses.
@@ -193,6 +198,11 @@ class MultimodalModel(ABC):
         present
             By modality, column of ``.obs`` with True for the cells that have it, where the modality holds values of
             all cells but not all of them were measured. Without it zeros are zeros.
+        labels_key
+            Column of ``.obs`` with labels, such as cell types, that the specific codes of IndiSeekModel with
+            ``specific=NCEClub()`` are to keep: :attr:`indiseek.NCEClub.supervision`.
+        unlabeled_category
+            Its value for cells without a label, such as ``"Unknown"``. Missing values are none in any case.
         **others
             Nothing: arguments of other models' set-up, such as totalVI's ``rna_layer``, are refused with the line to
             write instead.
@@ -204,11 +214,11 @@ class MultimodalModel(ABC):
         KeyError
             If a modality or a column does not exist.
         ValueError
-            If modalities cannot be detected or are not paired, a covariate has missing values, or cells may lack a
-            modality and the model needs all.
+            If modalities cannot be detected or are not paired, a covariate has missing values, cells may lack a
+            modality and the model needs all, the labels are a covariate too, or the model learns no labels.
         """
         if others or isinstance(modalities, Mapping):
-            raise TypeError(setup_line(cls.__name__, mdata, modalities, layers, batch_key, others))
+            raise TypeError(setup_line(cls.__name__, mdata, modalities, layers, batch_key, others, labels_key))
         setup = make_setup(
             mdata,
             modalities,
@@ -218,14 +228,21 @@ class MultimodalModel(ABC):
             continuous_covariate_keys=continuous_covariate_keys,
             unpaired=unpaired,
             present=present,
+            labels_key=labels_key,
+            unlabeled_category=unlabeled_category,
             at_least=cls._least_modalities,
         )
-        cls._check_pairing_of(setup)
+        cls._check_setup(setup)
         note_setup(mdata, cls.__name__, setup)
 
     @classmethod
-    def _check_pairing_of(cls, setup: Setup) -> None:
-        """Raise ValueError if cells may lack a modality and these models need all."""
+    def _check_setup(cls, setup: Setup) -> None:
+        """Raise ValueError if cells may lack a modality and these models need all, or labels are of no use to them."""
+        if setup.labels_key is not None and not cls._takes_labels:
+            raise ValueError(
+                f"expected no labels for {cls.__name__}, which learns none, got labels_key={setup.labels_key!r}; leave "
+                "it out, or use IndiSeekModel(mdata, specific=indiseek.NCEClub())."
+            )
         if setup.may_be_unpaired and not cls._takes_unpaired:
             raise ValueError(
                 f"expected paired cells for {cls.__name__}, got unpaired or present, by which cells may lack a "
@@ -268,7 +285,11 @@ class MultimodalModel(ABC):
             parts.append(f"{where}{name!r} ({n_features} features, {self._transforms[name].name}{among})")
         presence = self._cells.presence
         who = "" if presence is None else f" ({presence.describe()})"
-        return f"{type(self).__name__}: {len(self._cells)} cells{who}, {' and '.join(parts)}"
+        labels, key = self._cells.labels, self._schema.setup.labels_key
+        known = (
+            "" if labels is None else f", {len(self._schema.labels)} labels of {int((labels >= 0).sum())} in {key!r}"
+        )
+        return f"{type(self).__name__}: {len(self._cells)} cells{who}{known}, {' and '.join(parts)}"
 
     def __repr__(self) -> str:
         stages = [] if self._fitted is None else self._fitted.trained_stages
@@ -563,6 +584,8 @@ class MultimodalModel(ABC):
         check_flags(flags)
         self._check_split(split, seed)
         make_views, cells = self._make_views, self._unchanged_cells()
+        if cells.labels is not None:
+            self._check_labels(cells, split, seed)
         stages = self._stages()
         settings = settings_of(
             stages,
@@ -654,6 +677,15 @@ class MultimodalModel(ABC):
                 "a test cell must stay one: leave these arguments out or make a new model."
             )
 
+    def _check_labels(self, cells: Cells, split: SplitOptions, seed: int) -> None:
+        """Raise ValueError if a label that is to be learned has no training cell."""
+        if cells.labels is None:
+            return
+        known = None if self._fitted is None else self._fitted.split
+        train = split.split(len(cells), seed).train if known is None else known.train
+        key = str(cells.schema.setup.labels_key)
+        check_labels_of_training(cells.labels, cells.schema.labels, key, train[cells.is_paired[train]])
+
     def _restored(self, saved: dict[str, Any], own: Mapping[str, type[Transform]]) -> Fitted:
         """State that :meth:`Fitted.payload` has written down; nothing is fitted."""
         transforms = empty_transforms(saved["transforms"], self._schema.features, own)
@@ -676,6 +708,7 @@ class MultimodalModel(ABC):
             "transforms": {name: {"name": t.name, "config": t.config()} for name, t in self._transforms.items()},
             "var_names": {name: digest_of_names(pd.Index(names)) for name, names in features.items()},
             "obs_names": self._training_cells().digest,
+            "labels": self._training_cells().digest_of_labels(),
         }
 
     # The spaces

@@ -39,9 +39,17 @@ from indiseek.models._features import (
     table_of_direction,
     table_of_groups,
 )
-from indiseek.models._labels import comparable, labelled, transferred
+from indiseek.models._labels import comparable, labelled, table_of_labels, transferred
 from indiseek.models._mosaic import Placements, code_of_some, codes_of_some
-from indiseek.models._options import ClosedForm, Flow, NCEClub, Options, check_dimension, check_encoder
+from indiseek.models._options import (
+    ClosedForm,
+    Flow,
+    NCEClub,
+    Options,
+    check_dimension,
+    check_encoder,
+    check_supervision,
+)
 from indiseek.models._query import QuerySummary, codes_of, needed, read_query, reference_of
 from indiseek.nn import Encoder, whitenable_axes
 from indiseek.objectives import (
@@ -208,6 +216,7 @@ class IndiSeekModel(MultimodalModel):
 
     _options_class: ClassVar[type[Options]] = IndiSeekOptions
     _takes_unpaired: ClassVar[bool] = True
+    _takes_labels: ClassVar[bool] = True
     _placed: tuple[int, torch.device, Placements] | None = None
     # What was last read of each space, with the state, the cells and the seed that it is of.
     _known: Mapping[str, tuple[Fitted, Cells, int, Seen]] = MappingProxyType({})
@@ -392,14 +401,28 @@ class IndiSeekModel(MultimodalModel):
             for key in ("lam", "independence", "independent_of", "independence_weight", "critic_hidden")
         }
 
+        supervision = self._supervision(method)
+        # Without a head nothing of it is drawn or saved.
+        n_labels = len(self._schema.labels) if supervision else 0
+
         def objective(shapes: Shapes) -> Objective:
             return NCEClubObjective(
-                shapes.n_features, options.dimension(shapes.ranks), n_specific, encoder=options.encoder, **settings
+                shapes.n_features,
+                options.dimension(shapes.ranks),
+                n_specific,
+                encoder=options.encoder,
+                n_labels=n_labels,
+                supervision=supervision,
+                **settings,
             )
 
         n_critic_steps = method.n_critic_steps if method.independence_weight > 0 else 0
         schedule = replace(_NCE_CLUB, critic_lr=method.critic_lr, n_critic_steps=n_critic_steps)
         return replace(specific, objective=objective, schedule=schedule)
+
+    def _supervision(self, method: NCEClub) -> float:
+        """Weight of the labels: by default 1 where there are any."""
+        return float(bool(self._schema.labels)) if method.supervision is None else method.supervision
 
     def _n_specific(self, limits: Mapping[str, int]) -> dict[str, int]:
         """Dimensions of the specific codes by modality, where they can have as many as `limits`."""
@@ -421,6 +444,7 @@ class IndiSeekModel(MultimodalModel):
         return {name: limit - self._transforms[name].n_constraints for name, limit in limits.items()}
 
     def _check_options(self) -> None:
+        check_supervision(self._options.specific, self._schema.setup.labels_key)
         limits = self._most_specific()
         for name, n_specific in self._n_specific(limits).items():
             if n_specific > limits[name]:
@@ -519,6 +543,7 @@ class IndiSeekModel(MultimodalModel):
             lam=() if is_map else candidates("lam", lam, low=0),
         )
         self._with({"n_shared": max(grid.n_shared)})._check_options()
+        self._check_labels(cells, options, seed)
         settings = settings_of(
             self._stages(),
             options.n_train(len(cells), seed),
@@ -695,6 +720,58 @@ class IndiSeekModel(MultimodalModel):
         with self._explained(query.tensors.n_cells + len(known.train) + len(known.held_out), FEWER_CELLS):
             space = comparable(self.module, query, reference, known)
         return transferred(space, known, int(n_neighbors)).set_index(mdata.obs_names)
+
+    @plain_torch()
+    def predict_labels(
+        self, mdata: MuData | None = None, *, soft: bool = False, indices: ArrayLike | None = None
+    ) -> pd.DataFrame:
+        """Labels of cells by the head that was trained with the specific codes on the labelled training cells.
+
+        Of a model with ``setup_mudata(labels_key=...)`` and ``specific=NCEClub()``. For labels of other columns, and
+        of cells unlike those of training, see :meth:`transfer_labels`.
+
+        Parameters
+        ----------
+        mdata
+            Cells with all modalities; by default those of training. Their own labels are not looked at.
+        soft
+            Whether the probability of each label is wanted.
+        indices
+            Positions of the cells wanted, or a boolean mask; by default all, in order.
+
+        Returns
+        -------
+        By cell its ``label`` and the ``probability`` of that; or with `soft` one column for each label,
+        ``(n_cells, n_labels)``. Missing for a cell that lacks a modality. Probabilities are the head's own and tend to
+        be too sure.
+
+        Raises
+        ------
+        RuntimeError
+            Before training, or if training was interrupted before the specific stage.
+        ValueError
+            If the model has learned no labels, or the features are not the model's.
+        MemoryError
+            If features and codes of so many cells do not fit into memory.
+        """
+        check_flag("soft", soft)
+        method, names = self._options.specific, self._schema.labels
+        if not isinstance(method, NCEClub) or not self._supervision(method):
+            raise ValueError(
+                "expected a model that has learned labels, got one without; set up with labels_key= and make it with "
+                "specific=indiseek.NCEClub(), or call transfer_labels."
+            )
+        self._check_stage("specific")
+        cells = self._cells_of(mdata)
+        rows = np.arange(len(cells))
+        rows = rows if indices is None else rows[positions("indices", indices, len(cells), low=-len(cells))]
+        has = cells.is_paired[rows]
+        scores = np.full((len(rows), len(names)), np.nan)
+        if has.any():
+            with self._explained(int(has.sum()), FEWER_CELLS):
+                known = self.module.label_scores("specific", self.module.tensors(cells, rows[has]))
+                scores[has] = known.double().softmax(dim=-1).cpu().numpy()
+        return table_of_labels(scores, names, cells.names[rows], soft=soft)
 
     @plain_torch()
     def compare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,6 +103,27 @@ def labelled(mdata: MuData, labels: str, reference: Reference, n_neighbors: int)
         )
     found = [np.asarray(names.get_indexer(column.iloc[rows].tolist()), dtype=np.intp) for rows in (train, held_out)]
     return Labelled(names, train, held_out, *found)
+
+
+def table_of_labels(probabilities: NDArray[Any], names: Sequence[Any], cells: pd.Index, *, soft: bool) -> pd.DataFrame:
+    """Labels by a head: one row for each cell.
+
+    Parameters
+    ----------
+    probabilities
+        ``(n_cells, n_labels)``; NaN for cells of which nothing is known.
+    names
+        Names of the labels.
+    cells
+        Names of the cells.
+    soft
+        Whether all probabilities are wanted, instead of the likeliest label and its own.
+    """
+    if soft:
+        return pd.DataFrame(probabilities, index=cells, columns=pd.Index(names, dtype=object))
+    best = np.where(np.isnan(probabilities[:, 0]), -1, probabilities.argmax(axis=1))
+    label = pd.Categorical.from_codes(best, categories=list(names))
+    return pd.DataFrame({"label": label, "probability": probabilities.max(axis=1)}, index=cells)
 
 
 class LabelSpace(NamedTuple):

@@ -89,6 +89,12 @@ class NCEClub:
         Learning rate of the critics (AdamW).
     n_critic_steps
         Critic steps before each encoder step; the paper takes 5.
+    supervision
+        Weight of the cross-entropy of a head that tells the labels from all shared and specific codes and is trained
+        with them (ours, not the paper's), so that the specific codes keep what the labels need. Labels are those of
+        ``setup_mudata(labels_key=...)``; of cells without one nothing is asked. None is 1 where there are labels and
+        no head where there are none; 0 is no head. The codes then depend on the labels: never test on them whether
+        cells differ by these.
 
     Raises
     ------
@@ -107,6 +113,7 @@ class NCEClub:
     critic_hidden: Sequence[int] = (256,)
     critic_lr: float = 4e-3
     n_critic_steps: int = 2
+    supervision: float | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -117,6 +124,31 @@ class NCEClub:
         object.__setattr__(self, "critic_hidden", check_widths("critic_hidden", self.critic_hidden))
         check_number("critic_lr", self.critic_lr, above=0)
         check_number("n_critic_steps", self.n_critic_steps, low=1, whole=True)
+        if self.supervision is not None:
+            check_number("supervision", self.supervision, low=0)
+
+
+def check_supervision(specific: Flow | ClosedForm | NCEClub, labels_key: str | None) -> None:
+    """Raise ValueError if labels cannot be learned by this specific stage, or are to be and there are none.
+
+    Parameters
+    ----------
+    specific
+        The specific stage.
+    labels_key
+        Column with labels, of the set-up; None without.
+    """
+    if labels_key is not None and not isinstance(specific, NCEClub):
+        raise ValueError(
+            f"expected specific=indiseek.NCEClub() with labels_key={labels_key!r}, got {type(specific).__name__}, of "
+            "which no label is learned; choose the former, or leave labels_key out of setup_mudata: transfer_labels "
+            "takes any column."
+        )
+    if labels_key is None and isinstance(specific, NCEClub) and specific.supervision:
+        raise ValueError(
+            f"expected labels for supervision={specific.supervision:g}, got a set-up without; call "
+            "IndiSeekModel.setup_mudata(mdata, labels_key=...) first, or leave supervision out."
+        )
 
 
 _MOST_DIMENSIONS: Final = 4096

@@ -108,6 +108,11 @@ class Objective(nn.Module, ABC):
         del modality, cells
         return None
 
+    def label_scores(self, cells: CellTensors) -> Tensor | None:
+        """Scores of the labels, ``(n_cells, n_labels)``, probabilities after a softmax; None where none are learned."""
+        del cells
+        return None
+
     def validate(self, cells: CellTensors) -> dict[str, Tensor]:
         """Terms on held-out cells, each a mean over the batch: here the loss and its parts."""
         output = self.loss(cells)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, final
+from typing import Any, Literal, cast, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -34,6 +35,15 @@ class NCEClubObjective(Objective):
     because a code that merely shrinks would fool a lagging critic. A low value of the term in
     training proves nothing: only fresh probes on held-out cells do.
 
+    With labels :math:`Y` of some cells a head :math:`p_w` on the codes of all modalities is trained with them (ours,
+    not the paper's), and the loss has a further term
+
+    .. math::
+        \mu\, E_{Y\,known} \bigl[ -\log p_w(Y \mid C_1, \ldots, C_k, Z_1, \ldots, Z_k) \bigr]
+        \ge \mu\, H(Y \mid C, Z) = \mu\, \bigl( H(Y \mid C) - I(Y; Z \mid C) \bigr) ,
+
+    which asks of the specific codes what the frozen shared ones do not tell of the label.
+
     Parameters
     ----------
     n_features
@@ -54,7 +64,11 @@ class NCEClubObjective(Objective):
     critic_hidden
         Widths of the hidden layers of critics.
     encoder
-        Form of the encoders, and but for those widths of decoders and critics.
+        Form of the encoders, and but for those widths of decoders, critics and head.
+    n_labels
+        Number of labels; 0 for no head.
+    supervision
+        Weight :math:`\mu` of their cross-entropy, in nats.
 
     References
     ----------
@@ -75,9 +89,12 @@ class NCEClubObjective(Objective):
         independence_weight: float = 1.0,
         critic_hidden: Sequence[int] = (256,),
         encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
+        n_labels: int = 0,
+        supervision: float = 1.0,
     ) -> None:
         super().__init__()
         self.lam = lam
+        self.supervision = supervision
         self.independence = independence
         self.independent_of = independent_of
         self.independence_weight = independence_weight
@@ -93,6 +110,9 @@ class NCEClubObjective(Objective):
             "layer_norm": encoder.layer_norm,
         }
         self.critics = nn.ModuleList(critic(n_specific[name], n_against, **form) for name in self.names)
+        n_codes = len(self.names) * n_shared + sum(n_specific[name] for name in self.names)
+        # Last, so that all others begin as they do without it.
+        self.head = encoder.network(n_codes, n_labels) if n_labels else None
 
     def encode(self, modality: int, cells: CellTensors) -> Tensor:
         """Standardised specific code ``(n_cells, n_specific)``, a function of the modality alone."""
@@ -119,13 +139,45 @@ class NCEClubObjective(Objective):
         decoded: Tensor = self.decoders[modality](torch.cat([code, cells.condition[modality]], dim=-1))
         return decoded
 
+    def label_scores(self, cells: CellTensors) -> Tensor | None:
+        """Scores of the labels by the head."""
+        return None if self.head is None else self._label_scores(self.latents(cells), cells)
+
+    def _label_scores(self, codes: Sequence[Tensor], cells: CellTensors) -> Tensor:
+        scores: Tensor = cast(nn.Module, self.head)(torch.cat([*cells.condition, *codes], dim=-1))
+        return scores
+
+    def prepared(self, cells: CellTensors) -> CellTensors:
+        """Cells with a weight beside each one's label; without labels where no cell has any, or none are learned."""
+        if self.head is None or not cells.labels:
+            return cells._replace(labels=())
+        weights = _weights_of_labels(cells.labels[0], cells.features[0])
+        return cells._replace(labels=(cells.labels[0], weights) if weights.any() else ())
+
+    def _supervised(self, codes: Sequence[Tensor], cells: CellTensors) -> dict[str, Tensor]:
+        """Cross-entropy and accuracy of the head, of cells that have a label; nothing without a head or labels."""
+        if self.head is None or not cells.labels:
+            return {}
+        labels = cells.labels[0]
+        # Weights of all cells: a batch with few labels then counts for less, and means over batches are those of cells.
+        weights = cells.labels[1] if len(cells.labels) > 1 else _weights_of_labels(labels, codes[0])
+        scores = self._label_scores(codes, cells)
+        losses = F.cross_entropy(scores, labels.clamp(min=0), reduction="none")
+        right = (scores.argmax(dim=-1) == labels).to(weights.dtype)
+        n_cells = gathered_sum(torch.ones_like(weights).sum())
+        return {
+            "cross_entropy": gathered_sum((weights * losses).sum()) / n_cells,
+            "accuracy": gathered_sum((weights * right).sum()) / n_cells,
+        }
+
     def loss(self, cells: CellTensors) -> ObjectiveOutput:
-        """Sum over modalities of ``ramp * independence + lam / 2 * reconstruction``."""
+        """Sum over modalities of ``ramp * independence + lam / 2 * reconstruction``, and the labels' cross-entropy."""
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=cells.features[0].device)
         weight = self.ramp * self.independence_weight
         bound = nce_club if self.independence == "nce-club" else vclub
-        for i, code in enumerate(self.latents(cells)):
+        codes = self.latents(cells)
+        for i, code in enumerate(codes):
             reconstruction = self._reconstruction(i, code, cells)
             total = total + 0.5 * self.lam * reconstruction
             terms[f"reconstruction_{self.names[i]}"] = reconstruction.detach()
@@ -133,7 +185,10 @@ class NCEClubObjective(Objective):
                 dependence = bound(self._scores(i, code, cells))
                 total = total + weight * dependence
                 terms[f"independence_{self.names[i]}"] = dependence.detach()
-        return ObjectiveOutput(total, terms)
+        supervised = self._supervised(codes, cells)
+        if supervised:
+            total = total + self.supervision * supervised["cross_entropy"]
+        return ObjectiveOutput(total, terms | {name: value.detach() for name, value in supervised.items()})
 
     def critic_loss(self, cells: CellTensors) -> Tensor | None:
         """Negative InfoNCE bound (or negative log-likelihood of the Gaussian critic), summed over modalities."""
@@ -148,13 +203,24 @@ class NCEClubObjective(Objective):
         return total
 
     def validate(self, cells: CellTensors) -> dict[str, Tensor]:
-        """Held-out relative reconstruction error by modality, and their mean as ``reconstruction``."""
+        """Held-out relative reconstruction error by modality, and their mean as ``reconstruction``.
+
+        Of a head the cross-entropy and accuracy of the cells that have a label too.
+        """
+        codes = self.latents(cells)
         parts = {
-            f"reconstruction_{self.names[i]}": self._reconstruction(i, code, cells)
-            for i, code in enumerate(self.latents(cells))
+            f"reconstruction_{self.names[i]}": self._reconstruction(i, code, cells) for i, code in enumerate(codes)
         }
-        return {"reconstruction": torch.stack(list(parts.values())).mean(), **parts}
+        mean = torch.stack(list(parts.values())).mean()
+        return {"reconstruction": mean, **parts, **self._supervised(codes, cells)}
 
     def critic_parameters(self) -> Iterator[Parameter]:
         """Parameters of the critics."""
         return self.critics.parameters()
+
+
+def _weights_of_labels(labels: Tensor, like: Tensor) -> Tensor:
+    """Weights whose mean over all cells is 1, the same for each cell with a label and 0 without; 0 where none has."""
+    known = (labels >= 0).to(like.dtype)
+    n_cells, n_known = gathered_sum(torch.ones_like(known).sum()), gathered_sum(known.sum())
+    return known * (n_cells / n_known.clamp(min=1))

@@ -225,7 +225,10 @@ class StageModule(lightning.LightningModule):
 
     def _check_cells(self) -> None:
         cells = (self.train_cells, self.validation_cells)
-        seen = [[float(torch.linalg.vector_norm(x)) for x in part.features + part.condition] for part in cells]
+        seen = [
+            [float(torch.linalg.vector_norm(x.float())) for x in part.features + part.condition + part.labels]
+            for part in cells
+        ]
         seen.append([float(part.n_cells) for part in cells])
         for number, others in enumerate(gather_objects(seen)):
             # Machines may round in their own ways.

@@ -169,6 +169,13 @@ class Pipeline(nn.Module):
         objective = self.objective(stage)
         return _by_batch(lambda batch: (objective.joint(batch),), self.inputs(stage, cells), batch_size)[0]
 
+    @torch.no_grad()
+    def label_scores(self, stage: str, cells: CellTensors, batch_size: int = INFERENCE_BATCH) -> Tensor:
+        """Scores of the labels, ``(n_cells, n_labels)``, by a stage that has learned them."""
+        objective = self.objective(stage)
+        seen = self.inputs(stage, cells)
+        return _by_batch(lambda batch: (cast(Tensor, objective.label_scores(batch)),), seen, batch_size)[0]
+
     def tensors(self, cells: Cells, rows: NDArray[np.intp] | None = None) -> CellTensors:
         """Transformed features and covariates of all cells, or of those at `rows`, on the device."""
         return cells.tensors([self.transform(name) for name in self.names], rows)

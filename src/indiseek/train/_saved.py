@@ -72,6 +72,7 @@ def write_saved(
         "sparse": schema.sparse,
         "registry": schema.registry,
         "dropped": schema.dropped,
+        "labels": list(schema.labels),
         **payload,
     }
     digest_of_cells: str | None = None
@@ -220,6 +221,7 @@ def read_saved(directory: Path, model: str) -> dict[str, Any]:
         parts = {key: payload[key] for key in ("features", "sparse", "registry")}
         # Files of before features were left out have none.
         parts["dropped"] = payload.get("dropped", {})
+        parts["labels"] = tuple(payload.get("labels", ()))
         return payload | {"schema": Schema(setup=Setup.from_record(payload["setup"]), **parts)}
 
 
