@@ -46,6 +46,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "distance": lambda: DistanceInfoNCEObjective(*_CODES, encoder=Encoder(hidden=(7,), layer_norm=False)),
     "nce-club": lambda: NCEClubObjective(*_SPECIFIC, **CRITICS),
     "nce-club own": lambda: NCEClubObjective(*_SPECIFIC, independent_of="own", **CRITICS),
+    "nce-club paper": lambda: NCEClubObjective(*_SPECIFIC, critic="concat", batch_norm=False, **CRITICS),
     "vclub": lambda: NCEClubObjective(*_SPECIFIC, independence="vclub", **CRITICS),
     "disentangled shared": lambda: DisentangledSharedObjective(*_CODES, beta=0.5, kappa=10.0, **HIDDEN),
     "disentangled specific": lambda: DisentangledSpecificObjective(*_SPECIFIC, **_QUIET),
