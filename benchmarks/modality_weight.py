@@ -251,10 +251,10 @@ def main() -> None:
         f"{n_train} training cells, {n_train // 9} for validation, {n_test} test cells; where a row says fewer "
         "training cells, they are some of these, with a ninth as many for validation and the same test cells. 10 "
         "neighbours among the test cells; a is the pseudo-count. Types with fewer than 11 test cells are not compared. "
-        "Unrelated orders of k types have a rank correlation of 0 with a standard deviation of 1 / sqrt(k - 1). Weights: muon, all cells, 30 "
-        "components of each modality. k-means: as many clusters as types, each space scaled to a total variance of 1 "
-        "where several stand side by side. Seconds are of fit and codes on a machine with other work to do. Mean "
-        "[lowest, highest]."
+        "Unrelated orders of k types have a rank correlation of 0 with a standard deviation of 1 / sqrt(k - 1). "
+        "Weights: muon, all cells, 30 components of each modality. k-means: as many clusters as types, each space "
+        "scaled to a total variance of 1 where several stand side by side. Seconds are of fit and codes on a machine "
+        "with other work to do. Mean [lowest, highest]."
     )
     write_text(
         "modality_weight" if name == "covid" else "modality_weight-bmcite",
