@@ -3,7 +3,7 @@
 Of `indiseek.PAPER` and, on the same cells, of this package's own settings: what fresh probes on test cells find of the
 true shared and private factors in each code. Beside them vCLUB, since the paper can be read as having a Gaussian
 q(z | c). The paper's optimiser takes steps of 128 cells, and an epoch has as many of them as fit into the training
-cells: 384 make 3. Each fit is kept in ``benchmarks/.cache``; a run that was stopped goes on.
+cells: 250 make 1. Each fit is kept in ``benchmarks/.cache``; a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def figures(way: str, seed: int, n_train: int, epochs: int) -> dict[str, Any]:
 def main() -> None:
     """Run, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n-train", type=int, default=384, help="training cells")
+    parser.add_argument("--n-train", type=int, default=250, help="training cells")
     parser.add_argument("--epochs", type=int, default=_ALL_EPOCHS, help="of the paper's settings, for each stage")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
