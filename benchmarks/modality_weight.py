@@ -3,8 +3,8 @@
 Of each type of test cells, whether the RNA-specific or the protein-specific space tells it apart better, against the
 weight that weighted nearest neighbours give to RNA; and k-means in the same spaces. COVID blood of ``FOLDER``, or with
 ``--bmcite FILE`` the paper's own cells (`indiseek.datasets.bmcite` says where they are had). Each fit is kept in
-``benchmarks/.cache``: a run that was stopped goes on, and one with other ``--methods``, ``--seeds`` or ``--epochs``
-adds to the same table. The weights are muon's: ``pip install muon``, or ``make peers``.
+``benchmarks/.cache``: a run that was stopped goes on, and one with other ``--methods``, ``--seeds``, ``--epochs`` or
+``--paper-train`` adds to the same table. The weights are muon's: ``pip install muon``, or ``make peers``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,14 +33,12 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from indiseek import PAPER, DisentangledSSLModel, IndiSeekModel, data, datasets, metrics
-from indiseek.data import CLR, LogNormalizePCA
 
 Array = NDArray[Any]
 
 # The first is the table's; the paper does not say how it deals with a share of 0.
 PSEUDOCOUNTS = (1.0, 0.1)
 _N_NEIGHBORS, _N_AGAIN = 10, 3000
-_PAPER_DIMENSIONS, _PAPER_COMPONENTS = 50, 200
 PUBLISHED = {"IndiSeek": ".92", "FactorizedCL": ".87 to .89", "DisentangledSSL": ".81 to .82"}
 _FILES = {"covid": "covid_cite_donors.h5mu"}
 
@@ -55,6 +53,11 @@ class Cells:
     train: Rows
     validation: Rows
     test: Rows
+
+    def of_training(self, n: int) -> Cells:
+        """The same test cells, with `n` of the training cells and a ninth as many for validation."""
+        rows = np.random.default_rng(0).permutation(len(self.train))[:n]
+        return replace(self, train=self.train[np.sort(rows)], validation=self.validation[: n // 9])
 
 
 class Found(NamedTuple):
@@ -106,15 +109,9 @@ def default(cells: Cells, seed: int, epochs: int) -> Found:
 
 
 def paper(cells: Cells, seed: int, epochs: int) -> Found:
-    """NCE-CLUB with the paper's settings, but for the number of epochs where it is less than 2,000."""
-    n_components = min(_PAPER_COMPONENTS, cells.mdata["rna"].n_vars - 1)
-    wanted = {
-        **PAPER.model,
-        "n_shared": _PAPER_DIMENSIONS,
-        "n_specific": _PAPER_DIMENSIONS,
-        "transforms": {"rna": LogNormalizePCA(n_components=n_components), "prot": CLR()},
-    }
-    return _codes(IndiSeekModel(cells.mdata, **wanted), cells, seed, **{**PAPER.train, "max_epochs": epochs})
+    """The paper's settings, but for the number of epochs where it is less than 2,000."""
+    train = {**PAPER.train, "max_epochs": epochs}
+    return _codes(IndiSeekModel(cells.mdata, **PAPER.model), cells, seed, **train)
 
 
 def disentangled_ssl(cells: Cells, seed: int, epochs: int) -> Found:
@@ -136,7 +133,7 @@ METHODS: dict[str, tuple[str, Callable[[Cells, int, int], Found]]] = {
     "itself": ("X_i itself as Z_i", itself),
     "default": ("IndiSeek (default, closed form)", default),
     "disentangled-ssl": ("DisentangledSSL (our settings)", disentangled_ssl),
-    "paper": ("IndiSeek, NCE-CLUB (paper's settings)", paper),
+    "paper": ("IndiSeek, PAPER", paper),
 }
 
 
@@ -214,6 +211,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--n-train", type=int, help="training cells: 5,500, of bmcite 13,500 with 1,500 for validation")
     parser.add_argument("--epochs", type=int, default=2000, help="of the paper's settings, for each stage")
+    parser.add_argument("--paper-train", type=int, help="training cells of the paper's settings, of all the others'")
     options = parser.parse_args()
     if (options.shared is None) == (options.bmcite is None):
         parser.error("expected one of --shared and --bmcite, got both or neither")
@@ -232,28 +230,31 @@ def main() -> None:
         for seed in options.seeds:
             cells = draw(name, mdata, types, n_train, seed)
             for method in options.methods:
-                of = f"{method}-{options.epochs}" if method == "paper" else method
+                few = options.paper_train or n_train
+                of = f"{method}-{options.epochs}-{few}" if method == "paper" else method
+                seen = cells.of_training(few) if method == "paper" else cells
                 kept(
                     folder / f"{name}.{n_train}.{of}.{seed}.json",
-                    lambda m=method, s=seed, c=cells: figures(c, m, s, options.epochs),
+                    lambda m=method, s=seed, c=seen: figures(c, m, s, options.epochs),
                 )
     except NotInstalledError as error:
         raise SystemExit(f"{error} is not installed; pip install {error}, or make peers, brings it") from error
     fits: dict[str, list[dict[str, Any]]] = {}
     labels = {}
     for path in sorted(folder.glob(f"{name}.{n_train}.*.json"), key=lambda p: list(METHODS).index(_method(p)[0])):
-        method, epochs = _method(path)
-        key = f"{method} {epochs}"
-        labels[key] = METHODS[method][0] + (f", {epochs} of 2,000 epochs" if epochs else "")
+        method, *sizes = _method(path)
+        key = " ".join([method, *sizes])
+        labels[key] = METHODS[method][0] + (", {} of 2,000 epochs, {} training cells".format(*sizes) if sizes else "")
         fits.setdefault(key, []).append(json.loads(path.read_text()))
     n_test = sum(row["n_cells"] for row in next(iter(fits.values()))[0]["classes"])
     notes = (
-        f"{n_train} training cells, {n_train // 9} for validation, {n_test} test cells. 10 neighbours among the test "
-        "cells; a is the pseudo-count. Types with fewer than 11 test cells are not compared. Unrelated orders of k "
-        "types have a rank correlation of 0 with a standard deviation of 1 / sqrt(k - 1). Weights: muon, all cells, 30 "
-        "components of each modality. k-means: as many clusters as types, each space scaled to a total variance of 1 "
-        "where several stand side by side. Seconds are of fit and codes on a machine with other work to do. Mean "
-        "[lowest, highest]."
+        f"{n_train} training cells, {n_train // 9} for validation, {n_test} test cells; where a row says fewer "
+        "training cells, they are some of these, with a ninth as many for validation and the same test cells. 10 "
+        "neighbours among the test cells; a is the pseudo-count. Types with fewer than 11 test cells are not compared. "
+        "Unrelated orders of k types have a rank correlation of 0 with a standard deviation of 1 / sqrt(k - 1). "
+        "Weights: muon, all cells, 30 components of each modality. k-means: as many clusters as types, each space "
+        "scaled to a total variance of 1 where several stand side by side. Seconds are of fit and codes on a machine "
+        "with other work to do. Mean [lowest, highest]."
     )
     write_text(
         "modality_weight" if name == "covid" else "modality_weight-bmcite",
@@ -264,11 +265,11 @@ def main() -> None:
     )
 
 
-def _method(path: Path) -> tuple[str, str]:
-    """Method and epochs that a kept fit is of."""
+def _method(path: Path) -> list[str]:
+    """Method that a kept fit is of; of the paper's settings its epochs and training cells too."""
     of = path.name.split(".")[2]
-    method, _, epochs = of.rpartition("-")
-    return (method, epochs) if epochs.isdigit() else (of, "")
+    method, *sizes = of.rsplit("-", 2)
+    return [method, *sizes] if len(sizes) == 2 and all(each.isdigit() for each in sizes) else [of]
 
 
 if __name__ == "__main__":

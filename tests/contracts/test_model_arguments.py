@@ -186,6 +186,8 @@ OPTIONS = [
     (IndiSeekModel, "n_shared", 4.5),
     (IndiSeekModel, "n_shared", "4"),
     (IndiSeekModel, "n_specific", 2.5),
+    (IndiSeekModel, "n_components", 2.5),
+    (IndiSeekModel, "n_components", 1),
     (IndiSeekModel, "n_specific", {"rna": 2.5, "prot": 2}),
     (IndiSeekModel, "alignment", float("inf")),
     (IndiSeekModel, "alignment", None),

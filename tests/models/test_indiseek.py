@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import inspect
-
 import numpy as np
 import pytest
 from model_contract import FAST, latents
@@ -9,54 +7,36 @@ from small import SMALL
 from torch import nn
 
 import indiseek
-from indiseek.data import LogNormalizePCA
 from indiseek.models import PAPER, Flow, IndiSeekModel, NCEClub
-from indiseek.nn import Encoder, GaussianCritic, SeparableCritic
+from indiseek.nn import ConcatCritic, Encoder, GaussianCritic, SeparableCritic
 
 CLUB = {"critic_hidden": (16,)}
-
-
-def _kinds(module: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
-    return [part for part in module.modules() if isinstance(part, kind)]
-
-
-def test_settings_of_the_paper_give_its_networks(mdata):
-    transforms = {"rna": LogNormalizePCA(n_components=50)}
-    model = IndiSeekModel(mdata, **PAPER.model, n_shared=10, n_specific=10, transforms=transforms)
-    model.train(**PAPER.train | FAST)
-    assert list(model.module.objectives) == ["shared", "everything", "specific"]
-    shared, specific = model.module.objective("shared"), model.module.objective("specific")
-    n_features = {"rna": 50, "prot": 14}
-    for i, n in enumerate(n_features.values()):
-        nets = {shared.encoders[i]: (n, 10), specific.encoders[i]: (n, 10), specific.decoders[i]: (10 + 10, n)}
-        for net, (n_in, n_out) in nets.items():
-            sizes = [(layer.in_features, layer.out_features) for layer in _kinds(net, nn.Linear)]
-            assert sizes == [(n_in, 50), (50, 50), (50, 50), (50, n_out)]
-            assert len(_kinds(net, nn.ReLU)) == 3
-            assert not _kinds(net, nn.LayerNorm) and not _kinds(net, nn.GELU) and not _kinds(net, nn.Dropout)
-        assert isinstance(specific.critics[i], SeparableCritic)
-    assert specific.lam == 10 and specific.independent_of == "other"
-
-
-def test_settings_of_the_paper_name_existing_arguments_and_what_the_paper_states():
-    for call, settings in ((IndiSeekModel.__init__, PAPER.model), (IndiSeekModel.train, PAPER.train)):
-        assert set(settings) <= set(inspect.signature(call).parameters)
-    assert PAPER.train == {"batch_size": 128, "lr": 1e-4, "max_epochs": 2000, "early_stopping": False}
-    club = PAPER.model["specific"]
-    assert (club.n_critic_steps, club.critic_lr, club.lam) == (5, 1e-4, 10.0)
-    with pytest.raises(TypeError):
-        PAPER.model["specific"] = "flow"
 
 
 @pytest.mark.parametrize(
     ("options", "critic"),
     [
         ({"independence": "vclub"}, GaussianCritic),
+        ({"critic": "concat"}, ConcatCritic),
+        ({"batch_norm": False}, SeparableCritic),
+        ({"lr_schedule": "constant"}, SeparableCritic),
+        ({"warmup": 0.5}, SeparableCritic),
+        ({"ramp": 1.0}, SeparableCritic),
         ({"independent_of": "own"}, SeparableCritic),
         ({"independent_of": "own", "independence": "vclub"}, GaussianCritic),
         ({"independence_weight": 0.0}, SeparableCritic),
     ],
-    ids=["vclub", "IndiSeek0", "IndiSeek0 with vclub", "no independence"],
+    ids=[
+        "vclub",
+        "concat",
+        "no batch norm",
+        "constant",
+        "warm-up",
+        "ramp",
+        "IndiSeek0",
+        "IndiSeek0 with vclub",
+        "no independence",
+    ],
 )
 def test_variants_train_and_differ(mdata, trained, options, critic):
     base = IndiSeekModel(mdata, **SMALL)
@@ -126,6 +106,17 @@ WRONG_OPTIONS = [
     (NCEClub, {"critic_hidden": (2.5,)}, ValueError, "expected widths in critic_hidden to be .*, got 2.5; round it"),
     (NCEClub, {"critic_lr": 0}, ValueError, "expected critic_lr to be a number above 0, got 0"),
     (NCEClub, {"n_critic_steps": 0}, ValueError, "expected n_critic_steps to be a whole number of at least 1, got 0"),
+    (NCEClub, {"critic": "joint"}, ValueError, r"expected critic to be one of \['separable', 'concat'\], got 'joint'"),
+    (
+        NCEClub,
+        {"lr_schedule": None},
+        ValueError,
+        r"expected lr_schedule to be one of .*got None",
+    ),
+    (NCEClub, {"warmup": 1.5}, ValueError, "expected warmup to be a number of at least 0 and of at most 1, got 1.5"),
+    (NCEClub, {"ramp": -0.1}, ValueError, "expected ramp to be a number of at least 0 and of at most 1, got -0.1"),
+    (NCEClub, {"batch_norm": 1}, TypeError, "expected batch_norm to be True or False, got 1"),
+    (NCEClub, {"overcomplete": "yes"}, TypeError, "expected overcomplete to be True or False, got 'yes'"),
     (NCEClub, {"n_context": 3}, TypeError, "n_context"),
     (Flow, {"n_context": -1}, ValueError, "expected n_context to be a whole number of at least 0 .*, got -1"),
     (Flow, {"n_context": 1e9}, ValueError, "expected n_context to be a whole number .*of at most 4096, got 1000000000"),

@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
-from indiseek.nn import GaussianCritic, SeparableCritic
+from indiseek.nn import ConcatCritic, GaussianCritic, SeparableCritic
+
+CRITICS = [SeparableCritic, ConcatCritic, GaussianCritic]
 
 
-@pytest.mark.parametrize("critic", [SeparableCritic, GaussianCritic])
+@pytest.mark.parametrize("critic", CRITICS)
 def test_every_pair_of_inputs_of_different_widths_gets_a_score(critic):
     torch.manual_seed(0)
     scores = critic(5, 2, hidden=(8,))(torch.randn(7, 5), torch.randn(7, 2))
@@ -16,7 +18,7 @@ def test_every_pair_of_inputs_of_different_widths_gets_a_score(critic):
     assert scores.isfinite().all()
 
 
-@pytest.mark.parametrize("critic", [SeparableCritic, GaussianCritic])
+@pytest.mark.parametrize("critic", CRITICS)
 def test_rows_are_z_and_columns_are_c(critic):
     torch.manual_seed(0)
     net = critic(5, 2, hidden=(8,)).double()
@@ -27,7 +29,7 @@ def test_rows_are_z_and_columns_are_c(critic):
     torch.testing.assert_close(net(z, c[order]), scores[:, order])
 
 
-@pytest.mark.parametrize("critic", [SeparableCritic, GaussianCritic])
+@pytest.mark.parametrize("critic", CRITICS)
 def test_exchanged_inputs_are_not_accepted_silently(critic):
     with pytest.raises(RuntimeError, match="shape"):
         critic(5, 2, hidden=(8,))(torch.randn(7, 2), torch.randn(7, 5))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from indiseek.data import CellTensors
+from indiseek.models import PAPER
 from indiseek.nn import Encoder
 from indiseek.objectives import NCEClubObjective
 
@@ -18,7 +19,7 @@ SPECIFIC = {"a": 3, "b": 2, "c": 1}
 N_SHARED = 5
 
 
-def _setting(independence: str, independent_of: str, lam: float, n_modalities: int):
+def _setting(independence: str, independent_of: str, lam: float, n_modalities: int, **options):
     torch.manual_seed(0)
     names = list(FEATURES)[:n_modalities]
     features = {name: FEATURES[name] for name in names}
@@ -30,8 +31,7 @@ def _setting(independence: str, independent_of: str, lam: float, n_modalities: i
         lam=lam,
         independence=independence,
         independent_of=independent_of,
-        encoder=Encoder(hidden=(8,)),
-        critic_hidden=(7,),
+        **{"encoder": Encoder(hidden=(8,)), "critic_hidden": (7,)} | options,
     ).double()
     batch = CellTensors(
         tuple(2 + torch.randn(N, n).double() for n in features.values()),
@@ -89,3 +89,44 @@ def test_losses_equal_their_loops(independence, independent_of, n_modalities):
         assert output.terms[f"reconstruction_{name}"].item() == pytest.approx(reconstruction)
     column = 1 if independence == "nce-club" else 2
     assert objective.critic_loss(batch).item() == pytest.approx(-sum(row[column] for row in rows))
+
+
+def _paper():
+    """Objective of the paper's settings, a batch of cells, and the terms as a differentiable loop over pairs."""
+    club = PAPER.model["specific"]
+    options = {name: getattr(club, name) for name in ("critic", "critic_hidden", "batch_norm")}
+    objective, batch = _setting(
+        club.independence, club.independent_of, club.lam, 2, encoder=PAPER.model["encoder"], **options
+    )
+    clubs, infos, errors = [], [], []
+    for i in range(2):
+        z = [objective.encoders[i](x[None])[0] for x in batch.features[i]]
+        c = list(batch.condition[1 - i])
+        network = torch.nn.Sequential(*objective.critics[i].net)
+        f = [[network(torch.cat([z[u], c[v]])).squeeze() for v in range(N)] for u in range(N)]
+        joint = sum(f[u][u] for u in range(N)) / N
+        product = sum(f[u][v] for u in range(N) for v in range(N) if u != v) / (N * (N - 1))
+        logs = sum(torch.stack(row).exp().mean().log() for row in f) / N
+        decoded = [objective.decoders[i](torch.cat([z[u], batch.condition[i][u]])[None])[0] for u in range(N)]
+        error = sum(((x - y) ** 2).sum() for x, y in zip(decoded, batch.features[i], strict=True)) / N
+        clubs.append(joint - product)
+        infos.append(joint - logs)
+        errors.append(club.lam / (2 * (batch.features[i] ** 2).sum() / N) * error)
+    return objective, batch, sum(clubs) + sum(errors), -sum(infos)
+
+
+def test_losses_and_gradients_of_the_papers_settings_equal_their_loops():
+    objective, batch, loss, critic_loss = _paper()
+    # In training, as it is without batch normalisation, and with all terms from the first step.
+    assert objective.training and objective.ramp == 1.0
+    ours = objective.loss(batch).loss, objective.critic_loss(batch)
+    encoders, critics = list(objective.encoder_parameters()), list(objective.critic_parameters())
+    for found, wanted, parameters in ((ours[0], loss, encoders), (ours[1], critic_loss, critics)):
+        torch.testing.assert_close(found, wanted)
+        for a, b in zip(
+            torch.autograd.grad(found, parameters),
+            torch.autograd.grad(wanted, parameters, retain_graph=True),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b)
+            assert a.ndim < 2 or a.abs().sum() > 0

@@ -328,6 +328,22 @@ FAULTS = (
         ("distributions",),
     ),
     Fault(
+        "pairs-turned",
+        "rows of the scores are c and columns z",
+        "nn/_critic.py",
+        "bias)[:, None] + F.linear(c, weight[:, self.n_z :])",
+        "bias) + F.linear(c, weight[:, self.n_z :])[:, None]",
+        ("reference/test_critics.py", "nn/test_critic.py"),
+    ),
+    Fault(
+        "decay-for-ever",
+        "learning rates fall where they are to be constant",
+        "models/_indiseek.py",
+        'cosine=method.lr_schedule == "cosine"',
+        "cosine=True",
+        ("models/test_paper.py",),
+    ),
+    Fault(
         "variance-sign",
         "log density grows with the variance",
         "nn/_critic.py",

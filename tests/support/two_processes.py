@@ -47,6 +47,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "nce-club": lambda: NCEClubObjective(*_SPECIFIC, **CRITICS),
     "nce-club own": lambda: NCEClubObjective(*_SPECIFIC, independent_of="own", **CRITICS),
     "nce-club supervised": lambda: NCEClubObjective(*_SPECIFIC, n_labels=3, **CRITICS),
+    "nce-club paper": lambda: NCEClubObjective(*_SPECIFIC, critic="concat", batch_norm=False, **CRITICS),
     "vclub": lambda: NCEClubObjective(*_SPECIFIC, independence="vclub", **CRITICS),
     "disentangled shared": lambda: DisentangledSharedObjective(*_CODES, beta=0.5, kappa=10.0, **HIDDEN),
     "disentangled specific": lambda: DisentangledSpecificObjective(*_SPECIFIC, **_QUIET),

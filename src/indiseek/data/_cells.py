@@ -284,7 +284,13 @@ class Cells:
 
     @classmethod
     def to_train_on(
-        cls, mdata: MuData, setup: Setup, transforms: Mapping[str, Transform], *, at_least: int = 2
+        cls,
+        mdata: MuData,
+        setup: Setup,
+        transforms: Mapping[str, Transform],
+        *,
+        at_least: int = 2,
+        n_components: int | None = None,
     ) -> tuple[Self, dict[str, Transform]]:
         """Cells on which a model can be trained, and a transform for each modality.
 
@@ -298,6 +304,8 @@ class Cells:
             The user's transforms by modality; the others are chosen.
         at_least
             As in :func:`make_setup`.
+        n_components
+            Principal components of the transforms that are chosen, as in :func:`choose_transform`.
 
         Raises
         ------
@@ -331,6 +339,7 @@ class Cells:
                 transforms.get(name),
                 None if presence is None else presence.kept[name],
                 None if setup.batch_key is None else _own(columns[setup.batch_key].to_numpy(), presence, name),
+                n_components=n_components,
             )
             for name in setup.modalities
         }

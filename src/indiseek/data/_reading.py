@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from indiseek._checks import printable
-from indiseek.data._components import CLRPCA, LogNormalizePCA, ScalePCA
+from indiseek.data._components import CLRPCA, ComponentTransform, LogNormalizePCA, ScalePCA
 from indiseek.data._disk import DiskMatrix, Values, is_sparse, mostly_zero, row_chunks
 from indiseek.data._known_transforms import TRANSFORMS
 from indiseek.data._matching import FeatureMatch
@@ -79,6 +79,8 @@ def read_to_train(
     given: Transform | None,
     has: NDArray[np.intp] | None = None,
     batch: NDArray[Any] | None = None,
+    *,
+    n_components: int | None = None,
 ) -> Read:
     """Read a modality to be trained on, and say what is done with it that its user may not expect.
 
@@ -96,6 +98,8 @@ def read_to_train(
         Positions of the cells that have the modality; None for all.
     batch
         Batch of each of these; None for none.
+    n_components
+        As in :func:`choose_transform`.
 
     Raises
     ------
@@ -112,7 +116,7 @@ def read_to_train(
     if summary.near and not summary.whole and (given is None or given.needs_counts):
         values = as_counts(values)
         summary = summary_of(values)
-    transform = choose_transform(name, summary) if given is None else given
+    transform = choose_transform(name, summary, n_components) if given is None else given
     if transform.needs_counts:
         check_counts(summary, name)
     values, summary, kept = _that_vary(values, summary, adata.var_names[measured], name)
@@ -123,6 +127,9 @@ def read_to_train(
             "library sizes need two or more."
         )
         transform = Scale()
+    if given is None and n_components is not None and (left := transform.max_output(len(kept))) < n_components:
+        what = "principal components" if isinstance(transform, ComponentTransform) else "features, as they are"
+        logger.info(f"{name!r}: {left} {what}, not the {n_components} principal components asked for: it has no more.")
     if given is None and not summary.whole:
         _warn_of_scale(adata, layer, name, summary)
     if transform.needs_counts:
@@ -225,7 +232,7 @@ def _order(adata: AnnData, name: str, features: Sequence[str], dropped: Sequence
     return order
 
 
-def choose_transform(name: str, summary: Summary) -> Transform:
+def choose_transform(name: str, summary: Summary, n_components: int | None = None) -> Transform:
     """Transform for a modality that the user has said nothing about.
 
     Parameters
@@ -234,19 +241,19 @@ def choose_transform(name: str, summary: Summary) -> Transform:
         Name of the modality.
     summary
         What is known of its values.
+    n_components
+        Number of principal components; of proteins and of values that are no counts, where there are more features
+        than that. None for as many as hold signal, where there are more than 50 features.
     """
+    few = len(summary.low) <= (_FEW_NAMED if n_components is None else n_components)
     n_features = len(summary.low)
     if not summary.whole:
-        return _scaling(n_features)
+        return Scale() if few else ScalePCA(n_components=n_components)
     check_counts(summary, name)
     are_proteins = name.lower() in PROTEIN_NAMES or (name.lower() not in RNA_NAMES and n_features <= _MANY_FEATURES)
     if not are_proteins:
-        return LogNormalizePCA()
-    return CLR() if n_features <= _FEW_NAMED else CLRPCA()
-
-
-def _scaling(n_features: int) -> Transform:
-    return Scale() if n_features <= _FEW_NAMED else ScalePCA()
+        return LogNormalizePCA(n_components=n_components)
+    return CLR() if few else CLRPCA(n_components=n_components)
 
 
 def _that_vary(
@@ -309,7 +316,7 @@ def _warn_of_scale(adata: AnnData, layer: str | None, name: str, summary: Summar
     logger.warning(
         f"{where} of {name!r} holds no counts but other numbers: each feature is only scaled, which finds less than "
         f"the transforms for counts do. {remedy} To keep these values, pass transforms={{{name!r}: "
-        f"indiseek.data.{type(_scaling(len(summary.low))).__name__}()}}."
+        f"indiseek.data.{(Scale if len(summary.low) <= _FEW_NAMED else ScalePCA).__name__}()}}."
     )
 
 

@@ -110,7 +110,14 @@ class MultimodalModel(ABC):
     # Split and seed on which the options were chosen, whose test cells must stay test cells.
     _chosen_on: dict[str, Any] | None = None
 
-    def __init__(self, mdata: MuData, options: Options, transforms: Mapping[str, Transform] | None) -> None:
+    def __init__(
+        self,
+        mdata: MuData,
+        options: Options,
+        transforms: Mapping[str, Transform] | None,
+        *,
+        n_components: int | None = None,
+    ) -> None:
         self._options: Any = options
         noted = noted_setup(mdata, type(self).__name__)
         setup = make_setup(mdata, at_least=self._least_modalities) if noted is None else noted
@@ -121,7 +128,9 @@ class MultimodalModel(ABC):
         given = dict(transforms or {})
         check_transforms(given, setup.modalities)
         with plain_torch():
-            cells, self._transforms = Cells.to_train_on(mdata, setup, given, at_least=self._least_modalities)
+            cells, self._transforms = Cells.to_train_on(
+                mdata, setup, given, at_least=self._least_modalities, n_components=n_components
+            )
         self._schema: Schema = cells.schema
         self._mdata, self._cells = mdata, cells
         self._check_options()

@@ -109,7 +109,7 @@ _FLOW = Schedule(
 _COMPONENTS = Stage(name="components", objective=lambda shapes: ComponentsObjective(), schedule=None)
 _REFINED = Schedule(n_steps=2000, lr=2e-3, weight_decay=1.0, max_gradient_norm=5.0, patience_steps=100)
 # Held-out reconstruction gets better for as long as independence gets worse.
-_NCE_CLUB = Schedule(n_steps=2000, stops_early=False, cosine=True, warmup=Fraction(1, 40), ramp=Fraction(1, 20))
+_NCE_CLUB = Schedule(n_steps=2000, stops_early=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +189,9 @@ class IndiSeekModel(MultimodalModel):
         Transform by modality, out of :mod:`indiseek.data` or derived from :class:`indiseek.data.Transform`; by default
         raw RNA counts get ``LogNormalizePCA``, raw protein counts ``CLR``, and values that are not counts ``Scale``; of
         more than 50 proteins or values ``CLRPCA`` and ``ScalePCA``. Principal components are as many as hold signal.
+    n_components
+        Number of principal components of those default transforms, instead of as many as hold signal; so many proteins
+        or values then stay as they are. Fewer where there are fewer features, and a message says so.
 
     Raises
     ------
@@ -231,7 +234,10 @@ class IndiSeekModel(MultimodalModel):
         specific: Literal["closed-form", "flow", "nce-club"] | ClosedForm | Flow | NCEClub = "closed-form",
         encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
         transforms: Mapping[str, Transform] | None = None,
+        n_components: int | None = None,
     ) -> None:
+        if n_components is not None:
+            check_dimension("n_components", n_components, low=2)
         options = IndiSeekOptions(
             n_shared=n_shared,
             n_specific=n_specific,
@@ -239,7 +245,7 @@ class IndiSeekModel(MultimodalModel):
             specific=_WORDS[specific]() if isinstance(specific, str) and specific in _WORDS else cast(Flow, specific),
             encoder=encoder,
         )
-        super().__init__(mdata, options, transforms)
+        super().__init__(mdata, options, transforms, n_components=n_components)
         self._transforms = {name: self._wide_enough(name, each) for name, each in self._transforms.items()}
 
     def _codes_at(
@@ -398,7 +404,15 @@ class IndiSeekModel(MultimodalModel):
         n_specific = self._n_specific(self._most_specific())
         settings = {
             key: getattr(method, key)
-            for key in ("lam", "independence", "independent_of", "independence_weight", "critic_hidden")
+            for key in (
+                "lam",
+                "independence",
+                "independent_of",
+                "independence_weight",
+                "critic",
+                "critic_hidden",
+                "batch_norm",
+            )
         }
 
         supervision = self._supervision(method)
@@ -417,7 +431,15 @@ class IndiSeekModel(MultimodalModel):
             )
 
         n_critic_steps = method.n_critic_steps if method.independence_weight > 0 else 0
-        schedule = replace(_NCE_CLUB, critic_lr=method.critic_lr, n_critic_steps=n_critic_steps)
+        schedule = replace(
+            _NCE_CLUB,
+            critic_lr=method.critic_lr,
+            n_critic_steps=n_critic_steps,
+            cosine=method.lr_schedule == "cosine",
+            # Of what was written: 0.025 of 40 epochs is one, whatever its nearest binary fraction is.
+            warmup=Fraction(str(method.warmup)),
+            ramp=Fraction(str(method.ramp)),
+        )
         return replace(specific, objective=objective, schedule=schedule)
 
     def _supervision(self, method: NCEClub) -> float:
@@ -446,13 +468,22 @@ class IndiSeekModel(MultimodalModel):
     def _check_options(self) -> None:
         check_supervision(self._options.specific, self._schema.setup.labels_key)
         limits = self._most_specific()
+        most = max(self._most_features().values())
+        if isinstance(self._options.specific, NCEClub) and self._options.specific.overcomplete:
+            for name, n_specific in self._n_specific(limits).items():
+                if n_specific > limits[name]:
+                    logger.info(
+                        f"{name!r}: {n_specific} dimensions of the specific code, of {limits[name]} of features."
+                    )
+            if self._options.n_shared is not None and self._options.n_shared > most:
+                logger.info(f"{self._options.n_shared} dimensions of the shared codes, of {most} of features.")
+            return
         for name, n_specific in self._n_specific(limits).items():
             if n_specific > limits[name]:
                 raise ValueError(
                     f"expected n_specific of at most {limits[name]}, the rank of {name!r} after its transform, got "
                     f"{n_specific}; choose a smaller one."
                 )
-        most = max(self._most_features().values())
         if self._options.n_shared is not None and self._options.n_shared > most:
             raise ValueError(
                 f"expected n_shared of at most {most}, the most features of a modality after its "

@@ -4,7 +4,7 @@ from indiseek.nn._axes import leading_axes
 from indiseek.nn._batch_displacement import BatchDisplacement
 from indiseek.nn._conditional_gaussian import ConditionalGaussian, whitenable_axes
 from indiseek.nn._conditional_quantiles import ConditionalQuantiles
-from indiseek.nn._critic import GaussianCritic, SeparableCritic
+from indiseek.nn._critic import ConcatCritic, Critic, GaussianCritic, SeparableCritic
 from indiseek.nn._fitted import FittedModule
 from indiseek.nn._flow import ConditionalFlow
 from indiseek.nn._fusion import FusionTransformer
@@ -19,9 +19,11 @@ __all__ = [
     "N_FOLDS",
     "Activation",
     "BatchDisplacement",
+    "ConcatCritic",
     "ConditionalFlow",
     "ConditionalGaussian",
     "ConditionalQuantiles",
+    "Critic",
     "Encoder",
     "FittedModule",
     "FusionTransformer",

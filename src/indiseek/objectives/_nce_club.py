@@ -12,7 +12,7 @@ from torch.nn import Parameter
 
 from indiseek.data import CellTensors
 from indiseek.estimators import info_nce, nce_club, vclub
-from indiseek.nn import Encoder, GaussianCritic, SeparableCritic
+from indiseek.nn import ConcatCritic, Critic, Encoder, GaussianCritic, SeparableCritic
 from indiseek.objectives._base import Objective, ObjectiveOutput
 from indiseek.objectives._gather import gather, gathered_sum, own_share
 
@@ -31,9 +31,9 @@ class NCEClubObjective(Objective):
         + \frac{\lambda}{2 E\lVert X_i \rVert^2} E \lVert g_i(Z_i, C_i) - X_i \rVert^2
 
     A critic on :math:`(Z_i, C_j)` maximises InfoNCE in its own steps; the weight :math:`w` rises from 0
-    to 1 after the critic's warm-up. :math:`Z_i` is standardised before critic and decoder see it,
-    because a code that merely shrinks would fool a lagging critic. A low value of the term in
-    training proves nothing: only fresh probes on held-out cells do.
+    to 1 after the critic's warm-up where the schedule has one. :math:`Z_i` is standardised before critic and decoder
+    see it, unless `batch_norm` says otherwise, because a code that merely shrinks would fool a lagging critic. A low
+    value of the term in training proves nothing: only fresh probes on held-out cells do.
 
     With labels :math:`Y` of some cells a head :math:`p_w` on the codes of all modalities is trained with them (ours,
     not the paper's), and the loss has a further term
@@ -61,8 +61,12 @@ class NCEClubObjective(Objective):
         the ablation that the paper calls IndiSeek0.
     independence_weight
         Further factor on the independence term; 0 switches it off.
+    critic
+        Of ``"nce-club"``: ``"separable"``, or ``"concat"`` for one network on the concatenated pair.
     critic_hidden
         Widths of the hidden layers of critics.
+    batch_norm
+        Whether codes are standardised over the batch (batch normalisation without a scale of its own).
     encoder
         Form of the encoders, and but for those widths of decoders, critics and head.
     n_labels
@@ -87,7 +91,9 @@ class NCEClubObjective(Objective):
         independence: Independence = "nce-club",
         independent_of: IndependentOf = "other",
         independence_weight: float = 1.0,
+        critic: Critic = "separable",
         critic_hidden: Sequence[int] = (256,),
+        batch_norm: bool = True,
         encoder: Encoder = Encoder(),  # noqa: B008 (frozen)
         n_labels: int = 0,
         supervision: float = 1.0,
@@ -101,21 +107,25 @@ class NCEClubObjective(Objective):
         self.names = tuple(n_features)
         n_against = n_shared if independent_of == "own" else n_shared * (len(n_features) - 1)
         self.encoders = nn.ModuleList(encoder.of(name, n, n_specific[name]) for name, n in n_features.items())
-        self.standardise = nn.ModuleList(nn.BatchNorm1d(n_specific[name], affine=False) for name in self.names)
+        self.standardise = nn.ModuleList(
+            nn.BatchNorm1d(n_specific[name], affine=False) if batch_norm else nn.Identity() for name in self.names
+        )
         self.decoders = nn.ModuleList(encoder.network(n_specific[name] + n_shared, n) for name, n in n_features.items())
-        critic = SeparableCritic if independence == "nce-club" else GaussianCritic
+        scorer: type[SeparableCritic | ConcatCritic | GaussianCritic] = GaussianCritic
+        if independence == "nce-club":
+            scorer = SeparableCritic if critic == "separable" else ConcatCritic
         form: dict[str, Any] = {
             "hidden": critic_hidden,
             "activation": encoder.activation,
             "layer_norm": encoder.layer_norm,
         }
-        self.critics = nn.ModuleList(critic(n_specific[name], n_against, **form) for name in self.names)
+        self.critics = nn.ModuleList(scorer(n_specific[name], n_against, **form) for name in self.names)
         n_codes = len(self.names) * n_shared + sum(n_specific[name] for name in self.names)
         # Last, so that all others begin as they do without it.
         self.head = encoder.network(n_codes, n_labels) if n_labels else None
 
     def encode(self, modality: int, cells: CellTensors) -> Tensor:
-        """Standardised specific code ``(n_cells, n_specific)``, a function of the modality alone."""
+        """Specific code ``(n_cells, n_specific)``, standardised but without `batch_norm`; of the modality alone."""
         # Mean and variance are those of the whole batch, wherever its cells are.
         return own_share(self.standardise[modality](gather(self.encoders[modality](cells.features[modality]))))
 
