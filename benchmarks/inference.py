@@ -91,7 +91,6 @@ def _ask(name: str, directory: Path) -> dict[str, float]:
         "loading, s": loaded - began,
         "answer, s": time.perf_counter() - loaded,
         "CPU, s": time.process_time() - cpu_began,
-        "threads": torch.get_num_threads(),
     }
 
 
@@ -106,20 +105,21 @@ def _child(task: str, directory: Path, n_cells: int) -> None:
     print(json.dumps(result | {"peak RSS, GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB}))
 
 
-def _spawn(task: str, directory: Path, n_cells: int) -> dict[str, Any]:
+def _spawn(task: str, directory: Path, n_cells: int) -> dict[str, Any] | None:
     command = [sys.executable, __file__, "--one", task, "--cells", str(n_cells), "--directory", str(directory)]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout
-    return json.loads(output.strip().splitlines()[-1])
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=os.environ)
+    # One that runs out of memory is killed, which the others survive.
+    return json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
 
 
-def _measure(directory: Path, n_cells: int, names: list[str]) -> dict[str, dict[str, Any]]:
-    if not (directory / "model").exists():
-        _spawn("prepare", directory, n_cells)
+def _measure(directory: Path, n_cells: int, names: list[str]) -> dict[str, dict[str, Any] | None]:
+    if not (directory / "model").exists() and _spawn("prepare", directory, n_cells) is None:
+        raise RuntimeError("expected a fit of these cells, got none: its process ended with an error.")
     found = {}
     for name in names:
         found[name] = _spawn(name, directory, n_cells)
         print(json.dumps({name: found[name]}), file=sys.stderr, flush=True)
-    if "report" in found:
+    if found.get("report") is not None:
         found["report"]["page, MB"] = (directory / "report.html").stat().st_size / 1e6
     return found
 
@@ -140,13 +140,16 @@ def main() -> None:
         directory.mkdir(parents=True, exist_ok=True)
         found = _measure(directory, options.cells, options.only)
     columns = ("loading, s", "answer, s", "CPU, s", "peak RSS, GiB")
-    rows = [[f"`{name}`", *(f"{each[key]:,.1f}" for key in columns)] for name, each in found.items()]
-    threads = next(iter(found.values()))["threads"]
+    rows = [
+        [f"`{name}`", *("its process died" if each is None else f"{each[key]:,.1f}" for key in columns)]
+        for name, each in found.items()
+    ]
+    threads = os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads()
     notes = (
         f"{DESCRIPTION} {options.cells:,} cells on disk, default fit, each question in a process that loads the model; "
         f"{threads} thread(s). Aim: each below {_LIMIT_GIB:.0f} GiB."
     )
-    if "report" in found:
+    if found.get("report") is not None:
         notes += f" The report's page has {found['report']['page, MB']:.1f} MB."
     write(
         "inference",
