@@ -32,7 +32,12 @@ CALLS = {
     "transfer_labels": lambda model, mdata, path: model.transfer_labels(copy_of(mdata), "kind"),
 }
 # By their purpose these say what to do instead.
-REFUSALS = {"setup_anndata": TypeError, "tune": RuntimeError, "counterfactual": ValueError}
+REFUSALS = {
+    "setup_anndata": TypeError,
+    "tune": RuntimeError,
+    "counterfactual": ValueError,
+    "predict_labels": ValueError,
+}
 
 
 def _certificate(model):

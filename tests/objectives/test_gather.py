@@ -34,7 +34,7 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one_on_the_joined_batc
     together = _mean(parts)
     assert together.keys() == whole.keys()
     assert sum(key.startswith("loss ") for key in whole) > 3
-    assert ("critic_loss" in whole) is (name in ("nce-club", "nce-club own", "nce-club supervised", "vclub"))
+    assert ("critic_loss" in whole) is (name.startswith(("nce-club", "vclub")))
     for key, value in whole.items():
         torch.testing.assert_close(
             together[key], value.double(), rtol=1e-9, atol=1e-11, msg=lambda text, k=key: f"{k}: {text}"
