@@ -10,7 +10,7 @@ from model_contract import FAST, assert_content, assert_same, content, weights
 from small import SMALL, pair
 
 from indiseek.data import ScalePCA
-from indiseek.models import IndiSeekModel
+from indiseek.models import IndiSeekModel, _indiseek
 from indiseek.prediction import Prediction, Predictor, _network, _predictor
 
 
@@ -69,6 +69,23 @@ def test_tables_have_the_names_of_cells_and_features_and_are_near_the_truth(stud
     covered = (found.lower <= logs) & (found.upper >= logs)
     assert 0.8 < covered.iloc[test].to_numpy().mean() < 0.97
     assert_content(content(mdata), before)
+
+
+def test_of_very_many_training_cells_some_are_drawn(real_cells, monkeypatch, log):
+    monkeypatch.setattr(_indiseek, "_MOST_FOR_PREDICTION", 200)
+    mdata = _study(real_cells)
+    IndiSeekModel.setup_mudata(mdata, batch_key="lane")
+    found = []
+    for _ in range(2):
+        model = IndiSeekModel(mdata, **SMALL)
+        model.train(**FAST, split_by="donor", write_latents=False)
+        found.append(model.predict(interval=0.9))
+    assert len(model.train_indices) > 200 and "fitted to 200 training cells" in log.text
+    for one, other in zip(*found, strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    test = mdata[model.test_indices]
+    r = np.corrcoef(np.log1p(test["prot"].X[:, 8]), found[0].value.iloc[model.test_indices, 8])[0, 1]
+    assert r > 0.3
 
 
 def test_counts_are_those_of_the_logarithms_at_the_median_depth(study):

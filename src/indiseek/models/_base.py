@@ -209,7 +209,7 @@ class MultimodalModel(ABC):
             all cells but not all of them were measured. Without it zeros are zeros.
         labels_key
             Column of ``.obs`` with labels, such as cell types, that the specific codes of IndiSeekModel with
-            ``specific=NCEClub()`` are to keep: :attr:`indiseek.NCEClub.supervision`.
+            ``specific=NCEClub()`` are to keep: ``NCEClub(supervision=)``.
         unlabeled_category
             Its value for cells without a label, such as ``"Unknown"``. Missing values are none in any case.
         **others

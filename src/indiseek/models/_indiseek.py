@@ -97,7 +97,7 @@ _WORDS: dict[str, type[Flow] | type[ClosedForm] | type[NCEClub]] = {
 }
 _N_SHARED, _N_SPECIFIC_NCE_CLUB = 6, 8
 # A regression of more cells errs no less, but takes minutes.
-_MOST_FOR_PREDICTION = 100_000
+_MOST_FOR_PREDICTION = 50_000
 
 # It usually stops earlier.
 _SHARED = Schedule(n_steps=4000)
@@ -964,8 +964,8 @@ class IndiSeekModel(MultimodalModel):
     ) -> pd.DataFrame | Prediction:
         """Predict one modality from another, on the scale of its values and not as codes.
 
-        The first call for a pair of modalities fits :class:`indiseek.prediction.Predictor` to the training cells, which
-        takes seconds; it is saved with the model.
+        The first call for a pair of modalities fits :class:`indiseek.prediction.Predictor` to the training cells, of
+        more than 50,000 to so many, which takes seconds to a minute; it is saved with the model.
 
         Parameters
         ----------
