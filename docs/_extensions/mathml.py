@@ -42,7 +42,7 @@ def _mathml(latex: str, display: str, node: nodes.Node) -> str:
     except Exception as error:  # noqa: BLE001 (the converter has no errors of its own that all others derive from)
         _logger.warning("a formula that cannot be drawn (%s): %s", error, latex, location=node)
         return f"<code>{escape(latex)}</code>"
-    if "\\" in found:
+    if "\\" in found or ">&<" in found:
         _logger.warning("a formula with a command that is not known: %s", latex, location=node)
     return found
 
