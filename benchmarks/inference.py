@@ -1,7 +1,8 @@
 """What a fitted model takes to answer, at any number of cells on disk: ``python benchmarks/inference.py``.
 
 The cells of ``scale.py``, a default fit from disk, then each question in a process of its own, so that each time and
-peak memory, loading included, is its own. Files and the fit stay in ``--directory`` if that is given, to be used again.
+peak memory, loading included, is its own. Cells, fit and answers stay in ``--directory`` if that is given, and runs
+with ``--only`` add to one table.
 """
 
 from __future__ import annotations
@@ -115,13 +116,15 @@ def _spawn(task: str, directory: Path, n_cells: int) -> dict[str, Any] | None:
 def _measure(directory: Path, n_cells: int, names: list[str]) -> dict[str, dict[str, Any] | None]:
     if not (directory / "model").exists() and _spawn("prepare", directory, n_cells) is None:
         raise RuntimeError("expected a fit of these cells, got none: its process ended with an error.")
-    found = {}
+    answers = directory / "answers.json"
+    found = json.loads(answers.read_text()) if answers.exists() else {}
     for name in names:
         found[name] = _spawn(name, directory, n_cells)
         print(json.dumps({name: found[name]}), file=sys.stderr, flush=True)
-    if found.get("report") is not None:
-        found["report"]["page, MB"] = (directory / "report.html").stat().st_size / 1e6
-    return found
+        if name == "report" and found[name] is not None:
+            found[name]["page, MB"] = (directory / "report.html").stat().st_size / 1e6
+        answers.write_text(json.dumps(found))
+    return {name: found[name] for name in QUESTIONS if name in found}
 
 
 def main() -> None:
