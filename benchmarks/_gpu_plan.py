@@ -43,7 +43,7 @@ CHECKS = {
     "disentangled_ssl": Check("does DisentangledSSLModel train, and save to the CPU?", 30),
     "comm": Check("does CoMMModel train, and save to the CPU?", 30),
     "suspects": Check("eigh, solve_triangular, autocast, index_add, permutation, memory of wide flows", 30, plain=True),
-    "tests": Check("do the tests of devices pass?", 60),
+    "tests": Check("do the tests of devices pass?", 60, 150),
     "whole_fit": Check("how long does a whole fit of counts take, transforms included?", 170),
     "low_precision": Check("what do bf16 and TF32 gain in speed?", 80, plain=True),
     "certificate": Check("do the certificates of both devices and all precisions agree?", 90, 90),
