@@ -162,6 +162,22 @@ def test_how_well_it_predicts_is_told_of_test_cells(study):
         model.predictability(groupby="plate")
 
 
+def test_of_very_many_held_out_cells_some_are_drawn_with_their_groups(study, monkeypatch):
+    model, mdata = study
+    asked = []
+    measure = _indiseek.predictability_table
+    monkeypatch.setattr(_indiseek, "_MOST_HELD_OUT_CELLS", 110)
+    monkeypatch.setattr(
+        _indiseek,
+        "predictability_table",
+        lambda *given, groups, seed: asked.append((given[2], groups)) or measure(*given, groups=groups, seed=seed),
+    )
+    table = model.predictability(mdata, groupby="kind")
+    ((rows, groups),) = asked
+    assert len(set(rows)) == len(rows) == 110 and table["r"].notna().all()
+    np.testing.assert_array_equal(groups, mdata.obs["kind"].to_numpy()[rows])
+
+
 def test_a_model_that_was_asked_once_predicts_without_its_cells(study, tmp_path, monkeypatch):
     model, mdata = study
     expected = model.predict(interval=0.9)

@@ -98,6 +98,7 @@ _WORDS: dict[str, type[Flow] | type[ClosedForm] | type[NCEClub]] = {
 _N_SHARED, _N_SPECIFIC_NCE_CLUB = 6, 8
 # A regression of more cells errs no less, but takes minutes.
 _MOST_FOR_PREDICTION = 50_000
+_MOST_HELD_OUT_CELLS = 10_000
 
 # It usually stops earlier.
 _SHARED = Schedule(n_steps=4000)
@@ -1069,13 +1070,13 @@ class IndiSeekModel(MultimodalModel):
         Parameters
         ----------
         mdata
-            Other held-out cells with both modalities, instead of the test cells.
+            Other held-out cells with both modalities, instead of the test cells. At most 10,000 are read.
         modality, given
             As in :meth:`predict`.
         groupby
             Column of ``.obs`` with types of cells, within which r is measured too.
         seed
-            Seed of the thinning of the counts, which gives the ceiling.
+            Seed of the thinning of the counts, which gives the ceiling, and of the draw.
 
         Returns
         -------
@@ -1094,6 +1095,7 @@ class IndiSeekModel(MultimodalModel):
         self._check_pair(given, modality)
         check_seed("seed", seed)
         cells, rows = self._held_out(mdata)
+        rows = drawn(rows, _MOST_HELD_OUT_CELLS, seed)
         groups = None
         if groupby is not None:
             columns = self._columns(cast(MuData, self._mdata if mdata is None else mdata), [groupby])
