@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +15,13 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def images(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.delitem(sys.modules, "_comm_images", raising=False)
-    import _comm_images
-
-    return _comm_images
+def images(fresh_module):
+    return fresh_module("_comm_images")
 
 
 @pytest.fixture
-def affect(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.delitem(sys.modules, "_comm_affect", raising=False)
-    import _comm_affect
-
-    return _comm_affect
+def affect(fresh_module):
+    return fresh_module("_comm_affect")
 
 
 def _photographs(n: int = 4, size: int = 24) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +14,8 @@ LAMBDAS = [0, 0.001, 0.01, 0.1, 1, 10, 100]
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.delitem(sys.modules, "disentangled_ssl", raising=False)
-    import disentangled_ssl
-
-    return disentangled_ssl
+def benchmark(fresh_module):
+    return fresh_module("disentangled_ssl")
 
 
 @pytest.mark.parametrize("label", ["as published", "equations"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +18,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.delitem(sys.modules, "_identifiability_paper", raising=False)
-    import _identifiability_paper
-
-    return _identifiability_paper
+def published(fresh_module):
+    return fresh_module("_identifiability_paper")
 
 
 def test_paper_size_is_that_of_the_program(published):

@@ -69,7 +69,7 @@ def test_donors_that_no_fit_has_seen_are_certified(fitted, study):
 
 
 def test_of_very_many_cells_some_are_drawn(fitted, study, monkeypatch):
-    monkeypatch.setattr(_certificate, "_MOST_HELD_OUT_CELLS", 400)
+    monkeypatch.setattr(_certificate, "MOST_HELD_OUT_CELLS", 400)
     everything = copy_of(study)
     everything.obs = study.obs
     found = fitted.certify(everything, obs=["donor"], n_permutations=0)

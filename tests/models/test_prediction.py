@@ -166,7 +166,7 @@ def test_of_very_many_held_out_cells_some_are_drawn_with_their_groups(study, mon
     model, mdata = study
     asked = []
     measure = _indiseek.predictability_table
-    monkeypatch.setattr(_indiseek, "_MOST_HELD_OUT_CELLS", 110)
+    monkeypatch.setattr(_indiseek, "MOST_HELD_OUT_CELLS", 110)
     monkeypatch.setattr(
         _indiseek,
         "predictability_table",

@@ -11,7 +11,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from indiseek.data._presence import Presence
-from indiseek.data._setup import Setup, column_of
+from indiseek.data._setup import Setup, column_of, required_column
 
 # Of fewer a random split may leave none for training.
 _LEAST_OF_A_LABEL = 3
@@ -44,14 +44,9 @@ def read_labels(
         If it holds numbers with fractions.
     """
     key = str(setup.labels_key)
-    column = column_of(mdata, key, setup.modalities)
-    if column is None and known is not None:
+    if known is not None and column_of(mdata, key, setup.modalities) is None:
         return np.full(mdata.n_obs, -1, dtype=np.int64), tuple(known)
-    if column is None:
-        raise KeyError(
-            f"expected labels in a column {key!r} of .obs, got {list(mdata.obs.columns)} in the MuData and no such "
-            "column in a modality; add it, or name one that is there."
-        )
+    column = required_column(mdata, key, setup.modalities)
     if pd.api.types.is_float_dtype(column) and not (column.dropna() % 1 == 0).all():
         raise ValueError(
             f"expected labels in {key!r}, got {column.dtype} values with fractions such as "

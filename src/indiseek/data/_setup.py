@@ -242,11 +242,7 @@ def _check_labels_key(mdata: MuData, setup: Setup) -> None:
             f"expected labels_key to be another column than the covariates {list(setup.covariates)}, got {key!r}; what "
             "codes are to be independent of cannot be what they are to tell."
         )
-    if column_of(mdata, key, setup.modalities) is None:
-        raise KeyError(
-            f"expected a column {key!r} in .obs, got {list(mdata.obs.columns)} in the MuData and no such column in a "
-            "modality; add it, or name one that is there."
-        )
+    required_column(mdata, key, setup.modalities)
 
 
 def _present(present: Mapping[str, str] | None, names: Sequence[str]) -> dict[str, str]:
@@ -308,12 +304,7 @@ def covariate_columns(mdata: MuData, setup: Setup) -> pd.DataFrame:
         raise ValueError(f"expected each covariate once, got {list(keys)}; name a column in one place.")
     found = {}
     for key in keys:
-        column = column_of(mdata, key, setup.modalities)
-        if column is None:
-            raise KeyError(
-                f"expected a column {key!r} in .obs, got {list(mdata.obs.columns)} in the MuData and no such column in "
-                "a modality; add it, or name one that is there."
-            )
+        column = required_column(mdata, key, setup.modalities)
         n_missing = int(column.isna().sum())
         if n_missing:
             raise ValueError(
@@ -440,6 +431,17 @@ def column_of(mdata: MuData, key: str, modalities: Sequence[str]) -> pd.Series |
     for part in parts[1:]:
         joined = joined.combine_first(part.reindex(mdata.obs_names))
     return joined
+
+
+def required_column(mdata: MuData, key: str, modalities: Sequence[str]) -> pd.Series:
+    """Column as :func:`column_of` gives it; KeyError where there is none."""
+    column = column_of(mdata, key, modalities)
+    if column is None:
+        raise KeyError(
+            f"expected a column {key!r} in .obs, got {list(mdata.obs.columns)} in the MuData and no such column in a "
+            "modality; add it, or name one that is there."
+        )
+    return column
 
 
 def setup_line(

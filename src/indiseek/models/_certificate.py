@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MIN_HELD_OUT_CELLS = 100
 # Readings take 5,000 cells and retrieval 10,000: thinned halves of more would cost minutes and tell nothing.
-_MOST_HELD_OUT_CELLS = 10_000
+MOST_HELD_OUT_CELLS = 10_000
 # Of train(), what the folds say, and what would write.
 _NOT_FOR_FOLDS = {
     "train_size",
@@ -73,7 +73,7 @@ def certificate(
         Whether a progress bar is shown where it takes seconds.
     """
     first, last = pipeline.default, list(pipeline.stages)[-1]
-    rows = drawn(rows, _MOST_HELD_OUT_CELLS, seed)
+    rows = drawn(rows, MOST_HELD_OUT_CELLS, seed)
     tensors = pipeline.tensors(cells, rows)
     values = {name: matrix[cells.at(name, rows)] for name, matrix in cells.values.items()}
     setup = cells.schema.setup

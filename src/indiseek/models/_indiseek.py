@@ -25,7 +25,7 @@ from indiseek.data import Cells, ComponentTransform, Split, Transform, positions
 from indiseek.effects import Effects
 from indiseek.metrics import Certificate
 from indiseek.models._base import FEWER_CELLS, MultimodalModel
-from indiseek.models._certificate import MIN_HELD_OUT_CELLS
+from indiseek.models._certificate import MIN_HELD_OUT_CELLS, MOST_HELD_OUT_CELLS
 from indiseek.models._compare import compared
 from indiseek.models._features import (
     Seen,
@@ -98,7 +98,6 @@ _WORDS: dict[str, type[Flow] | type[ClosedForm] | type[NCEClub]] = {
 _N_SHARED, _N_SPECIFIC_NCE_CLUB = 6, 8
 # A regression of more cells errs no less, but takes minutes.
 _MOST_FOR_PREDICTION = 50_000
-_MOST_HELD_OUT_CELLS = 10_000
 
 # It usually stops earlier.
 _SHARED = Schedule(n_steps=4000)
@@ -1095,7 +1094,7 @@ class IndiSeekModel(MultimodalModel):
         self._check_pair(given, modality)
         check_seed("seed", seed)
         cells, rows = self._held_out(mdata)
-        rows = drawn(rows, _MOST_HELD_OUT_CELLS, seed)
+        rows = drawn(rows, MOST_HELD_OUT_CELLS, seed)
         groups = None
         if groupby is not None:
             columns = self._columns(cast(MuData, self._mdata if mdata is None else mdata), [groupby])
