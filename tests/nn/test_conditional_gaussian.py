@@ -114,7 +114,7 @@ def test_a_covariance_that_depends_on_the_condition_is_found():
         return float(values[part].square().mean() / values[~part].square().mean())
 
     # The scale goes with the condition from .2 to 1.8, and is twice as large in the first batch.
-    residual = seeing.transform(new, condition, new_batch)[2]
+    residual = seeing.code_and_residual(new, condition, new_batch)[1]
     assert ratio(residual, high) > 4.0 and ratio(z, high) < 2.2
     assert ratio(without, first) > 2.0 and 0.9 < ratio(z, first) < 1.15
     assert z[first].mean(dim=0).abs().max() < 0.1

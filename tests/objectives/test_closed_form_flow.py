@@ -52,27 +52,6 @@ def test_an_untrained_objective_is_the_closed_form(started, cells):
 
 
 @torch.no_grad()
-def test_of_very_many_cells_some_are_enough(monkeypatch, started, cells):
-    monkeypatch.setattr(ClosedFormFlowObjective, "_max_cells", 200)
-    state = torch.random.get_rng_state()
-    some = started._enough(cells)
-    assert some.n_cells == 200 and started._enough(some) is some
-    # No cell twice, and all that is known of a cell stays together.
-    assert len(some.features[0].unique(dim=0)) == 200
-    rows = (cells.features[0][:, None] == some.features[0]).all(dim=2).nonzero()[:, 0]
-    torch.testing.assert_close(cells.condition[1][rows], some.condition[1], rtol=0, atol=0)
-    few, same, other = _objective(), _objective(), started.full_code(0, cells)
-    few.start(cells)
-    same.start(some)
-    torch.testing.assert_close(few.full_code(0, cells), same.full_code(0, cells), rtol=0, atol=0)
-    assert (few.full_code(0, cells) - other).abs().max() > 1e-3
-    few.finish(cells)
-    same.finish(some)
-    assert torch.equal(few.order_0, same.order_0)
-    assert torch.equal(torch.random.get_rng_state(), state)
-
-
-@torch.no_grad()
 def test_inverse_with_a_covariate(started, cells):
     for i, x in enumerate(cells.features):
         code = started.full_code(i, cells)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -143,6 +143,35 @@ def test_a_stage_in_closed_form_is_fitted_on_training_cells_saved_and_resumed(md
     np.testing.assert_array_equal(
         loaded.get_latent_representation(modality="rna", kind="residual"), mdata.obsm["X_residual_rna"]
     )
+
+
+def test_of_very_many_cells_a_stage_learns_from_some(mdata, monkeypatch):
+    stages = ResidualModel._stages
+    seen = {}
+    start = Whitened.start
+
+    def watched(self, cells):
+        seen["cells"] = cells
+        start(self, cells)
+
+    monkeypatch.setattr(Whitened, "start", watched)
+    monkeypatch.setattr(
+        ResidualModel, "_stages", lambda self: [replace(stage, most_cells=60) for stage in stages(self)]
+    )
+    model = ResidualModel(mdata)
+    state = torch.random.get_rng_state()
+    model.train(accelerator="cpu", show_progress=False)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert len(model.train_indices) > 60
+    # 20 steps of 40 cells are 13 epochs of 60.
+    assert len(model.history["shared/train_loss"]) == 13
+    few = seen["cells"]
+    assert few.n_cells == 60 and len(few.features[0].unique(dim=0)) == 60
+    # All that is known of a cell stays together.
+    pipeline = model.module
+    every = pipeline.inputs("residual", pipeline.tensors(model._read(mdata), model.train_indices))
+    rows = (few.features[0][:, None] == every.features[0]).all(dim=2).nonzero()[:, 1]
+    torch.testing.assert_close(every.condition[1][rows], few.condition[1], rtol=0, atol=1e-6)
 
 
 def test_the_networks_of_a_stage_do_not_depend_on_when_it_begins(mdata):

@@ -99,6 +99,8 @@ _N_SHARED, _N_SPECIFIC_NCE_CLUB = 6, 8
 # A regression of more cells errs no less, but takes minutes.
 _MOST_FOR_PREDICTION = 50_000
 
+# What is whitened errs by d^2 / n: of so many cells 50 dimensions, the most by default, by half of what is allowed.
+_MOST_FOR_SPECIFIC = 200_000
 # It usually stops earlier.
 _SHARED = Schedule(n_steps=4000)
 # The flow leaks more where it is stopped, or taken from an earlier epoch, while its learning rate is still high; weight
@@ -318,6 +320,7 @@ class IndiSeekModel(MultimodalModel):
             schedule=_FLOW,
             given=("shared",),
             space=Space(each="X_indiseek_{modality}", own="X_indiseek_specific"),
+            most_cells=_MOST_FOR_SPECIFIC,
         )
         everything = Stage(
             name="everything",
@@ -440,7 +443,7 @@ class IndiSeekModel(MultimodalModel):
             warmup=Fraction(str(method.warmup)),
             ramp=Fraction(str(method.ramp)),
         )
-        return replace(specific, objective=objective, schedule=schedule)
+        return replace(specific, objective=objective, schedule=schedule, most_cells=None)
 
     def _supervision(self, method: NCEClub) -> float:
         """Weight of the labels: by default 1 where there are any."""

@@ -140,28 +140,37 @@ class ConditionalGaussian(FittedModule):
         residual = self._level(residual, covariate)
         self._fit_states(residual, c[:, c.shape[1] - self.n_state :], covariate, folds, seed)
         pieces = zip(residual.split(_PIECE_CELLS), c.split(_PIECE_CELLS), covariate.split(_PIECE_CELLS), strict=True)
-        return torch.cat([torch.einsum("nij,nj->ni", self._matrix(c, v), r) for r, c, v in pieces])
+        return torch.cat([torch.einsum("nij,nj->ni", self._matrix(self._weights(c, v)), r) for r, c, v in pieces])
 
     def forward(self, x: Tensor, c: Tensor, covariate: Tensor | None = None) -> Tensor:
         """Codes ``(n_cells, n_axes)``."""
-        return self.transform(x, c, covariate)[0]
+        return self.code_and_residual(x, c, covariate)[0]
+
+    def code_and_residual(self, x: Tensor, c: Tensor, covariate: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes and residuals ``x - m(c)`` on the axes, ``(n_cells, n_axes)`` both, and :meth:`state_weights`."""
+        z, residual, _, weights = self._whitened(x, c, covariate)
+        return z, residual, weights
 
     def transform(self, x: Tensor, c: Tensor, covariate: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes ``(n_cells, n_axes)``, ``log |det A(c)|`` ``(n_cells,)`` and residuals ``x - m(c)`` on the axes."""
-        scaled, covariate = self._scaled(c), self._covariate(c, covariate)
-        residual = self._on_axes(x) - self.mean(scaled, covariate)
-        matrix = self._matrix(scaled, covariate)
-        z = torch.bmm(matrix, self._level(residual, covariate)[..., None])[..., 0]
+        """Codes ``(n_cells, n_axes)``, ``log |det A(c)|`` ``(n_cells,)``, and :meth:`state_weights`."""
+        z, _, matrix, weights = self._whitened(x, c, covariate)
         # The matrix is positive definite: half the work of a general determinant.
         log_det = 2.0 * torch.linalg.cholesky(matrix).diagonal(dim1=1, dim2=2).log().sum(dim=1)
         if self.n_covariate:
-            log_det = log_det + covariate @ torch.linalg.slogdet(self.levels)[1]
-        return z, log_det, residual
+            log_det = log_det + self._covariate(c, covariate) @ torch.linalg.slogdet(self.levels)[1]
+        return z, log_det, weights
+
+    def _whitened(self, x: Tensor, c: Tensor, covariate: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Codes, residuals, ``A(c)`` and weights."""
+        scaled, covariate = self._scaled(c), self._covariate(c, covariate)
+        residual, weights = self._on_axes(x) - self.mean(scaled, covariate), self._weights(scaled, covariate)
+        matrix = self._matrix(weights)
+        return torch.bmm(matrix, self._level(residual, covariate)[..., None])[..., 0], residual, matrix, weights
 
     def inverse(self, z: Tensor, c: Tensor, covariate: Tensor | None = None) -> Tensor:
         """Features ``(n_cells, n_features)``."""
         scaled, covariate = self._scaled(c), self._covariate(c, covariate)
-        residual = torch.linalg.solve(self._matrix(scaled, covariate), z[..., None])[..., 0]
+        residual = torch.linalg.solve(self._matrix(self._weights(scaled, covariate)), z[..., None])[..., 0]
         if self.n_covariate:
             residual = torch.linalg.solve(self._levels_of(covariate), residual[..., None])[..., 0]
         return (residual + self.mean(scaled, covariate)) @ self.axes.T + self.center
@@ -195,9 +204,9 @@ class ConditionalGaussian(FittedModule):
     def _on_axes(self, x: Tensor) -> Tensor:
         return (x - self.center) @ self.axes
 
-    def _matrix(self, scaled: Tensor, covariate: Tensor) -> Tensor:
-        """``A(c)``, ``(n_cells, n_axes, n_axes)``, of scaled conditions."""
-        weights, roots = self._weights(scaled, covariate), self.roots.flatten(1)
+    def _matrix(self, weights: Tensor) -> Tensor:
+        """``A(c)``, ``(n_cells, n_axes, n_axes)``, of cells with these weights."""
+        roots = self.roots.flatten(1)
         if self.n_covariate:
             roots = torch.cat([roots, self.covariate_roots.flatten(0, 1).flatten(1)])
         return (weights @ roots).unflatten(1, (self.n_axes, self.n_axes))

@@ -87,7 +87,11 @@ class ConditionalQuantiles(FittedModule):
 
     def transform(self, z: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Matched codes ``(n_cells, n_axes)`` and ``log |det|`` ``(n_cells,)``."""
-        return self._map(z, self._of_cells(weights), self.knots[:, None], forward=True)
+        value, knots = z.T.double().contiguous(), self.knots.double()
+        at = _interval(knots, value)
+        level, rise = _line(value, *_ends(knots, at), *self._levels(at, weights.double()))
+        mapped, run = _interpolate(level, self.common.double(), knots)
+        return self._within(value, mapped, rise * run, z)
 
     def forward(self, z: Tensor, weights: Tensor) -> Tensor:
         """Matched codes ``(n_cells, n_axes)``."""
@@ -95,24 +99,32 @@ class ConditionalQuantiles(FittedModule):
 
     def inverse(self, z: Tensor, weights: Tensor) -> Tensor:
         """Codes ``(n_cells, n_axes)`` before the map."""
-        return self._map(z, self._of_cells(weights), self.knots[:, None], forward=False)[0]
+        value, knots = z.T.double().contiguous(), self.knots.double()
+        level, rise = _interpolate(value, knots, self.common.double())
+        # The levels of a cell are its own: it has to be looked for among all of them.
+        given = weights.double() @ self.tables.double()
+        mapped, run = _interpolate(level[..., None], given, knots[:, None].expand_as(given))
+        return self._within(value, mapped[..., 0], rise * run[..., 0], z)[0]
 
-    def _of_cells(self, weights: Tensor) -> Tensor:
-        """``F_j(. | c)`` at the knots, ``(n_axes, n_cells, n_knots)``."""
+    def _levels(self, at: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """``F_j(. | c)`` at the lower and upper knot of an interval, ``(n_axes, n_cells)``."""
         # In double precision: where a state has few cells, the inverse magnifies what rounding leaves of a level.
-        return weights.double() @ self.tables.double()
+        tables = self.tables.double().mT
+        both, twice = torch.cat([tables[:, :-1], tables[:, 1:]], dim=2), torch.cat([weights, weights], dim=1)
+        # One dimension after the other: all of them at once are n_axes tables of weights.
+        each = [
+            (own.index_select(0, rows) * twice).unflatten(1, (2, -1)).sum(dim=2)
+            for own, rows in zip(both, at, strict=True)
+        ]
+        lower, upper = torch.stack(each).unbind(dim=2)
+        return lower, upper
 
-    def _map(self, z: Tensor, given: Tensor, knots: Tensor, *, forward: bool) -> tuple[Tensor, Tensor]:
-        value = z.T[..., None].double()
-        knots = knots.double().expand_as(given)
-        common = self.common[:, None].double().expand_as(given)
-        first, second = (given, common) if forward else (common, given)
-        level, rise = _interpolate(value, knots, first)
-        mapped, run = _interpolate(level, second, knots)
-        outside = (value <= knots[..., :1]) | (value >= knots[..., -1:])
+    def _within(self, value: Tensor, mapped: Tensor, slope: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and ``log |det|``, of the type of z, with the identity beyond the outermost knots."""
+        outside = (value <= self.knots[:, :1]) | (value >= self.knots[:, -1:])
         mapped = torch.where(outside, value, mapped)
-        slope = torch.where(outside, torch.ones_like(rise), rise * run)
-        return mapped[..., 0].T.to(z.dtype), slope[..., 0].log().sum(dim=0).to(z.dtype)
+        slope = torch.where(outside, torch.ones_like(slope), slope)
+        return mapped.T.to(z.dtype), slope.log().sum(dim=0).to(z.dtype)
 
 
 def _anchored(levels: Tensor) -> Tensor:
@@ -122,8 +134,20 @@ def _anchored(levels: Tensor) -> Tensor:
 
 
 def _interpolate(value: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Piecewise linear function through (x, y) at `value`, ``(..., 1)``, and its slope."""
-    place = torch.searchsorted(x.contiguous(), value.detach().contiguous()).clamp(1, x.shape[-1] - 1)
-    x0, x1, y0, y1 = x.gather(-1, place - 1), x.gather(-1, place), y.gather(-1, place - 1), y.gather(-1, place)
+    """Piecewise linear functions through (x, y), ``(..., n_knots)``, at `value`, ``(..., n)``, and their slopes."""
+    at = _interval(x, value)
+    return _line(value, *_ends(x, at), *_ends(y, at))
+
+
+def _interval(x: Tensor, value: Tensor) -> Tensor:
+    """Number of the interval between entries of x in which a value lies."""
+    return torch.searchsorted(x.contiguous(), value.detach()).clamp(1, x.shape[-1] - 1) - 1
+
+
+def _ends(x: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    return x.gather(-1, at), x.gather(-1, at + 1)
+
+
+def _line(value: Tensor, x0: Tensor, x1: Tensor, y0: Tensor, y1: Tensor) -> tuple[Tensor, Tensor]:
     slope = (y1 - y0) / (x1 - x0)
     return y0 + slope * (value - x0), slope

@@ -93,16 +93,24 @@ class NystromRidge(FittedModule):
         """
         weight = self._basis(self.weight).to(dtype)
         landmarks, rate, offset = self.landmarks.to(dtype), self.rate.to(dtype), self.offset.to(dtype)
+        n = len(landmarks)
 
         def mean(c: Tensor, covariate: Tensor) -> Tensor:
-            return torch.addmm(offset, self._features(c.to(dtype), covariate.to(dtype), landmarks, rate), weight)
+            c, covariate = c.to(dtype), covariate.to(dtype)
+            line = torch.addmm(offset, self._linear(c, covariate), weight[n:])
+            return line.addmm_(self._kernel(c, covariate, landmarks, rate), weight[:n])
 
         return mean
 
     def _features(self, c: Tensor, covariate: Tensor, landmarks: Tensor, rate: Tensor) -> Tensor:
         """``[k_L(c), c, covariate]``, ``(n_cells, n_landmarks + n_condition + n_covariate)``."""
-        kernel = _square_distance(self._point(c, covariate), landmarks).mul_(-rate).exp_()
-        return torch.cat([kernel, _LINEAR * c, _COVARIATE * covariate], dim=1)
+        return torch.cat([self._kernel(c, covariate, landmarks, rate), self._linear(c, covariate)], dim=1)
+
+    def _kernel(self, c: Tensor, covariate: Tensor, landmarks: Tensor, rate: Tensor) -> Tensor:
+        return _square_distance(self._point(c, covariate), landmarks).mul_(-rate).exp_()
+
+    def _linear(self, c: Tensor, covariate: Tensor) -> Tensor:
+        return torch.cat([_LINEAR * c, _COVARIATE * covariate], dim=1)
 
     def _basis(self, weight: Tensor) -> Tensor:
         """From coefficients of phi, ``(..., n_features, n_outputs)``, those of :meth:`_features`; double precision."""
@@ -215,5 +223,5 @@ def _solve(gram: Tensor, cross: Tensor, penalty: float) -> Tensor:
 
 
 def _square_distance(a: Tensor, b: Tensor) -> Tensor:
-    squares = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1) - 2.0 * a @ b.T
-    return squares.clamp_min(0.0)
+    squares = torch.addmm(b.square().sum(dim=1), a, b.T, alpha=-2.0)
+    return squares.add_(a.square().sum(dim=1)[:, None]).clamp_min_(0.0)

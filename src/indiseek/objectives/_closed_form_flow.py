@@ -137,11 +137,7 @@ class ClosedFormFlowObjective(InvertibleObjective):
 
     @torch.no_grad()
     def start(self, cells: CellTensors) -> None:
-        """Compute the closed form, choosing on folds of the cells, and the base of the flow.
-
-        Of the training cells at most 200,000 are looked at.
-        """
-        cells = self._enough(cells)
+        """Compute the closed form, choosing on folds of the cells, and the base of the flow."""
         if self.numbers:
             numbers = self._numbers(cells)
             self.numbers_center.copy_(numbers.mean(dim=0))
@@ -166,7 +162,7 @@ class ClosedFormFlowObjective(InvertibleObjective):
         for i in range(len(self.names)):
             parts = []
             for piece in self._pieces(cells):
-                z, log_det, _ = self._closed(i, piece.features[i], *self._given(i, piece))
+                z, log_det = self._closed(i, piece.features[i], *self._given(i, piece))
                 parts.append(torch.cat([z, log_det[:, None]], dim=1)[:, None])
             views.append(torch.cat(parts))
         return cells._replace(views=tuple(views))
@@ -181,7 +177,7 @@ class ClosedFormFlowObjective(InvertibleObjective):
                 z, log_det = cells.views[i][:, 0, :-1], cells.views[i][:, 0, -1]
             else:
                 with torch.no_grad():
-                    z, log_det, _ = self._closed(i, cells.features[i], condition, covariate)
+                    z, log_det = self._closed(i, cells.features[i], condition, covariate)
             if self.training:
                 z = z + self.feature_noise * torch.randn_like(z)
             log_prob = self._flow(i).log_prob(z, self._all(condition, covariate)) + log_det
@@ -192,16 +188,17 @@ class ClosedFormFlowObjective(InvertibleObjective):
 
     def _closed(
         self, modality: int, features: Tensor, condition: Tensor, covariate: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Code, log-determinant and residual of the closed form."""
-        gaussian = self._gaussian(modality)
-        z, log_det, residual = gaussian.transform(features, condition, covariate)
-        z, change = self._quantile(modality).transform(z, gaussian.state_weights(condition, covariate))
-        return z, log_det + change, residual
+    ) -> tuple[Tensor, Tensor]:
+        """Code and log-determinant of the closed form."""
+        z, log_det, weights = self._gaussian(modality).transform(features, condition, covariate)
+        z, change = self._quantile(modality).transform(z, weights)
+        return z, log_det + change
 
     def _code_and_residual(self, modality: int, cells: CellTensors) -> tuple[Tensor, Tensor]:
         condition, covariate = self._given(modality, cells)
-        z, _, residual = self._closed(modality, cells.features[modality], condition, covariate)
+        features = cells.features[modality]
+        z, residual, weights = self._gaussian(modality).code_and_residual(features, condition, covariate)
+        z = self._quantile(modality)(z, weights)
         return self._flow(modality)(z, self._all(condition, covariate)), residual
 
     def _given(self, modality: int, cells: CellTensors) -> tuple[Tensor, Tensor | None]:

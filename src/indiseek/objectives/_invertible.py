@@ -32,8 +32,6 @@ class InvertibleObjective(Objective):
     sees_others = True
     # Every cell has a map of its own: as many at a time as in inference, whose memory it is to stay below.
     _piece_cells: ClassVar[int] = 2048
-    # What is whitened errs by d^2 / n: of so many cells 50 dimensions, the most by default, by half of what is allowed.
-    _max_cells: ClassVar[int] = 200_000
 
     def __init__(self, n_axes: Mapping[str, int], n_specific: Mapping[str, int]) -> None:
         super().__init__()
@@ -69,7 +67,6 @@ class InvertibleObjective(Objective):
     @torch.no_grad()
     def finish(self, cells: CellTensors) -> None:
         """Order the dimensions by how much of the modality's residual variance each carries."""
-        cells = self._enough(cells)
         for i in range(len(self.names)):
             self._order(i).copy_(self._carried(i, cells).argsort(descending=True))
 
@@ -77,13 +74,6 @@ class InvertibleObjective(Objective):
         """Held-out negative log-likelihood per axis (nats) by modality, and their sum as ``nll``."""
         terms = {name: value for name, value in self.loss(cells).terms.items() if name.startswith("nll_")}
         return {"nll": torch.stack(list(terms.values())).sum(), **terms}
-
-    def _enough(self, cells: CellTensors) -> CellTensors:
-        """At most `_max_cells` of the cells, the same at every call."""
-        if cells.n_cells <= self._max_cells:
-            return cells
-        drawn = torch.randperm(cells.n_cells, generator=torch.Generator().manual_seed(0))[: self._max_cells]
-        return cells.take(drawn.sort().values.to(cells.device))
 
     def _pieces(self, cells: CellTensors) -> Iterator[CellTensors]:
         rows = torch.arange(cells.n_cells, device=cells.device)

@@ -132,6 +132,14 @@ class Pipeline(nn.Module):
         by_stage = [dict(zip(self.conditions, parts, strict=True)) for parts in predicted]
         return cells._replace(condition=tuple(torch.cat([parts[name] for name in given], dim=-1) for parts in by_stage))
 
+    def to_learn_from(self, stage: str, cells: CellTensors) -> CellTensors:
+        """:meth:`inputs` of the cells, or of as many as the stage takes at most: drawn at random, always the same ones."""
+        most = self.stages[stage].most_cells
+        if most is not None and cells.n_cells > most:
+            drawn = torch.randperm(cells.n_cells, generator=torch.Generator().manual_seed(0))[:most]
+            cells = cells.take(drawn.sort().values.to(cells.device))
+        return self.inputs(stage, cells)
+
     def fit_bridge(self, cells: CellTensors) -> None:
         """Learn from training cells to predict the frozen codes of absent modalities."""
         codes = [self.codes(name, cells) for name in self.conditions]

@@ -387,7 +387,7 @@ def _fit_stage(
     train, validation, unpaired = cells
     what = f"what stage {stage!r} needs of all its cells"
     with explained(what):
-        seen = (pipeline.inputs(stage, train), pipeline.inputs(stage, validation))
+        seen = (pipeline.to_learn_from(stage, train), pipeline.to_learn_from(stage, validation))
     objective = pipeline.begin(stage)
     if given := pipeline.stages[stage].given:
         objective.follow([pipeline.objective(name) for name in given])
@@ -395,7 +395,7 @@ def _fit_stage(
     if settings is None:
         with explained(what):
             used = unpaired if objective.uses_unpaired else ()
-            result = fit_in_closed_form(objective, seen[0], [pipeline.inputs(stage, part) for part in used])
+            result = fit_in_closed_form(objective, seen[0], [pipeline.to_learn_from(stage, part) for part in used])
     else:
         result = fit_stage(
             objective,

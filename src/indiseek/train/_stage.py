@@ -150,6 +150,8 @@ class Stage:
         What it writes.
     uses_covariates
         Whether its objective looks at ``CellTensors.covariates``.
+    most_cells
+        Most training cells that it learns from, and most validation cells; of more, so many are drawn. None for all.
     """
 
     name: str
@@ -158,6 +160,7 @@ class Stage:
     given: tuple[str, ...] = ()
     space: Space = field(default_factory=Space)
     uses_covariates: bool = False
+    most_cells: int | None = None
 
     def __deepcopy__(self, memo: dict[int, object]) -> Stage:
         # A value: whoever copies a trained state wants its weights.
@@ -194,6 +197,7 @@ def settings_of(
         If a value is no number, or out of range.
     """
     schedules = {stage.name: stage.schedule for stage in stages if stage.schedule is not None}
+    n_cells = {stage.name: min(n_train, stage.most_cells or n_train) for stage in stages}
     checked = options_by_stage(
         {
             "max_epochs": (max_epochs, {"low": 1, "whole": True}),
@@ -209,8 +213,8 @@ def settings_of(
     for name, schedule in schedules.items():
         said = checked[name]
         size = said.get("batch_size", schedule.batch_size)
-        epochs = said.get("max_epochs", max(1, round(schedule.n_steps * size / n_train)))
-        n_batches = max(1, n_train // size)
+        epochs = said.get("max_epochs", max(1, round(schedule.n_steps * size / n_cells[name])))
+        n_batches = max(1, n_cells[name] // size)
         patience_of = said.get("patience", max(PATIENCE, -(-schedule.patience_steps // n_batches)))
         # Said of all stages, it is said of those that can.
         stops = schedule.stops_early if early_stopping is True else said.get("early_stopping", schedule.stops_early)

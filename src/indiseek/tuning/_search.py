@@ -103,11 +103,11 @@ class Trials:
         """
         settings = self.settings[stage]
         if settings is None:
-            fit_in_closed_form(pipeline.begin(stage), pipeline.inputs(stage, self.train))
+            fit_in_closed_form(pipeline.begin(stage), pipeline.to_learn_from(stage, self.train))
             return
         result = fit_stage(
             pipeline.begin(stage),
-            (pipeline.inputs(stage, self.train), pipeline.inputs(stage, self.validation)),
+            (pipeline.to_learn_from(stage, self.train), pipeline.to_learn_from(stage, self.validation)),
             settings,
             name=stage,
             accelerator=self.accelerator,
