@@ -133,7 +133,7 @@ class Pipeline(nn.Module):
         return cells._replace(condition=tuple(torch.cat([parts[name] for name in given], dim=-1) for parts in by_stage))
 
     def to_learn_from(self, stage: str, cells: CellTensors) -> CellTensors:
-        """:meth:`inputs` of the cells, or of as many as the stage learns from at most, drawn at random, always the same."""
+        """:meth:`inputs` of the cells; of more than the stage learns from, of so many drawn, always the same."""
         most = self.stages[stage].most_cells
         if most is not None and cells.n_cells > most:
             drawn = torch.randperm(cells.n_cells, generator=torch.Generator().manual_seed(0))[:most]
