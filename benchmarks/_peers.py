@@ -18,6 +18,7 @@ import numpy as np
 import scvi
 import torch
 from _cells import Array, Cells
+from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 from scipy import sparse
@@ -260,6 +261,47 @@ def fitted_totalvi(
         model = TOTALVI(mdata)
         model.train(epochs, accelerator="cpu", enable_progress_bar=False, **split)
     return model
+
+
+def imputed_by_totalvi(
+    rna: sparse.csr_matrix,
+    prot: Array,
+    batch: NDArray[np.intp] | None,
+    train: NDArray[np.intp],
+    test: NDArray[np.intp],
+    seed: int,
+) -> Array:
+    """Expected protein counts of test cells, of whom TOTALVI sees the RNA alone, ``(n_test, n_proteins)``.
+
+    As its documentation does it: the proteins of cells without any are zeros, and a batch in which all are zeros is one
+    without. Background included, as in the counts that are compared.
+    """
+    rows = np.concatenate([train, test])
+    is_test = np.arange(len(rows)) >= len(train)
+    own = np.char.add("batch ", (np.zeros(len(rows), dtype=int) if batch is None else batch[rows]).astype(str))
+    counts = prot[rows].copy()
+    counts[is_test] = 0.0
+    names = [str(row) for row in rows]
+    parts = {"rna": AnnData(rna[rows]), "prot": AnnData(counts)}
+    for part in parts.values():
+        part.obs_names = names
+    mdata = MuData(parts)
+    mdata["rna"].obs["batch"] = np.where(is_test, np.char.add(own, ", RNA only"), own)
+    model = fitted_totalvi(mdata, None, seed, None, batch_key="batch")
+    found = np.empty((len(test), prot.shape[1]), dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for label in np.unique(own[is_test]):
+            its = is_test & (own == label)
+            found[its[is_test]] = model.get_normalized_expression(
+                indices=np.flatnonzero(its),
+                transform_batch=[label],
+                n_samples=25,
+                return_mean=True,
+                include_protein_background=True,
+                return_numpy=True,
+            )[1]
+    return found
 
 
 def with_dense_protein(mdata: MuData, rows: NDArray[np.intp]) -> MuData:

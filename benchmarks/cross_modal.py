@@ -1,8 +1,8 @@
 """Proteins from RNA, beside kernel ridge in the same run: ``python benchmarks/cross_modal.py --shared FOLDER``.
 
 What :meth:`indiseek.IndiSeekModel.predict` fits, :class:`indiseek.prediction.Predictor`, on random cells and on whole
-donors that it has not seen. ``--data covid --sizes 5500 --seeds 0`` takes some of it. Each fit is kept in
-``benchmarks/.cache``; ``--fresh`` fits again.
+donors that it has not seen. ``--data covid --sizes 5500 --seeds 0`` takes some of it. ``--totalvi`` fits totalVI too,
+which takes a quarter of an hour and more a fit. Each fit is kept in ``benchmarks/.cache``; ``--fresh`` fits again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 import torch
 from _cache import CACHE, kept
+from _peers import imputed_by_totalvi
 from _table import markdown, spread, write_text
-from _types import Rows, column
+from _types import Labels, Rows, column
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import solve
@@ -43,6 +44,8 @@ _NOTES = """\
 Mean [lowest, highest] over the seeds, one thread. r: correlation of log1p less the cell's mean over the test cells,
 mean of the proteins; per cell: over the proteins of a cell, mean of the cells; RMSE: on that scale. within: r within
 types and, where the methods see it, the batch. ceiling: the highest r that counting noise allows, mean of the proteins.
+totalVI: fewer seeds; counts and default settings, the test cells in the fit as batches without proteins, and the log of
+its expected counts with background, mean of 25 draws.
 kernel ridge: Gaussian kernel on the same 50 components and, times 3, the batch, all training cells; width and penalty
 chosen on a fifth of up to 6,000 training cells, .8 / median squared distance and 1 of more. ridge: linear, on the same.
 types: means of each type and batch, told the true type. coverage: share of test values in their 90 % interval; share of
@@ -70,20 +73,81 @@ DATA = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Counts of both modalities, what is predicted of the proteins, and labels and split of the cells."""
+
+    rna: sparse.csr_matrix
+    prot: Array
+    y: Array
+    batch: NDArray[np.intp] | None
+    types: Labels | None
+    donor: Labels | None
+    train: Rows
+    test: Rows
+
+    @classmethod
+    def read(cls, data: Data, n_train: int, seed: int, shared: Path) -> Cells:
+        """Those of one split."""
+        with mudata.set_options(pull_on_update=False):
+            mdata = mudata.read_h5mu(shared / data.file)
+        prot = mdata["prot"].X
+        prot = np.asarray(prot.toarray() if sparse.issparse(prot) else prot, dtype=np.float32)
+        prot = np.ascontiguousarray(prot[:, prot.var(axis=0) > 0])
+        batch = None if data.batch is None else np.unique(column(mdata, data.batch), return_inverse=True)[1]
+        donor = None if data.donor is None else column(mdata, data.donor)
+        return cls(
+            sparse.csr_matrix(mdata["rna"].X, dtype=np.float32),
+            prot,
+            _logs(prot),
+            batch,
+            None if data.types is None else column(mdata, data.types),
+            donor,
+            *_split(len(prot), n_train, seed, donor, batch),
+        )
+
+    def figures(self, predictions: dict[str, Array], seed: int) -> dict[str, dict[str, float]]:
+        """By method, of its prediction for the test cells."""
+        first, second = (_logs(half) for half in thin_counts(self.prot[self.test], seed=seed))
+        observed, found = self.y[self.test], {}
+        for name, predicted in predictions.items():
+            table = predictability(
+                predicted,
+                observed,
+                batch=None if self.batch is None else self.batch[self.test],
+                groups=None if self.types is None else self.types[self.test],
+                halves=(first, second),
+            )
+            found[name] = {key: float(table[key].mean()) for key in table} | {
+                "per cell": _per_cell(predicted, observed),
+                "RMSE": float(np.sqrt(np.square(predicted - observed).mean())),
+            }
+        return found
+
+
+def fit_totalvi(data: Data, n_train: int, seed: int, shared: Path) -> dict[str, Any]:
+    """Figures of totalVI on one split, the test cells in the fit as cells without proteins."""
+    cells = Cells.read(data, n_train, seed, shared)
+    started = time.perf_counter()
+    value = _logs(imputed_by_totalvi(cells.rna, cells.prot, cells.batch, cells.train, cells.test, seed))
+    found = {"totalVI": {"s": time.perf_counter() - started} | cells.figures({"totalVI": value}, seed)["totalVI"]}
+    return {"cells": cells_in_words(cells)} | found
+
+
+def cells_in_words(cells: Cells) -> str:
+    return f"{len(cells.train):,} / {len(cells.test):,}"
+
+
+def _logs(counts: Array) -> Array:
+    logs = np.log1p(counts)
+    return logs - logs.mean(axis=1, keepdims=True)
+
+
 def fit(data: Data, n_train: int, seed: int, shared: Path) -> dict[str, Any]:
-    """Figures of every method on one split."""
-    with mudata.set_options(pull_on_update=False):
-        mdata = mudata.read_h5mu(shared / data.file)
-    rna = sparse.csr_matrix(mdata["rna"].X, dtype=np.float32)
-    prot = mdata["prot"].X
-    prot = np.asarray(prot.toarray() if sparse.issparse(prot) else prot, dtype=np.float32)
-    varies = prot.var(axis=0) > 0
-    prot = np.ascontiguousarray(prot[:, varies])
-    y = np.log1p(prot)
-    y -= y.mean(axis=1, keepdims=True)
-    batch = None if data.batch is None else np.unique(column(mdata, data.batch), return_inverse=True)[1]
-    donor = None if data.donor is None else column(mdata, data.donor)
-    train, test = _split(len(y), n_train, seed, donor, batch)
+    """Figures of every method but totalVI on one split."""
+    cells = Cells.read(data, n_train, seed, shared)
+    rna, prot, y, batch, donor, types = cells.rna, cells.prot, cells.y, cells.batch, cells.donor, cells.types
+    train, test = cells.train, cells.test
     codes = None if batch is None else torch.from_numpy(batch)
 
     def of(rows: Rows) -> torch.Tensor | None:
@@ -93,7 +157,7 @@ def fit(data: Data, n_train: int, seed: int, shared: Path) -> dict[str, Any]:
     groups = None if donor is None else np.unique(donor[train], return_inverse=True)[1]
     predictor = Predictor(LogNormalizePCA(), CLR(), 0 if batch is None else int(batch.max()) + 1)
     predictor.fit(rna, prot, train, of(train), groups, seed=seed)
-    found: dict[str, Any] = {"cells": f"{len(train):,} / {len(test):,}"}
+    found: dict[str, Any] = {"cells": cells_in_words(cells)}
     seconds = time.perf_counter() - started
     x = predictor.inputs.apply_to(rna, test)
     value, half = (each.numpy() for each in predictor(x, of(test), _LEVEL))
@@ -115,23 +179,11 @@ def fit(data: Data, n_train: int, seed: int, shared: Path) -> dict[str, Any]:
         started = time.perf_counter()
         predictions[name] = method(_inputs(components, batch, train), y, train, test, seed)
         found[name] = {"s": time.perf_counter() - started}
-    types = None if data.types is None else column(mdata, data.types)
     if types is not None:
         predictions["types"] = _means(y, types if batch is None else np.char.add(types, batch.astype(str)), train, test)
         found["types"] = {}
-    halves = [np.log1p(half) for half in thin_counts(prot[test], seed=seed)]
-    first, second = (half - half.mean(axis=1, keepdims=True) for half in halves)
-    for name, predicted in predictions.items():
-        table = predictability(
-            predicted,
-            y[test],
-            batch=None if batch is None else batch[test],
-            groups=None if types is None else types[test],
-            halves=(first, second),
-        )
-        found[name] |= {key: float(table[key].mean()) for key in table}
-        found[name]["per cell"] = _per_cell(predicted, y[test])
-        found[name]["RMSE"] = float(np.sqrt(np.square(predicted - y[test]).mean()))
+    for name, figures in cells.figures(predictions, seed).items():
+        found[name] |= figures
     return found
 
 
@@ -205,7 +257,7 @@ def table(found: dict[tuple[str, int], list[dict[str, Any]]]) -> pd.DataFrame:
     rows = []
     shown = {"r": "r", "per cell": "per cell", "RMSE": "RMSE", "r_within_groups": "within", "ceiling": "ceiling"}
     for (name, _), fits in found.items():
-        for method in ("indiseek", "kernel ridge", "ridge", "types"):
+        for method in ("indiseek", "totalVI", "kernel ridge", "ridge", "types"):
             own = [each[method] for each in fits if method in each]
             if not own:
                 continue
@@ -227,22 +279,28 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=list(DATA))
     parser.add_argument("--sizes", nargs="+", type=int, help="numbers of training cells; those of each set by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[10, 11, 12])
+    parser.add_argument("--totalvi", type=int, default=0, metavar="N", help="how many of the seeds totalVI gets (none)")
     parser.add_argument("--fresh", action="store_true", help="fit again what is kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = CACHE / "cross_modal"
     for name in arguments.data:
         for n_train in arguments.sizes or DATA[name].sizes:
-            for seed in arguments.seeds:
-                kept(
-                    folder / f"{name}.{n_train}.{seed}.json",
-                    lambda name=name, n=n_train, seed=seed: fit(DATA[name], n, seed, arguments.shared),
-                    fresh=arguments.fresh,
-                )
+            for number, seed in enumerate(arguments.seeds):
+                methods = {folder: fit} | ({folder / "totalvi": fit_totalvi} if number < arguments.totalvi else {})
+                for own, method in methods.items():
+                    kept(
+                        own / f"{name}.{n_train}.{seed}.json",
+                        lambda name=name, n=n_train, seed=seed, method=method: method(
+                            DATA[name], n, seed, arguments.shared
+                        ),
+                        fresh=arguments.fresh,
+                    )
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for name in DATA:
-        for n_train in sorted({int(path.name.split(".")[1]) for path in folder.glob(f"{name}.*.json")}):
-            found[name, n_train] = [kept(path, dict) for path in sorted(folder.glob(f"{name}.{n_train}.*.json"))]
+        for n_train in sorted({int(path.name.split(".")[1]) for path in folder.rglob(f"{name}.*.json")}):
+            paths = [sorted(own.glob(f"{name}.{n_train}.*.json")) for own in (folder, folder / "totalvi")]
+            found[name, n_train] = [kept(path, dict) for path in sum(paths, [])]
     record = {"fits": {f"{name} {n}": fits for (name, n), fits in found.items()}}
     write_text("cross_modal", "Proteins from RNA", markdown(table(found)), record, _NOTES)
 
