@@ -2,7 +2,7 @@
 
 Each method runs in a process of its own, one after the other, so that its peak memory and the machine are its own, and
 with its own defaults. ``make peers`` installs them. Each result is kept in ``benchmarks/.cache``: a run that was
-stopped goes on, and ``--fresh`` measures all again. ``--quick`` is the sample, and of TOTALVI five epochs only.
+stopped goes on, and ``--fresh`` measures all again. ``--quick`` is the sample, or ``--sizes``, beside five epochs of TOTALVI only.
 ``--profile`` says instead in which operations a default fit spends its time, stage by stage.
 """
 
@@ -320,13 +320,15 @@ def _bars(axis: Axes, values: dict[str, float]) -> None:
 def main() -> None:
     """Run, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[20_000], help=f"{N_SAMPLE} is the sample (20,000)")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", help=f"{N_SAMPLE} is the sample (20,000; the sample with --quick)"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--methods", nargs="+", choices=PEERS, default=PEERS, metavar="PEER", help=f"of {', '.join(PEERS)}"
     )
     parser.add_argument("--limit", type=int, default=7200, help="most seconds of one fit (default 7,200)")
-    parser.add_argument("--quick", action="store_true", help="the sample and TOTALVI only, of which a few epochs")
+    parser.add_argument("--quick", action="store_true", help="beside a few epochs of TOTALVI only")
     parser.add_argument("--fresh", action="store_true", help="measure again what is in the cache")
     parser.add_argument("--profile", action="store_true", help="where the time of a fit goes, on the first size")
     parser.add_argument("--one", choices=sorted(METHODS), help="run one method in this process, on --file")
@@ -335,20 +337,20 @@ def main() -> None:
     if options.one:
         run_one(options.one, options.file, options.device)
         return
+    sizes = options.sizes or [N_SAMPLE if options.quick else 20_000]
     suffix = "" if options.device == "cpu" else f"-{options.device}"
     if options.profile:
-        with cells_on_disk(options.sizes[0]) as path:
+        with cells_on_disk(sizes[0]) as path:
             tables, n_weights = profile(path, options.device)
         shown = [
             f"## Stage {k}\n\n{markdown(t.assign(share=t['share'].map('{:.0%}'.format)))}" for k, t in tables.items()
         ]
-        notes = f"{options.device}, {torch.get_num_threads()} thread(s), {options.sizes[0]:,} cells. {DESCRIPTION} "
+        notes = f"{options.device}, {torch.get_num_threads()} thread(s), {sizes[0]:,} cells. {DESCRIPTION} "
         notes += "Entries of weight matrices, each a multiplication and an addition for a cell that passes: "
         notes += ", ".join(f"{name} {n:,}" for name, n in n_weights.items()) + "."
         record = {stage: table.to_dict("records") for stage, table in tables.items()} | {"weights": n_weights}
         write_text(f"speed-profile{suffix}", "Where the time of a training goes", "\n\n".join(shown), record, notes)
         return
-    sizes = [N_SAMPLE] if options.quick else options.sizes
     methods = [OURS, *(["TOTALVI, few epochs"] if options.quick else options.methods)]
     results: dict[int, dict[str, Figures | None]] = {n: {} for n in sizes}
     kind = f"{options.device}-{torch.get_num_threads()}"
