@@ -2,8 +2,8 @@
 
 Each method runs in a process of its own, one after the other, so that its peak memory and the machine are its own, and
 with its own defaults. ``make peers`` installs them. Each result is kept in ``benchmarks/.cache``: a run that was
-stopped goes on, and ``--fresh`` measures all again. ``--quick`` is the sample, or ``--sizes``, beside five epochs of TOTALVI only.
-``--profile`` says instead in which operations a default fit spends its time, stage by stage.
+stopped goes on, and ``--fresh`` measures all again. ``--quick`` is the sample, or ``--sizes``, beside five epochs of
+TOTALVI only. ``--profile`` says instead in which operations a default fit spends its time, stage by stage.
 """
 
 from __future__ import annotations
@@ -320,9 +320,7 @@ def _bars(axis: Axes, values: dict[str, float]) -> None:
 def main() -> None:
     """Run, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", help=f"{N_SAMPLE} is the sample (20,000; the sample with --quick)"
-    )
+    parser.add_argument("--sizes", type=int, nargs="+", help=f"20,000; {N_SAMPLE} is the sample, that of --quick")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--methods", nargs="+", choices=PEERS, default=PEERS, metavar="PEER", help=f"of {', '.join(PEERS)}"
