@@ -163,7 +163,7 @@ def first_step(
             augment=step.as_published,
             encoder=step.encoder,
         )
-    _train(objective, batch, cells, step, 1 if smoke else step.epochs[0], seed)
+    train(objective, batch, cells, step, 1 if smoke else step.epochs[0], seed)
     with torch.no_grad():
         return objective, batch._replace(condition=objective.latents(batch))
 
@@ -189,7 +189,7 @@ def fit(cells: Cells, point: Point, seed: int, smoke: bool) -> Figures:
             encoder=step.encoder,
         )
     objective.follow([first])
-    _train(objective, batch, cells, step, 1 if smoke else step.epochs[1], seed)
+    train(objective, batch, cells, step, 1 if smoke else step.epochs[1], seed)
     with torch.no_grad():
         specific = objective.encode(0, batch).numpy()
     return cells.of_specific(specific, as_published=step.as_published)
@@ -200,7 +200,7 @@ def both(cells: Cells, point: Point, seed: int, smoke: bool) -> Figures:
     return fit(cells, replace(point, lam=None), seed, smoke) | fit(cells, point, seed, smoke)
 
 
-def _train(objective: Objective, batch: CellTensors, cells: Cells, step: FirstStep, epochs: int, seed: int) -> None:
+def train(objective: Objective, batch: CellTensors, cells: Cells, step: FirstStep, epochs: int, seed: int) -> None:
     n_held_out = min(step.n_validation, len(cells.train) // 5)
     # What is published trains on all cells and watches none: a few of them stand in for those that are watched.
     train = cells.train if step.as_published else cells.train[:-n_held_out]
