@@ -158,3 +158,22 @@ def test_components_of_log_ratios_are_at_most_one_fewer_than_the_features(counts
     np.testing.assert_array_equal(copy.apply_to(counts[:, :5]).numpy(), few.apply_to(counts[:, :5]).numpy())
     with pytest.raises(ValueError, match="at least 1"):
         CLRPCA(n_components=0)
+
+
+def test_of_very_many_cells_the_axes_are_those_of_some(counts, monkeypatch):
+    few, some = CLRPCA(n_components=RANK), np.linspace(0, N_CELLS - 1, 300).astype(np.intp)
+    few.fit(counts, some)
+    monkeypatch.setattr("indiseek.data._components._MOST_FOR_AXES", 300)
+    many, whole = CLRPCA(n_components=RANK), np.arange(N_CELLS)
+    many.fit(counts, whole)
+    np.testing.assert_array_equal(many.loadings, few.loadings)
+    # The number of components is still found in all of them, and the axes are near to those of all.
+    seen = []
+    monkeypatch.setattr(CLRPCA, "_number", lambda self, values, rows: seen.append(len(rows)) or RANK)
+    CLRPCA().fit(counts, whole)
+    assert seen == [N_CELLS]
+    monkeypatch.undo()
+    every = CLRPCA(n_components=RANK)
+    every.fit(counts, whole)
+    turned = np.linalg.svd(np.linalg.qr(many.loadings)[0].T @ np.linalg.qr(every.loadings)[0])[1]
+    assert turned.min() > 0.95 and np.abs(many.loadings.numpy() - every.loadings.numpy()).max() > 1e-4

@@ -20,6 +20,8 @@ from indiseek.data._signal import LEAST_CELLS, count_components, reconstructed_c
 from indiseek.data._transforms import STEP_CELLS, Transform, csr, dense, log_ratio, to_tensor
 
 _MOST_COMPONENTS = 50
+# Of more cells the products take minutes and the axes stay as they are.
+_MOST_FOR_AXES = 200_000
 _TINY = 1e-30
 _BLOCK_FEATURES = 256
 
@@ -74,11 +76,14 @@ class ComponentTransform(Transform):
     def fit(self, values: Values, rows: NDArray[np.intp], counted: NDArray[np.intp] | None = None) -> None:
         """Find the number of components, then their axes in one pass over the training cells after `_picked`'s own.
 
+        Of more than 200,000 cells the axes are those of so many, taken evenly.
         The number is found in the cells `counted` where these are given: what is made of components may be learned
         from fewer cells than their axes are.
         """
         n_components = self._number(values, rows if counted is None else counted)
         picked = self._picked(values, rows)
+        if len(rows) > _MOST_FOR_AXES:
+            rows = rows[np.linspace(0, len(rows) - 1, _MOST_FOR_AXES).astype(np.intp)]
         n = len(rows)
         total = np.zeros(len(picked))
         gram = np.zeros((len(picked), len(picked)))
