@@ -201,10 +201,11 @@ def both(cells: Cells, point: Point, seed: int, smoke: bool) -> Figures:
 
 
 def train(objective: Objective, batch: CellTensors, cells: Cells, step: FirstStep, epochs: int, seed: int) -> None:
+    """Train an objective in place on the cells of `batch`."""
     n_held_out = min(step.n_validation, len(cells.train) // 5)
     # What is published trains on all cells and watches none: a few of them stand in for those that are watched.
-    train = cells.train if step.as_published else cells.train[:-n_held_out]
-    parts = tuple(batch.take(torch.from_numpy(rows)) for rows in (train, cells.train[-n_held_out:]))
+    trained_on = cells.train if step.as_published else cells.train[:-n_held_out]
+    parts = tuple(batch.take(torch.from_numpy(rows)) for rows in (trained_on, cells.train[-n_held_out:]))
     fit_stage(
         objective,
         parts,

@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import torch
 from _cache import CACHE, kept
-from _peers import imputed_by_totalvi
 from _table import markdown, spread, write_text
 from _types import Labels, Rows, column
 from numpy.typing import NDArray
@@ -106,6 +105,11 @@ class Cells:
             *_split(len(prot), n_train, seed, donor, batch),
         )
 
+    @property
+    def in_words(self) -> str:
+        """Numbers of training and test cells."""
+        return f"{len(self.train):,} / {len(self.test):,}"
+
     def figures(self, predictions: dict[str, Array], seed: int) -> dict[str, dict[str, float]]:
         """By method, of its prediction for the test cells."""
         first, second = (_logs(half) for half in thin_counts(self.prot[self.test], seed=seed))
@@ -127,15 +131,14 @@ class Cells:
 
 def fit_totalvi(data: Data, n_train: int, seed: int, shared: Path) -> dict[str, Any]:
     """Figures of totalVI on one split, the test cells in the fit as cells without proteins."""
+    # Takes seconds to import, which the other methods need not wait for.
+    from _peers import imputed_by_totalvi
+
     cells = Cells.read(data, n_train, seed, shared)
     started = time.perf_counter()
     value = _logs(imputed_by_totalvi(cells.rna, cells.prot, cells.batch, cells.train, cells.test, seed))
-    found = {"totalVI": {"s": time.perf_counter() - started} | cells.figures({"totalVI": value}, seed)["totalVI"]}
-    return {"cells": cells_in_words(cells)} | found
-
-
-def cells_in_words(cells: Cells) -> str:
-    return f"{len(cells.train):,} / {len(cells.test):,}"
+    seconds = time.perf_counter() - started
+    return {"cells": cells.in_words, "totalVI": {"s": seconds} | cells.figures({"totalVI": value}, seed)["totalVI"]}
 
 
 def _logs(counts: Array) -> Array:
@@ -157,7 +160,7 @@ def fit(data: Data, n_train: int, seed: int, shared: Path) -> dict[str, Any]:
     groups = None if donor is None else np.unique(donor[train], return_inverse=True)[1]
     predictor = Predictor(LogNormalizePCA(), CLR(), 0 if batch is None else int(batch.max()) + 1)
     predictor.fit(rna, prot, train, of(train), groups, seed=seed)
-    found: dict[str, Any] = {"cells": cells_in_words(cells)}
+    found: dict[str, Any] = {"cells": cells.in_words}
     seconds = time.perf_counter() - started
     x = predictor.inputs.apply_to(rna, test)
     value, half = (each.numpy() for each in predictor(x, of(test), _LEVEL))

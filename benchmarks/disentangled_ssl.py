@@ -7,8 +7,8 @@ with which the paper compares. Logistic probes on test cells look for the three 
 package, by the certificate. Each has a table of its own. Each fit is kept in ``benchmarks/.cache``: a run that was
 stopped goes on, and ``--cached`` writes the table of what there is.
 
-A step takes three to four minutes of one core, the whole grid of three seeds about seven hours. JointOpt or
-FOCAL takes about a quarter of an hour of a core that has other work too. ``--quick`` does some points of the grid,
+A step takes one and a half to four minutes of one core, as it has other work or none, the whole grid of three seeds
+three to seven hours. JointOpt or FOCAL takes a quarter of an hour of a busy core. ``--quick`` does some points of the grid,
 ``--points`` those that are named, ``--smoke`` few cells and epochs.
 """
 

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from loops import infonce, of_unit_length
 
 from indiseek import Encoder, simulation
 from indiseek.data import CellTensors
@@ -55,20 +56,6 @@ def _made(make, **options):
     return objective
 
 
-def _unit(code: np.ndarray) -> np.ndarray:
-    return np.stack([row / math.sqrt(sum(value**2 for value in row)) for row in code])
-
-
-def _infonce(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean of both directions, cell by cell."""
-    total = 0.0
-    for i in range(N):
-        own = math.exp(float(a[i] @ b[i]) / TAU)
-        total -= math.log(own / sum(math.exp(float(a[i] @ b[k]) / TAU) for k in range(N)))
-        total -= math.log(own / sum(math.exp(float(a[k] @ b[i]) / TAU) for k in range(N)))
-    return total / (2 * N)
-
-
 def _chained(objective, features) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Shared codes, and specific ones of the features and these."""
     shared = [objective.networks.shared[i](features[i]) for i in range(2)]
@@ -94,16 +81,16 @@ def test_joint_optimisation_equals_its_loop(baselines, monkeypatch, a):
     sides = [_chained(objective, features) for features in (CELLS, VIEWS)]
     between, penalty = 0.0, 0.0
     for shared, specific in sides:
-        drawn = [_moved(torch.from_numpy(_unit(c))).numpy() for c in shared]
-        between += 0.5 * _infonce(*drawn)
+        drawn = [_moved(torch.from_numpy(of_unit_length(c))).numpy() for c in shared]
+        between += 0.5 * infonce(*drawn, tau=TAU)
         for i in range(2):
-            z, c = _unit(specific[i]), _unit(shared[i])
+            z, c = of_unit_length(specific[i]), of_unit_length(shared[i])
             squares = [sum(z[n, k] * c[n, l] for n in range(N)) ** 2 for k in range(N_CODE) for l in range(N_CODE)]
             penalty += 0.5 * math.sqrt(sum(squares))
     within = 0.0
     for i in range(2):
-        pair = [_unit(np.concatenate([specific[i], shared[1 - i]], axis=1)) for shared, specific in sides]
-        within += _infonce(*pair)
+        pair = [of_unit_length(np.concatenate([specific[i], shared[1 - i]], axis=1)) for shared, specific in sides]
+        within += infonce(*pair, tau=TAU)
     expected = 2 / (1 + a) * between + a / (1 + a) * within + 0.3 * penalty
     assert found == pytest.approx(expected, rel=1e-6)
 
@@ -119,14 +106,16 @@ def test_focal_equals_its_loop(baselines, form):
     objective = _made(baselines.FOCALObjective, form=form, lam=3.0, a=0.5)
     found = objective.loss(BATCH).loss.item()
     of = _chained if form == "program" else _halves
-    sides = [[[_unit(code) for code in codes] for codes in of(objective, features)] for features in (CELLS, VIEWS)]
+    sides = [
+        [[of_unit_length(code) for code in codes] for codes in of(objective, features)] for features in (CELLS, VIEWS)
+    ]
     expected, cosines = 0.0, []
     for shared, specific in sides:
-        expected += _infonce(*shared)
+        expected += infonce(*shared, tau=TAU)
         for u, w in ((specific[0], shared[0]), (specific[1], shared[1]), (specific[0], specific[1])):
             cosines += [float(u[n] @ w[n]) for n in range(N)]
     for i in range(2):
-        expected += 0.5 * _infonce(sides[0][1][i], sides[1][1][i])
+        expected += 0.5 * infonce(sides[0][1][i], sides[1][1][i], tau=TAU)
     expected += 3.0 * sum(t if form == "program" else max(0.0, t) for t in cosines) / N
     # Without cosines of both signs the forms would be the same.
     assert min(cosines) < -0.1 and max(cosines) > 0.1

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from loops import infonce, of_unit_length
 from scipy import special
 
 from indiseek.data import CellTensors
@@ -29,16 +30,6 @@ def _batch(k: int) -> CellTensors:
         tuple(torch.randn(N, n).double() for n in list(FEATURES.values())[:k]),
         tuple(F.normalize(torch.randn(N, N_SHARED).double(), dim=-1) for _ in range(k)),
     )
-
-
-def _infonce(a: list[np.ndarray], b: list[np.ndarray], tau: float) -> float:
-    """Mean of both directions, pair by pair."""
-    total = 0.0
-    for i in range(N):
-        own = math.exp(float(a[i] @ b[i]) / tau)
-        total -= math.log(own / sum(math.exp(float(a[i] @ b[k]) / tau) for k in range(N)))
-        total -= math.log(own / sum(math.exp(float(a[k] @ b[i]) / tau) for k in range(N)))
-    return total / (2 * N)
 
 
 @pytest.mark.parametrize("bottleneck", ["kl", "cosine"])
@@ -64,7 +55,7 @@ def test_step_1_equals_its_loop(k, bottleneck):
     for a, b in pairs:
         gap = np.mean([1 - a[n] @ b[n] for n in range(N)])
         weight = 0.4 * (KAPPA * ratio if bottleneck == "kl" else 1.0)
-        expected += (_infonce(list(a), list(b), TAU) + weight * gap) / len(pairs)
+        expected += (infonce(list(a), list(b), TAU) + weight * gap) / len(pairs)
     assert objective.loss(batch).loss.item() == pytest.approx(expected)
 
 
@@ -77,10 +68,6 @@ def _penalty(z: np.ndarray, c: np.ndarray, form: str) -> float:
             else:
                 total += np.corrcoef(z[:, k], c[:, l])[0, 1] ** 2 / z.shape[1]
     return math.sqrt(total) if form == "published" else total
-
-
-def _unit(code: np.ndarray) -> np.ndarray:
-    return np.stack([row / math.sqrt(sum(value**2 for value in row)) for row in code])
 
 
 def _steps(form: str, k: int, orthogonality: str) -> tuple[DisentangledSpecificObjective, DisentangledSharedObjective]:
@@ -112,11 +99,11 @@ def _step_2(form, orthogonality, objective, first, cells, views) -> float:
 
     def shared(i: int, x: torch.Tensor) -> np.ndarray:
         raw = first.encoders[i](x).detach().numpy()
-        return raw if form == "code" else _unit(raw)
+        return raw if form == "code" else of_unit_length(raw)
 
     def specific(i: int, x: torch.Tensor, own: np.ndarray) -> np.ndarray:
         raw = objective.encoders[i](torch.cat([x, torch.from_numpy(own)], dim=-1)).detach().numpy()
-        return raw if form == "code" else _unit(raw)
+        return raw if form == "code" else of_unit_length(raw)
 
     of_cell = [shared(i, cells[i]) for i in range(k)]
     of_view = of_cell if form == "fixed" else [shared(i, views[i]) for i in range(k)]
@@ -126,12 +113,12 @@ def _step_2(form, orthogonality, objective, first, cells, views) -> float:
         sides = []
         for z, codes in ((z_cell, of_cell), (z_view, of_view)):
             known = sum(codes[j] for j in range(k) if j != i) / (k - 1)
-            known = known if form == "code" else _unit(known)
-            sides.append(list(_unit(np.concatenate([z, known], axis=1))))
-        expected += _infonce(*sides, TAU)
-        penalty = _penalty(_unit(z_cell), _unit(of_cell[i]), orthogonality)
+            known = known if form == "code" else of_unit_length(known)
+            sides.append(list(of_unit_length(np.concatenate([z, known], axis=1))))
+        expected += infonce(*sides, TAU)
+        penalty = _penalty(of_unit_length(z_cell), of_unit_length(of_cell[i]), orthogonality)
         if form == "code":
-            penalty = 0.5 * (penalty + _penalty(_unit(z_view), _unit(of_view[i]), orthogonality))
+            penalty = 0.5 * (penalty + _penalty(of_unit_length(z_view), of_unit_length(of_view[i]), orthogonality))
         expected += 0.7 * penalty
     return expected
 
