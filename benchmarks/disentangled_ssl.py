@@ -8,8 +8,8 @@ package, by the certificate. Each has a table of its own. Each fit is kept in ``
 stopped goes on, and ``--cached`` writes the table of what there is.
 
 A step takes one and a half to four minutes of one core, as it has other work or none, the whole grid of three seeds
-three to seven hours. JointOpt or FOCAL takes a quarter of an hour of a busy core. ``--quick`` does some points of the grid,
-``--points`` those that are named, ``--smoke`` few cells and epochs.
+three to seven hours. JointOpt or FOCAL takes a quarter of an hour of a busy core. ``--quick`` does some points of the
+grid, ``--points`` those that are named, ``--smoke`` few cells and epochs.
 """
 
 from __future__ import annotations
