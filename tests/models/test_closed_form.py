@@ -52,6 +52,19 @@ def test_codes_are_computed_saved_and_inverted(closed, tmp_path):
     np.testing.assert_allclose(back, features, atol=1e-3)
 
 
+def test_dimensions_are_counted_from_the_cells_that_specific_codes_are_learned_from(make_mdata, monkeypatch, tmp_path):
+    monkeypatch.setattr("indiseek.models._indiseek._MOST_FOR_SPECIFIC", 160)
+    mdata = make_mdata()
+    model = _model(mdata)
+    model.train(**FAST)
+    # 390 cells could whiten 3.
+    assert mdata.obsm["X_indiseek_rna"].shape == mdata.obsm["X_indiseek_prot"].shape == (600, 2)
+    model.save(tmp_path / "model")
+    loaded = IndiSeekModel.load(tmp_path / "model", mdata, accelerator="cpu")
+    codes = loaded.get_latent_representation(modality="rna", kind="specific")
+    np.testing.assert_array_equal(codes, mdata.obsm["X_indiseek_rna"])
+
+
 def test_the_shared_code_has_at_most_one_dimension_more_than_the_poorest_modality(make_mdata, tmp_path):
     mdata = make_mdata(200)
     few = mdata["prot"][:, :4].copy()  # CLR: they lie in 3 dimensions

@@ -8,6 +8,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -698,9 +699,12 @@ class MultimodalModel(ABC):
     def _restored(self, saved: dict[str, Any], own: Mapping[str, type[Transform]]) -> Fitted:
         """State that :meth:`Fitted.payload` has written down; nothing is fitted."""
         transforms = empty_transforms(saved["transforms"], self._schema.features, own)
-        # Files of before it mattered have as many axes as the features.
+        stages = self._stages()
+        if "n_train" not in saved:
+            # Files of before it mattered have as many axes as the features.
+            stages = [replace(stage, most_cells=None) for stage in stages]
         n_train = saved.get("n_train", sys.maxsize)
-        pipeline = Pipeline(transforms, self._stages(), self._schema.n_categories, n_train, seed=0)
+        pipeline = Pipeline(transforms, stages, self._schema.n_categories, n_train, seed=0)
         return Fitted.from_payload(saved, pipeline)
 
     def _own_transforms(self) -> dict[str, type[Transform]]:

@@ -90,8 +90,10 @@ class Pipeline(nn.Module):
         return self.objective(stage)
 
     def _make(self, stage: str) -> None:
+        made = self.stages[stage]
+        shapes = self._shapes._replace(n_train=min(self.n_train, made.most_cells or self.n_train))
         with drawn_from(self.random_state):
-            self.objectives[stage] = self.stages[stage].objective(self._shapes).to(self.device)
+            self.objectives[stage] = made.objective(shapes).to(self.device)
 
     def objective(self, stage: str) -> Objective:
         """Objective of a stage that has begun."""

@@ -122,7 +122,7 @@ class Shapes(NamedTuple):
     n_categories
         Number of categories by covariate, in the order of ``CellTensors.covariates``; 0 for one of numbers.
     n_train
-        Number of training cells.
+        Number of training cells that the stage learns from.
     """
 
     n_features: dict[str, int]
