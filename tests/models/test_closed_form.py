@@ -129,7 +129,14 @@ def test_a_batch_leaves_the_codes(make_mdata):
     assert told[0] > 0.3 and told[1] < 0.3 * told[0]
 
 
-def test_a_flow_on_top_is_kept_only_where_validation_cells_like_it(mdata, closed):
+@pytest.fixture
+def tried(monkeypatch):
+    """A flow is trained whatever the closed form has left."""
+    monkeypatch.setattr(ClosedFormFlowObjective, "needs_steps", lambda *_: True)
+
+
+@pytest.mark.usefixtures("tried")
+def test_a_flow_on_top_is_kept_only_where_validation_cells_like_it(mdata):
     model = _model(mdata, specific=ClosedForm(n_landmarks=60, refine=True))
     epochs = {"shared": 5, "specific": 3}
     model.train(**FAST | {"max_epochs": epochs}, lr={"specific": 0.5})
@@ -140,6 +147,19 @@ def test_a_flow_on_top_is_kept_only_where_validation_cells_like_it(mdata, closed
         codes = [m.get_latent_representation(modality=name, kind="specific") for m in (model, plain)]
         np.testing.assert_array_equal(codes[0], codes[1])
     assert len(model.history["specific/validation_nll"]) == 3
+
+
+def test_no_flow_is_trained_where_the_closed_form_leaves_nothing(make_mdata, closed, log):
+    model = _model(make_mdata(), specific=ClosedForm(n_landmarks=60))
+    model.train(**FAST)
+    assert "stage 'specific': computed, no gradient steps are needed" in log.text
+    assert {key.split("/")[0] for key in model.history} == {"shared"}
+    for name in ("rna", "prot"):
+        codes = [m.get_latent_representation(modality=name, kind="specific") for m in (model, closed[0])]
+        np.testing.assert_array_equal(*codes)
+    # Who asks for epochs gets them.
+    model.train(**FAST | {"max_epochs": {"shared": 5, "specific": 2}}, early_stopping={"specific": False})
+    assert len(model.history["specific/validation_nll"]) == 2
 
 
 def _bent_cells(n=600):
@@ -167,6 +187,7 @@ def _refined_on_bent_cells(lr):
     return model
 
 
+@pytest.mark.usefixtures("tried")
 def test_a_flow_that_gains_less_than_is_asked_is_left_out_and_that_is_said(monkeypatch, log):
     closed = _refined_on_bent_cells(0.5)
     monkeypatch.setattr(ClosedFormFlowObjective, "least_gain", 5.0)
@@ -180,6 +201,7 @@ def test_a_flow_that_gains_less_than_is_asked_is_left_out_and_that_is_said(monke
         np.testing.assert_array_equal(codes[0], codes[1])
 
 
+@pytest.mark.usefixtures("tried")
 def test_a_flow_on_top_is_kept_where_validation_cells_like_it():
     models = {lr: _refined_on_bent_cells(lr) for lr in (0.5, 0.01)}
     nll = {lr: _validation_nll(model) for lr, model in models.items()}
@@ -207,6 +229,7 @@ class KillSecond(lightning.Callback):
             raise Killed
 
 
+@pytest.mark.usefixtures("tried")
 def test_a_killed_refinement_goes_on_to_the_same_result(make_mdata, tmp_path):
     train = FAST | {"max_epochs": {"shared": 3, "specific": 3}}
     refined = ClosedForm(n_landmarks=60, refine=True)

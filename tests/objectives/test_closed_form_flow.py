@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from invertible import check_features_given_back
 
 from indiseek.data import CellTensors
@@ -49,6 +50,33 @@ def test_an_untrained_objective_is_the_closed_form(started, cells):
         closed = started.closed_code(i, cells)
         code = started.full_code(i, cells)
         torch.testing.assert_close(code, closed, rtol=0, atol=1e-2)
+
+
+def _told_by_three(n: int, share: float) -> CellTensors:
+    """Of a share of the cells the sign of a product of three dimensions is what the other modality knows."""
+    generator = torch.Generator().manual_seed(2)
+    own = torch.randn(n, 3, generator=generator)
+    known = torch.sign(torch.randn(n, generator=generator))
+    told = torch.rand(n, generator=generator) < share
+    turned = told & (own.prod(dim=1).sign() != known)
+    own[turned, 0] *= -1
+    noise = torch.randn(2, n, generator=generator)
+    other = torch.stack([known + 0.1 * noise[0], noise[1]], dim=1)
+    features = (own, other)
+    code = F.normalize(torch.stack([known, torch.ones(n)], dim=1), dim=1)
+    return CellTensors(features, (torch.cat([own, code], dim=1), torch.cat([other, code], dim=1)))
+
+
+@pytest.mark.parametrize(("share", "needed"), [(0.0, False), (0.15, False), (0.6, True), (1.0, True)])
+def test_steps_are_needed_where_dimensions_together_tell_what_mean_and_covariance_do_not(share, needed):
+    cells = _told_by_three(2000, share)
+    features, condition = {"rna": 3, "prot": 2}, {"rna": 5, "prot": 4}
+    objective = ClosedFormFlowObjective(features, features, condition, 2, features, n_hidden=16).eval()
+    train, held_out = cells.take(torch.arange(1500)), cells.take(torch.arange(1500, 2000))
+    objective.start(train)
+    state = torch.random.get_rng_state()
+    assert objective.needs_steps(objective.prepared(train), objective.prepared(held_out)) is needed
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 @torch.no_grad()

@@ -134,6 +134,17 @@ class Objective(nn.Module, ABC):
         """Called before training with all training cells, without gradients; a stage in closed form is fitted here."""
         del cells
 
+    def needs_steps(self, train: CellTensors, validation: CellTensors) -> bool:
+        """Whether gradient steps are worth taking from where it starts; asked once, of what `starts_fitted`.
+
+        Parameters
+        ----------
+        train, validation
+            All cells of each part, as :meth:`prepared` gives them.
+        """
+        del train, validation
+        return True
+
     def start_with(self, cells: CellTensors, unpaired: Sequence[CellTensors]) -> None:
         """As :meth:`start`, where there are further training cells that have one modality each, one bundle for each.
 

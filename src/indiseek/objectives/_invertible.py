@@ -12,6 +12,9 @@ from torch import Tensor
 from indiseek.data import CellTensors
 from indiseek.objectives._base import Objective
 
+# An order needs no more.
+_MOST_TO_ORDER = 50_000
+
 
 class InvertibleObjective(Objective):
     """Codes by an invertible map of a modality that is also given the others' codes, trained by maximum likelihood.
@@ -67,6 +70,8 @@ class InvertibleObjective(Objective):
     @torch.no_grad()
     def finish(self, cells: CellTensors) -> None:
         """Order the dimensions by how much of the modality's residual variance each carries."""
+        if cells.n_cells > _MOST_TO_ORDER:
+            cells = cells.take(torch.arange(0, cells.n_cells, -(-cells.n_cells // _MOST_TO_ORDER), device=cells.device))
         for i in range(len(self.names)):
             self._order(i).copy_(self._carried(i, cells).argsort(descending=True))
 

@@ -186,6 +186,8 @@ def fit_stage(
 ) -> StageResult:
     """Train `objective` in place and leave it with the weights of its best epoch, in eval mode.
 
+    One that starts fitted and needs no steps is left as it starts, with an empty history.
+
     Parameters
     ----------
     objective
@@ -253,6 +255,9 @@ def fit_stage(
             objective.load_state_dict(resume["objective"])
         train, validation = objective.prepared(train), objective.prepared(validation)
         if keep_best is not None and resume is None and objective.starts_fitted:
+            if not objective.needs_steps(train, validation):
+                objective.eval().finish(train)
+                return _without_steps(start)
             keep_best.begin(objective, validation, settings.batch_size)
     if resume is not None:
         if keep_best is not None and resume["best"] is not None:
@@ -338,6 +343,11 @@ def fit_in_closed_form(objective: Objective, train: CellTensors, unpaired: Seque
         else:
             objective.start(train)
         objective.eval().finish(train)
+    return _without_steps(start)
+
+
+def _without_steps(start: float) -> StageResult:
+    """Result of a stage that began at `start` and took no gradient steps."""
     return StageResult(pd.DataFrame().rename_axis("epoch"), -1, time.perf_counter() - start, interrupted=False)
 
 

@@ -411,15 +411,19 @@ def _fit_stage(
             resume=resume,
             trainer_kwargs=plan.trainer_kwargs,
         )
-        if result.best_epoch < 0:
-            logger.info(f"stage {stage!r}: its epochs have gained too little, what was computed before them is kept")
+        if result.best_epoch < 0 and not result.interrupted:
+            logger.info(
+                f"stage {stage!r}: its epochs have gained too little, what was computed before them is kept"
+                if len(result.history)
+                else f"stage {stage!r}: computed, no gradient steps are needed"
+            )
     # Those of the next stage take as much.
     del seen
     with interrupts_held() as late:
         if stage in pipeline.conditions[-1:]:
             with explained(what):
                 pipeline.fit_bridge(train)
-        if len(result.history) or settings is None:
+        if len(result.history) or not result.interrupted:
             fitted.record(stage, result.history, result.seconds)
     return result.interrupted or bool(late), len(result.history)
 
