@@ -274,5 +274,5 @@ def test_one_callback_alone_and_none_are_taken(mdata):
     for callbacks in (counts, None):
         model = IndiSeekModel(mdata, n_shared=4, encoder=Encoder(hidden=(16,)))
         model.train(1, accelerator="cpu", show_progress=False, callbacks=callbacks)
-    assert counts.n == 2
+    assert counts.n == 1
     assert isinstance(model.adata, MuData) and isinstance(model.history["shared/train_loss"], pd.DataFrame)
