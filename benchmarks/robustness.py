@@ -30,6 +30,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from indiseek import IndiSeekModel
+from indiseek.objectives import ClosedFormFlowObjective
 
 _N_TEST = 2000
 
@@ -53,15 +54,17 @@ DATA = {
 }
 
 _NOTES = """\
-The default `IndiSeekModel(mdata).train()`, mean [lowest, highest] over the seeds, one thread. leak: share of the other
-modality's shared code, or of what it predicts, that the specific code explains on the test cells, map and products, of
-the worse of the two. se: standard error of one fit's reading. verdict: on independence, of each fit. in codes: share
-of the variance of the components that hold signal which the exact inverse gives back from shared and specific codes.
-left out: share of it that another draw of the cell would repeat and that is not in the codes.
-excess: share that the joint shared code explains of what only one modality knows, of the worse. FOSCTTM: 0 perfect, .5
-chance. nll: held-out negative log-likelihood of the specific stage at the weights kept, above its lowest of all epochs,
-nats per axis. F1: macro-F1 of the cell types of test cells by 15 neighbours among the training cells, in `X_indiseek`,
-in the joint shared code, in 30 + 30 standardised principal components, and in those of one modality, the poorer."""
+The default `IndiSeekModel(mdata).train()`, mean [lowest, highest] over the seeds, one thread. told: share of the other
+modality's shared code that kernel ridge regression predicts of validation cells from the specific code in closed form:
+above .05 a flow is trained on top. leak: share of that code, or of what the other modality predicts, that the specific
+code explains on the test cells, map and products, of the worse of the two. se: standard error of one fit's reading.
+verdict: on independence, of each fit. in codes: share of the variance of the components that hold signal which the
+exact inverse gives back from shared and specific codes. left out: share of it that another draw of the cell would
+repeat and that is not in the codes. excess: share that the joint shared code explains of what only one modality knows,
+of the worse. FOSCTTM: 0 perfect, .5 chance. nll: held-out negative log-likelihood of the specific stage at the weights
+kept, above its lowest of all epochs, nats per axis. F1: macro-F1 of the cell types of test cells by 15 neighbours among
+the training cells, in `X_indiseek`, in the joint shared code, in 30 + 30 standardised principal components, and in
+those of one modality, the poorer."""
 
 
 def cells(data: Data, shared: Path) -> MuData:
@@ -97,6 +100,7 @@ def fit(data: Data, n_train: int, seed: int, shared: Path) -> dict[str, Any]:
     found["excess"] = float(excess[excess["judged"]]["total"].max())
     found["FOSCTTM"] = float(certificate.table("retrieval")["foscttm"].iloc[0])
     found["nll"] = _above_lowest(model)
+    found |= {f"told {name}": value for name, value in _told(model).items()}
     if data.types is not None:
         found |= _types(mdata, data, np.sort(split[0]), np.sort(split[2]))
     return found
@@ -110,6 +114,18 @@ def _above_lowest(model: IndiSeekModel) -> float:
     with torch.no_grad():
         now = float(objective.validate(model.module.inputs("specific", cells_of))["nll"])
     return max(0.0, now - min(float(table.min().iloc[0]) for table in history)) if history else 0.0
+
+
+def _told(model: IndiSeekModel) -> dict[str, float]:
+    """What decides whether a flow is trained on top of the closed form."""
+    pipeline = model.module
+    objective = cast(ClosedFormFlowObjective, pipeline.objective("specific"))
+    with torch.no_grad():
+        train, validation = (
+            objective.prepared(pipeline.inputs("specific", pipeline.tensors(model._training_cells(), rows)))
+            for rows in (model.train_indices, model.validation_indices)
+        )
+    return {name: objective.told(i, train, validation) for i, name in enumerate(model.modalities)}
 
 
 def _types(mdata: MuData, data: Data, train: NDArray[np.intp], test: NDArray[np.intp]) -> dict[str, float]:
@@ -133,7 +149,7 @@ def table(found: dict[tuple[str, int], list[dict[str, Any]]]) -> pd.DataFrame:
     for (name, _), fits in found.items():
         row = {"set": name, "training / test cells": fits[0]["cells"], "fits": str(len(fits))}
         second = DATA[name].second
-        for key in ("dims", "leak", "se", "verdict", "in codes", "left out"):
+        for key in ("dims", "told", "leak", "se", "verdict", "in codes", "left out"):
             for modality, shown in (("rna", "rna"), (second, "other")):
                 values = [each[f"{key} {modality}"] for each in fits if f"{key} {modality}" in each]
                 row[f"{key} {shown}"] = _words(values) if key == "verdict" else _shown(values, key)

@@ -15,8 +15,6 @@ from indiseek.nn import ConditionalGaussian, ConditionalQuantiles, NystromRidge,
 from indiseek.objectives._base import ObjectiveOutput
 from indiseek.objectives._invertible import InvertibleObjective
 
-# Of the others' shared code: what the certificate allows a specific code to explain, of which a probe sees a part.
-_MOST_FOUND = 0.05
 _PROBE_LANDMARKS, _PROBE_CELLS, _PROBE_FOLDS = 300, 8192, 5
 
 
@@ -74,6 +72,8 @@ class ClosedFormFlowObjective(InvertibleObjective):
     starts_fitted = True
     # Nats per axis, added up over modalities: blood cells gain at most .03 and leak no less, strong mixing gains .09.
     least_gain = 0.04
+    # What the certificate allows a specific code to explain of the others' shared code; a probe sees a part of it.
+    most_told = 0.05
     numbers_center: Tensor
     numbers_scale: Tensor
 
@@ -162,12 +162,21 @@ class ClosedFormFlowObjective(InvertibleObjective):
     @torch.no_grad()
     def needs_steps(self, train: CellTensors, validation: CellTensors) -> bool:
         """Whether the code in closed form of any modality still tells the others' shared code."""
-        drawn = torch.randperm(train.n_cells, generator=torch.Generator().manual_seed(self.seed))[:_PROBE_CELLS]
-        few = train.take(drawn.to(train.device))
-        return any(self._found(i, few, validation) > _MOST_FOUND for i in range(len(self.names)))
+        return any(self.told(i, train, validation) > self.most_told for i in range(len(self.names)))
 
-    def _found(self, modality: int, train: CellTensors, validation: CellTensors) -> float:
-        """Share of the others' shared code that kernel ridge regression on the code in closed form predicts."""
+    @torch.no_grad()
+    def told(self, modality: int, train: CellTensors, validation: CellTensors) -> float:
+        """Share of the others' shared code that kernel ridge regression predicts from a modality's code in closed form.
+
+        Parameters
+        ----------
+        modality
+            Its position.
+        train, validation
+            Cells to learn from, of which at most 8,192 are drawn, and cells to predict, as :meth:`prepared` gives them.
+        """
+        drawn = torch.randperm(train.n_cells, generator=torch.Generator().manual_seed(self.seed))[:_PROBE_CELLS]
+        train = train.take(drawn.to(train.device))
         (z, target), (z_held_out, truth) = (
             (cells.views[modality][:, 0, :-1], self._given(modality, cells)[0][:, -self._n_state :])
             for cells in (train, validation)
