@@ -199,6 +199,8 @@ def _closed_form(
     if not steps_per_epoch:
         fit_in_closed_form(objective, cells[0])
         return ""
+    # Whether it is needed is the question here.
+    objective.most_told = -1.0
     patience = max(8, -(-_PATIENCE_STEPS // steps_per_epoch))
     epochs = max(1, _FLOW_STEPS // steps_per_epoch)
     settings = StageSettings(max_epochs=epochs, patience=patience, lr=2e-3, weight_decay=1.0, max_gradient_norm=5.0)

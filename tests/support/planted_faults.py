@@ -603,6 +603,14 @@ FAULTS = (
         "False:",
         ("models/test_closed_form.py",),
     ),
+    Fault(
+        "flow-where-nothing-is-left",
+        "whether a flow is needed is read from the cells that the probe has learned from",
+        "objectives/_closed_form_flow.py",
+        "for cells in (train, validation)",
+        "for cells in (train, train)",
+        ("objectives/test_closed_form_flow.py",),
+    ),
     # Measures and simulated cells.
     Fault(
         "scan-without-itself",
