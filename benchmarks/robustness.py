@@ -122,7 +122,7 @@ def _told(model: IndiSeekModel) -> dict[str, float]:
     objective = cast(ClosedFormFlowObjective, pipeline.objective("specific"))
     with torch.no_grad():
         train, validation = (
-            objective.prepared(pipeline.inputs("specific", pipeline.tensors(model._training_cells(), rows)))
+            pipeline.inputs("specific", pipeline.tensors(model._training_cells(), rows))
             for rows in (model.train_indices, model.validation_indices)
         )
     return {name: objective.told(i, train, validation) for i, name in enumerate(model.modalities)}

@@ -599,8 +599,8 @@ FAULTS = (
         "closed-form-is-beaten-by-anything",
         "the first epoch of a flow replaces a closed form that is better",
         "train/_fit.py",
-        "objective.starts_fitted:",
-        "False:",
+        "objective.starts_fitted else None",
+        "False else None",
         ("models/test_closed_form.py",),
     ),
     Fault(

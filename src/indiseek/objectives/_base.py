@@ -140,7 +140,7 @@ class Objective(nn.Module, ABC):
         Parameters
         ----------
         train, validation
-            All cells of each part, as :meth:`prepared` gives them.
+            All cells of each part.
         """
         del train, validation
         return True

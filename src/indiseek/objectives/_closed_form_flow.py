@@ -173,19 +173,21 @@ class ClosedFormFlowObjective(InvertibleObjective):
         modality
             Its position.
         train, validation
-            Cells to learn from, of which at most 8,192 are drawn, and cells to predict, as :meth:`prepared` gives them.
+            Cells to learn from and cells to predict, of each of which at most 8,192 are drawn.
         """
-        drawn = torch.randperm(train.n_cells, generator=torch.Generator().manual_seed(self.seed))[:_PROBE_CELLS]
-        train = train.take(drawn.to(train.device))
-        (z, target), (z_held_out, truth) = (
-            (cells.views[modality][:, 0, :-1], self._given(modality, cells)[0][:, -self._n_state :])
-            for cells in (train, validation)
-        )
+        (z, target), (z_held_out, truth) = (self._probed(modality, cells) for cells in (train, validation))
         ridge = NystromRidge(z.shape[1], 0, target.shape[1]).to(z.device)
         folds = torch.arange(len(z), device=z.device) % _PROBE_FOLDS
         ridge.fit(target, z, z[:, :0], folds, n_landmarks=_PROBE_LANDMARKS, seed=self.seed)
         error = (truth - ridge(z_held_out, z_held_out[:, :0])).square().sum()
         return 1.0 - float(error / (truth - target.mean(dim=0)).square().sum().clamp_min(1e-12))
+
+    def _probed(self, modality: int, cells: CellTensors) -> tuple[Tensor, Tensor]:
+        """Code in closed form, and the others' shared code, of some cells."""
+        drawn = torch.randperm(cells.n_cells, generator=torch.Generator().manual_seed(self.seed))[:_PROBE_CELLS]
+        few = cells.take(drawn.to(cells.device))
+        z = torch.cat([self.closed_code(modality, piece) for piece in self._pieces(few)])
+        return z, self._given(modality, few)[0][:, -self._n_state :]
 
     @torch.no_grad()
     def prepared(self, cells: CellTensors) -> CellTensors:

@@ -253,12 +253,13 @@ def fit_stage(
             objective.start(train)
         else:
             objective.load_state_dict(resume["objective"])
+        to_beat = keep_best if resume is None and objective.starts_fitted else None
+        if to_beat is not None and not objective.needs_steps(train, validation):
+            objective.eval().finish(train)
+            return _without_steps(start)
         train, validation = objective.prepared(train), objective.prepared(validation)
-        if keep_best is not None and resume is None and objective.starts_fitted:
-            if not objective.needs_steps(train, validation):
-                objective.eval().finish(train)
-                return _without_steps(start)
-            keep_best.begin(objective, validation, settings.batch_size)
+        if to_beat is not None:
+            to_beat.begin(objective, validation, settings.batch_size)
     if resume is not None:
         if keep_best is not None and resume["best"] is not None:
             keep_best.restore(resume["best"])
