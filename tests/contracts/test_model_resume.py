@@ -19,7 +19,6 @@ from small import Killed
 
 from indiseek.data import CLR, TRANSFORMS, Scale
 from indiseek.models import CoMMModel
-from indiseek.objectives import ClosedFormFlowObjective
 from indiseek.train import Pipeline
 
 TRAIN = FAST | {"max_epochs": 3}
@@ -31,14 +30,6 @@ def kill(_: lightning.LightningModule) -> None:
 
 def out_of_memory(*_: Any, **__: Any) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory.")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def flows_are_trained():
-    """Whatever a closed form has left: a stage that is computed cannot be killed in an epoch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ClosedFormFlowObjective, "needs_steps", lambda *_: True)
-        yield
 
 
 @pytest.fixture(scope="module")
