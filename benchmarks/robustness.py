@@ -30,6 +30,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from indiseek import IndiSeekModel
+from indiseek.data import CellTensors
 from indiseek.objectives import ClosedFormFlowObjective
 
 _N_TEST = 2000
@@ -109,23 +110,23 @@ def fit(data: Data, n_train: int, seed: int, shared: Path) -> dict[str, Any]:
 def _above_lowest(model: IndiSeekModel) -> float:
     """Held-out negative log-likelihood at the weights kept, less its lowest value in any epoch."""
     history = [table for key, table in model.history.items() if key == "specific/validation_nll"]
-    cells_of = model.module.tensors(model._training_cells(), model.validation_indices)
     objective = model.module.objective("specific")
     with torch.no_grad():
-        now = float(objective.validate(model.module.inputs("specific", cells_of))["nll"])
+        now = float(objective.validate(_seen(model, model.validation_indices))["nll"])
     return max(0.0, now - min(float(table.min().iloc[0]) for table in history)) if history else 0.0
 
 
 def _told(model: IndiSeekModel) -> dict[str, float]:
     """What decides whether a flow is trained on top of the closed form."""
-    pipeline = model.module
-    objective = cast(ClosedFormFlowObjective, pipeline.objective("specific"))
+    objective = cast(ClosedFormFlowObjective, model.module.objective("specific"))
     with torch.no_grad():
-        train, validation = (
-            pipeline.inputs("specific", pipeline.tensors(model._training_cells(), rows))
-            for rows in (model.train_indices, model.validation_indices)
-        )
+        train, validation = (_seen(model, rows) for rows in (model.train_indices, model.validation_indices))
     return {name: objective.told(i, train, validation) for i, name in enumerate(model.modalities)}
+
+
+def _seen(model: IndiSeekModel, rows: NDArray[np.intp]) -> CellTensors:
+    """Cells as the specific stage is given them."""
+    return model.module.inputs("specific", model.module.tensors(model._training_cells(), rows))
 
 
 def _types(mdata: MuData, data: Data, train: NDArray[np.intp], test: NDArray[np.intp]) -> dict[str, float]:

@@ -415,7 +415,7 @@ def _fit_stage(
             logger.info(
                 f"stage {stage!r}: its epochs have gained too little, what was computed before them is kept"
                 if len(result.history)
-                else f"stage {stage!r}: computed, no gradient steps are needed"
+                else f"stage {stage!r}: computed, needs no training"
             )
     # Those of the next stage take as much.
     del seen
