@@ -11,25 +11,21 @@ import numpy as np
 from _cells import Cells
 from _peers import Codes
 
-from indiseek import PAPER, IndiSeekModel, NCEClub, metrics
-
-# The paper's 2,000 epochs of 5,000 cells take three hours a seed on one core: `paper.py` has them of fewer cells.
-PAPER_EPOCHS = 100
+from indiseek import IndiSeekModel, NCEClub, metrics
 
 
-def _fit(cells: Cells, seed: int, epochs: int | Mapping[str, int] | None, **train: Any) -> Callable[..., IndiSeekModel]:
+def _fit(cells: Cells, seed: int, epochs: int | Mapping[str, int] | None) -> Callable[..., IndiSeekModel]:
     """Function that builds and trains a model with the arguments given to it."""
 
     def fit(**arguments: Any) -> IndiSeekModel:
         model = IndiSeekModel(cells.mdata, **arguments)
-        settings = train if epochs is None else train | {"max_epochs": epochs}
         model.train(
             seed=seed,
             external_indexing=cells.parts,
             accelerator="cpu",
             write_latents=False,
             show_progress=False,
-            **settings,
+            **({} if epochs is None else {"max_epochs": epochs}),
         )
         return model
 
@@ -74,12 +70,6 @@ def nce_club(cells: Cells, seed: int, epochs: int | None) -> Codes:
 def indiseek0(cells: Cells, seed: int, epochs: int | None) -> Codes:
     """NCE-CLUB with our settings against the own shared code."""
     return Codes(**_both(_fit(cells, seed, epochs)(specific=NCEClub(independent_of="own")), cells))
-
-
-def paper(cells: Cells, seed: int, epochs: int | None) -> Codes:
-    """The paper's settings but for the number of epochs."""
-    train = {**PAPER.train, "max_epochs": epochs or PAPER_EPOCHS}
-    return Codes(**_both(_fit(cells, seed, None, **train)(**PAPER.model), cells))
 
 
 def _clip(cells: Cells, seed: int, epochs: int | None) -> tuple[IndiSeekModel, dict[str, Any], dict[str, Any]]:
@@ -129,9 +119,8 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "flow": Method("IndiSeek, flow (default)", flow),
+    "flow": Method("IndiSeek (default)", flow),
     "nce-club": Method("IndiSeek, NCE-CLUB (ours)", nce_club),
-    "paper": Method(f"IndiSeek, PAPER, {PAPER_EPOCHS} of 2,000 epochs", paper),
     "indiseek0": Method("IndiSeek0, NCE-CLUB against the own code", indiseek0),
     "clip": Method("CLIP, X_i - E[X_i given C_i]", clip),
     "clip-other": Method("CLIP, X_i - E[X_i given C_j]", clip_other),
