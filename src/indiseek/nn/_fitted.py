@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -22,4 +23,5 @@ class FittedModule(nn.Module):
         """Set buffers in the type and on the device of those that are there, whatever their sizes were."""
         for key, tensor in tensors.items():
             own = self.get_buffer(key)
-            own.data = tensor.to(device=own.device, dtype=own.dtype, copy=True)
+            # A state that is read back is contiguous, and products of another layout differ in rounding.
+            own.data = tensor.to(own.device, own.dtype, copy=True, memory_format=torch.contiguous_format)

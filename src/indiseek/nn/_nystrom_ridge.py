@@ -171,10 +171,8 @@ class NystromRidge(FittedModule):
         left_out = torch.stack([_solve(gram - g, cross - b, penalty) for g, b in zip(*moments[:2], strict=True)])
         left_out = self._basis(left_out)
         residual = torch.empty_like(x)
-        for rows, features in self._pieces(c, covariate):
-            for k in range(N_FOLDS):
-                own = folds[rows] == k
-                residual[rows[own]] = (x[rows[own]] - self.offset - features[own] @ left_out[k]).to(x.dtype)
+        for k, rows, features in self._pieces(c, covariate, folds):
+            residual[rows] = (x[rows] - self.offset - features @ left_out[k]).to(x.dtype)
         return residual
 
     def _moments(self, x: Tensor, c: Tensor, covariate: Tensor, folds: Tensor) -> _Moments:
@@ -182,23 +180,22 @@ class NystromRidge(FittedModule):
         gram = torch.zeros(N_FOLDS, n_features, n_features, dtype=torch.float64, device=x.device)
         cross = torch.zeros(N_FOLDS, n_features, n_outputs, dtype=torch.float64, device=x.device)
         squares = torch.zeros(N_FOLDS, n_outputs, dtype=torch.float64, device=x.device)
-        for rows, features in self._pieces(c, covariate):
-            target, fold = (x[rows] - self.offset).double(), folds[rows]
-            for k in range(N_FOLDS):
-                own = fold == k
-                gram[k] += features[own].T @ features[own]
-                cross[k] += features[own].T @ target[own]
-                squares[k] += target[own].square().sum(dim=0)
+        for k, rows, features in self._pieces(c, covariate, folds):
+            target = (x[rows] - self.offset).double()
+            gram[k].addmm_(features.T, features)
+            cross[k].addmm_(features.T, target)
+            squares[k] += target.square().sum(dim=0)
         for k in range(N_FOLDS):
             # The products of phi are those of the kernel between two roots: cheaper than phi of every cell.
             gram[k] = self._basis(self._basis(gram[k]).mT)
         return _Moments(gram, self._basis(cross), squares)
 
-    def _pieces(self, c: Tensor, covariate: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows of cells and their features, in double precision."""
+    def _pieces(self, c: Tensor, covariate: Tensor, folds: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Fold, rows of some of its cells, and their features in double precision."""
         landmarks, rate = self.landmarks.double(), self.rate.double()
-        for rows in torch.arange(len(c), device=c.device).split(_PIECE_CELLS):
-            yield rows, self._features(c[rows].double(), covariate[rows].double(), landmarks, rate)
+        for k in range(N_FOLDS):
+            for rows in (folds == k).nonzero()[:, 0].split(_PIECE_CELLS):
+                yield k, rows, self._features(c[rows].double(), covariate[rows].double(), landmarks, rate)
 
 
 def _errors(moments: _Moments) -> list[tuple[float, float]]:
