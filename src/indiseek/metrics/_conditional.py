@@ -42,7 +42,9 @@ def conditional_mean(
     reference
         The same two arrays for other cells of the same kind (training cells), on which the regression is fitted; at
         most 20,000 of them are used. Kernel ridge and an ensemble of networks compete, and the one that errs less on
-        an eighth of these cells is taken. If None, kernel ridge is cross-fitted inside the held-out cells.
+        an eighth of these cells is taken. What it misses, because these cells are few, is learned by kernel ridge that
+        is cross-fitted inside the held-out cells, and of that each column gets the share, 0 to 1, that lowers its
+        error most. If None, kernel ridge is cross-fitted inside the held-out cells.
     n_splits
         Number of folds of the cross-fit, default 5.
     seed
@@ -73,7 +75,22 @@ def conditional_mean(
                 f"{fitted.shape[1]}; do put them through one transform"
             )
     cells = np.random.default_rng([seed, 4]).permutation(len(reference_x))[:_MAX_REFERENCE]
-    return _better(reference_x[cells], reference_y[cells], x, seed)
+    mean = _better(reference_x[cells], reference_y[cells], x, seed)
+    return mean + _missed(x, y - mean, n_splits, seed)
+
+
+def _missed(x: Array, residual: Array, n_splits: int, seed: int) -> Array:
+    """What is left of the conditional mean in the residuals of held-out cells, as far as these tell.
+
+    Otherwise a shared code of the others, which is a function of them alone, finds it there and looks as if it held
+    what they cannot know: 15 % of the residuals after a regression on 800 cells.
+    """
+    if len(x) < 2 * n_splits:
+        return np.zeros_like(residual)
+    (missed,) = cross_predict(x, [residual], probe="nonlinear", n_splits=n_splits, seed=seed)
+    norm = np.square(missed).sum(axis=0)
+    share = np.divide((residual * missed).sum(axis=0), norm, out=np.zeros_like(norm), where=norm > 0)
+    return np.clip(share, 0.0, 1.0) * missed
 
 
 def _better(x: Array, y: Array, x_new: Array, seed: int) -> Array:
