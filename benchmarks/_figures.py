@@ -90,7 +90,8 @@ def _certified(cells: Cells, codes: Codes, seed: int) -> dict[str, float]:
     for name, other in zip(test, reversed(test), strict=True):
         if name in codes.specific:
             leaks = certificate.table("independence").query("modality == @name")
-            found[f"leak of Z_{name}"] = leaks["total"].max()
+            # Large shares are overstated, as the certificate's page says.
+            found[f"leak of Z_{name}"] = min(1.0, leaks["total"].max())
             found[f"private in Z_{name}"] = content.loc[(name, "specific"), "private"]
             given = codes.condition.get(other, shared[other])
             found[f"X_{name} from Z_{name}, C_{other}"] = _explained(
