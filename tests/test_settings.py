@@ -95,6 +95,8 @@ def test_settings_of_the_metrics(codes):
         lambda n: metrics.cca(a, b, a, b, n_components=n),
         lambda n: metrics.leakage(a, b, n_permutations=n),
         lambda n: metrics.probe_r2(a, b, n_splits=n),
+        lambda n: metrics.conditional_mean(a, b, n_splits=n),
+        lambda n: metrics.conditional_mean(a, b, n_splits=n, reference=(a, b)),
         lambda n: metrics.infonce_bound(a, b, max_steps=n),
     ):
         refused(call, WHOLE, n=0)

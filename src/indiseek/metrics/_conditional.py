@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from indiseek._checks import check_number
+
 from ._checks import as_cells, check_paired
 from ._kernel_ridge import fit_predict
 from ._probes import cross_predict, pair
@@ -46,7 +48,7 @@ def conditional_mean(
         is cross-fitted inside the held-out cells, and of that each column gets the share, 0 to 1, that lowers its
         error most. If None, kernel ridge is cross-fitted inside the held-out cells.
     n_splits
-        Number of folds of the cross-fit, default 5.
+        Number of folds of the cross-fit, default 5. With `reference` and fewer than two cells a fold there is none.
     seed
         Seed, default 0.
 
@@ -63,6 +65,7 @@ def conditional_mean(
     if reference is None:
         (mean,) = cross_predict(x, [y], probe="nonlinear", n_splits=n_splits, seed=seed)
         return mean
+    check_number("n_splits", n_splits, low=2, whole=True)
     if not isinstance(reference, tuple | list) or len(reference) != 2:
         raise TypeError(f"expected reference as features and given, got {reference!r}; do pass a pair of arrays")
     reference_y = as_cells(reference[0], "reference features", min_cells=4)
