@@ -65,10 +65,10 @@ bar. What is not there does not apply to the method.
 - Simulations, on 15 principal components: means over the modalities with a specific code of a fresh multilayer
   perceptron's R2, of 15-neighbour accuracy (5 folds) and of k-means on Z as it is.
 - The paper's own settings have a table of their own (`paper.py`). CLIP: 16 dimensions, no alignment term, early
-  stopping; what the regression on its codes misses is learned from other test cells. CCA: 10 variables. MOFA+: 20 factors, slow convergence, fitted on training cells, test cells by the
-  posterior mean; a factor counts as specific if four fifths of the variance that it explains lie in one view.
-  VCCA-private: 10 + 10 + 10 dimensions, 256 wide, early stopping; its shared code sees RNA only. totalVI: defaults,
-  raw counts, no specific code.
+  stopping; what the regression on its codes misses is learned from other test cells. CCA: 10 variables. MOFA+: 20
+  factors, slow convergence, fitted on training cells, test cells by the posterior mean; a factor counts as specific if
+  four fifths of the variance that it explains lie in one view. VCCA-private: 10 + 10 + 10 dimensions, 256 wide, early
+  stopping; its shared code sees RNA only. totalVI: defaults, raw counts, no specific code.
 - s: fit and codes of the test cells, this machine, {threads} thread(s) of torch."""
 
 
