@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from _cells import Array, Cells
+from _certified import worst_leak
 from _peers import Codes
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
@@ -89,9 +90,7 @@ def _certified(cells: Cells, codes: Codes, seed: int) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, other in zip(test, reversed(test), strict=True):
         if name in codes.specific:
-            leaks = certificate.table("independence").query("modality == @name")
-            # Large shares are overstated, as the certificate's page says.
-            found[f"leak of Z_{name}"] = min(1.0, leaks["total"].max())
+            found[f"leak of Z_{name}"] = worst_leak(certificate, name)
             found[f"private in Z_{name}"] = content.loc[(name, "specific"), "private"]
             given = codes.condition.get(other, shared[other])
             found[f"X_{name} from Z_{name}, C_{other}"] = _explained(

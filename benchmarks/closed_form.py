@@ -11,6 +11,7 @@ those of the specific stage alone, one thread.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +202,7 @@ def _closed_form(
         told = (f"{objective.told(i, *cells):.3f}" for i in range(len(NAMES)))
         return f"of the other's C {', '.join(told)} told; a flow from {objective.most_told:g} on"
     # Whether it is needed is the question here.
-    objective.most_told = -1.0
+    objective.most_told = -math.inf
     patience = max(8, -(-_PATIENCE_STEPS // steps_per_epoch))
     epochs = max(1, _FLOW_STEPS // steps_per_epoch)
     settings = StageSettings(max_epochs=epochs, patience=patience, lr=2e-3, weight_decay=1.0, max_gradient_norm=5.0)

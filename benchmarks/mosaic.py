@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from _cache import CACHE, kept
+from _certified import worst_leak
 from _study import Study, covid, whole
 from _table import markdown, spread, write_text
 from _types import Rows, macro_f1, macro_f1_of, predicted
@@ -129,7 +130,7 @@ def _judged(model: IndiSeekModel, study: Study, seed: int) -> dict[str, float]:
     content = certificate.content.set_index(["modality", "code"])
     found = {"FOSCTTM": certificate.table("retrieval")["foscttm"].item()}
     for name, other in zip(features, reversed(features), strict=True):
-        found[f"leak {name}"] = certificate.table("independence").query("modality == @name")["total"].max()
+        found[f"leak {name}"] = worst_leak(certificate, name)
         found[f"private {name}"] = content.loc[(name, "specific"), "private"]
         x, y = features[name], features[other]
         private = x[study.test] - conditional_mean(

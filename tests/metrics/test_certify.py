@@ -529,14 +529,26 @@ def test_what_few_reference_cells_miss_of_the_conditional_mean_is_no_excess(seed
     truth = np.column_stack([x[:, 0] ** 2 + x[:, 1], x[:, 1] * x[:, 2], 2.0 * x[:, 3]])
     noise = rng.standard_normal(truth.shape)
     held_out, reference = slice(1500), slice(1500, None)
-    for y, error in ((truth + noise, 0.06), (noise, 0.03)):
+    for expected, error in ((truth, 0.06), (np.zeros_like(truth), 0.03)):
+        y = expected + noise
         mean = conditional_mean(y[held_out], x[held_out], reference=(y[reference], x[reference]), seed=seed)
-        expected = (truth if y is not noise else np.zeros_like(truth))[held_out]
         # From 100 cells alone it is .07 to .09 and .00 to .03, and the code explains .05 to .11.
-        assert np.square(mean - expected).mean() < error * y.var()
+        assert np.square(mean - expected[held_out]).mean() < error * y.var()
         assert explained(truth[held_out], y[held_out] - mean).total < 0.02
-    few = conditional_mean(y[:9], x[:9], reference=(y[reference], x[reference]), seed=seed)
-    assert few.shape == (9, 3) and np.isfinite(few).all()
+
+
+def test_held_out_cells_never_make_a_column_of_the_conditional_mean_worse():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((160, 4)), rng.standard_normal((160, 8))
+    y[:, 0] += x[:, 0] ** 2
+    reference = y[63:], x[63:]
+    mean = conditional_mean(y[:63], x[:63], reference=reference)
+    # Nothing is learned from nine cells.
+    alone = np.vstack([conditional_mean(y[i : i + 9], x[i : i + 9], reference=reference) for i in range(0, 63, 9)])
+    error, error_alone = (np.square(y[:63] - estimate).mean(axis=0) for estimate in (mean, alone))
+    assert (error <= error_alone + 1e-6).all() and (error < 0.999 * error_alone).any()
+    # What held-out cells predict with the wrong sign is no reason to add the opposite.
+    assert (np.abs(mean - alone).max(axis=0) < 1e-5).any()
 
 
 def test_without_specific_codes_the_rest_is_judged_alike(simulated):
