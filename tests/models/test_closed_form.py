@@ -40,7 +40,7 @@ def test_codes_are_computed_saved_and_inverted(closed, tmp_path):
     assert list(model.stage_seconds) == ["shared", "everything", "components", "specific"]
     assert {key.split("/")[0] for key in model.history} == {"shared"}
     # As many as 390 training cells can whiten.
-    assert mdata.obsm["X_indiseek_rna"].shape == mdata.obsm["X_indiseek_prot"].shape == (600, 3)
+    assert mdata.obsm["X_indiseek_rna"].shape == mdata.obsm["X_indiseek_prot"].shape == (600, 2)
     assert mdata.obsm["X_indiseek"].shape == (600, 6 + 14 + 4)
     assert all(np.isfinite(mdata.obsm[f"X_indiseek_{name}"]).all() for name in ("rna", "prot"))
     model.save(tmp_path / "model")
@@ -56,10 +56,11 @@ def test_codes_are_computed_saved_and_inverted(closed, tmp_path):
 
 def test_dimensions_are_counted_from_the_cells_that_specific_codes_are_learned_from(make_mdata, monkeypatch, tmp_path):
     monkeypatch.setattr("indiseek.models._indiseek._MOST_FOR_SPECIFIC", 160)
+    # Of the 390 training cells.
+    monkeypatch.setattr("indiseek.models._indiseek.whitenable_axes", lambda n: 2 if n <= 160 else 3)
     mdata = make_mdata()
     model = _model(mdata)
     model.train(**FAST)
-    # 390 cells could whiten 3.
     assert mdata.obsm["X_indiseek_rna"].shape == mdata.obsm["X_indiseek_prot"].shape == (600, 2)
     model.save(tmp_path / "model")
     loaded = IndiSeekModel.load(tmp_path / "model", mdata, accelerator="cpu")

@@ -38,6 +38,24 @@ def test_inverse_and_log_determinant_of_a_flow_that_has_moved(started):
         torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], flow.transform(z[i : i + 1], c[i : i + 1])[1][0])
 
 
+def test_stretch_and_shift_of_all_codes_are_taken_back_and_density_and_inverse_stay(started):
+    flow, z, c = started
+    with torch.no_grad():
+        for parameter in flow.layers.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    density, stretched = flow.log_prob(z, c), flow(z, c)
+    assert (torch.cov(stretched.T) - torch.cov(z.T)).abs().max() > 0.2
+    flow.settle(z, c)
+    refined = flow(z, c)
+    torch.testing.assert_close(torch.cov(refined.T), torch.cov(z.T), rtol=0, atol=1e-4)
+    torch.testing.assert_close(refined.mean(dim=0), z.mean(dim=0), rtol=0, atol=1e-4)
+    torch.testing.assert_close(flow.log_prob(z, c), density, rtol=0, atol=0)
+    torch.testing.assert_close(flow.inverse(refined, c), z, rtol=0, atol=1e-4)
+    # No dimension takes the place of another.
+    together = torch.corrcoef(torch.cat([refined, stretched], dim=1).T)[:4, 4:]
+    assert together.argmax(dim=1).tolist() == [0, 1, 2, 3]
+
+
 def test_it_removes_dependence_that_mean_and_covariance_do_not_show():
     torch.manual_seed(0)
     c = torch.randn(3000, 1)

@@ -88,6 +88,9 @@ def test_inverse_with_a_covariate(started, cells):
 
 def test_all_dimensions_give_back_the_features_and_fewer_a_part(started, cells):
     started.finish(cells)
+    for i in range(2):
+        order = started.get_buffer(f"order_{i}")
+        order.copy_(order.flip(0))
     every = _objective(6, 4)
     every.load_state_dict(started.state_dict())
     check_features_given_back(every, started, cells)
@@ -116,6 +119,12 @@ def test_training_moves_the_flow_and_leaves_the_closed_form(started, cells):
     for key, value in started.state_dict().items():
         if key.startswith(("gaussians", "quantiles")):
             torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+    with torch.no_grad():
+        started.eval().finish(cells)
+        for i in range(2):
+            closed, code = started.closed_code(i, cells), started.full_code(i, cells)
+            assert (code - closed).abs().max() > 0.01
+            torch.testing.assert_close(torch.cov(code.T), torch.cov(closed.T), rtol=0, atol=1e-3)
 
 
 @torch.no_grad()

@@ -949,7 +949,7 @@ class IndiSeekModel(MultimodalModel):
         with torch.no_grad(), self._explained(own.n_cells, FEWER_CELLS):
             own, other = (self.module.inputs("specific", part) for part in (own, other))
             code = objective.full_code(position, own)
-            # What lies on axes beyond those of the code stays what it is.
+            # What the others do not tell and lies beyond the axes of the code stays what it is.
             rest = own.features[position] - objective.inverse(position, code, own)
             return (objective.inverse(position, code, other) + rest).cpu().numpy()
 

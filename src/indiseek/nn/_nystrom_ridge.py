@@ -78,11 +78,16 @@ class NystromRidge(FittedModule):
         self.register_buffer("weight", torch.zeros(1 + n_condition + n_covariate, n_outputs))
         self.register_buffer("offset", torch.zeros(n_outputs))
 
-    def forward(self, c: Tensor, covariate: Tensor) -> Tensor:
-        """Mean ``(n_cells, n_outputs)`` given c ``(n_cells, n_condition)``, covariate ``(n_cells, n_covariate)``."""
-        return self.joined(torch.float64)(c, covariate).to(c.dtype)
+    def forward(self, c: Tensor, covariate: Tensor, axes: Tensor | None = None) -> Tensor:
+        """Mean ``(n_cells, n_outputs)`` given c ``(n_cells, n_condition)``, covariate ``(n_cells, n_covariate)``.
 
-    def joined(self, dtype: torch.dtype = torch.float32) -> Callable[[Tensor, Tensor], Tensor]:
+        On `axes`, ``(n_outputs, n_axes)``, where they are given: ``(n_cells, n_axes)``.
+        """
+        return self.joined(torch.float64, axes)(c, covariate).to(c.dtype)
+
+    def joined(
+        self, dtype: torch.dtype = torch.float32, axes: Tensor | None = None
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """:meth:`forward` with the products of its matrices computed once, for many cells.
 
         Parameters
@@ -90,9 +95,14 @@ class NystromRidge(FittedModule):
         dtype
             Of what is computed. The inverse root magnifies rounding a thousandfold: in single precision two devices
             differ in the third digit of a residual, which is no matter to a prediction; codes take double precision.
+        axes
+            As in :meth:`forward`.
         """
-        weight = self._basis(self.weight).to(dtype)
-        landmarks, rate, offset = self.landmarks.to(dtype), self.rate.to(dtype), self.offset.to(dtype)
+        weight, offset = self.weight.double(), self.offset.double()
+        if axes is not None:
+            weight, offset = weight @ axes.double(), offset @ axes.double()
+        weight, offset = self._basis(weight).to(dtype), offset.to(dtype)
+        landmarks, rate = self.landmarks.to(dtype), self.rate.to(dtype)
         n = len(landmarks)
 
         def mean(c: Tensor, covariate: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ class RefiningFlow(nn.Module):
 
     For codes z that are almost independent of c already. The base is a mixture of normals that does not see c, fitted
     to z before training: the likelihood of a map that changes nothing is then known from the start, and training is
-    worth what it adds to it on cells held out.
+    worth what it adds to it on cells held out. It may stretch and shear what it gives at will, as the base learns to
+    follow; :meth:`settle` takes that back, so that codes keep mean and covariance of z.
 
     Parameters
     ----------
@@ -47,6 +48,8 @@ class RefiningFlow(nn.Module):
 
     condition_center: Tensor
     condition_scale: Tensor
+    center: Tensor
+    unstretch: Tensor
 
     def __init__(
         self, n_axes: int, n_condition: int, *, n_layers: int = 2, n_hidden: int = 128, condition_noise: float = 0.15
@@ -55,6 +58,8 @@ class RefiningFlow(nn.Module):
         self.condition_noise = condition_noise
         self.register_buffer("condition_center", torch.zeros(n_condition))
         self.register_buffer("condition_scale", torch.ones(n_condition))
+        self.register_buffer("center", torch.zeros(2, n_axes))
+        self.register_buffer("unstretch", torch.eye(n_axes))
         self.layers = nn.ModuleList(
             MonotoneAutoregressive(n_axes, n_condition, hidden=(n_hidden, n_hidden), reverse=bool(i % 2))
             for i in range(n_layers)
@@ -84,8 +89,27 @@ class RefiningFlow(nn.Module):
         self.condition_scale.copy_(c.std(dim=0).clamp_min(1e-6))
         self.base.fit(z, n_components=min(_N_COMPONENTS, len(z)), seed=seed, regularisation=3e-2)
 
+    @torch.no_grad()
+    def settle(self, z: Tensor, c: Tensor) -> None:
+        """Find the linear map that gives refined codes mean and covariance of the codes before.
+
+        Parameters
+        ----------
+        z, c
+            Of training cells, as in :meth:`start`.
+        """
+        before, after = z.double(), self.transform(z, c)[0].double()
+        roots = []
+        for codes in (after, before):
+            centred = codes - codes.mean(dim=0)
+            values, vectors = torch.linalg.eigh(centred.T @ centred / len(codes))
+            roots.append((vectors * values.clamp_min(1e-12).sqrt()) @ vectors.T)
+        self.center.copy_(torch.stack([after.mean(dim=0), before.mean(dim=0)]))
+        # Both roots are symmetric, so that a dimension stays what it was.
+        self.unstretch.copy_(torch.linalg.solve(*roots))
+
     def transform(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Refined codes ``(n_cells, n_axes)`` and ``log |det|`` ``(n_cells,)``."""
+        """Refined codes ``(n_cells, n_axes)``, as they were trained, and ``log |det|`` ``(n_cells,)``."""
         c = self._condition(c)
         log_det = z.new_zeros(len(z))
         for layer in self.layers:
@@ -94,12 +118,13 @@ class RefiningFlow(nn.Module):
         return z, log_det
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        """Refined codes ``(n_cells, n_axes)``."""
-        return self.transform(z, c)[0]
+        """Refined codes ``(n_cells, n_axes)`` with mean and covariance of z."""
+        return (self.transform(z, c)[0] - self.center[0]) @ self.unstretch + self.center[1]
 
     def inverse(self, u: Tensor, c: Tensor) -> Tensor:
         """Codes ``(n_cells, n_axes)`` before the refinement."""
         c = self._condition(c)
+        u = torch.linalg.solve(self.unstretch, u - self.center[1], left=False) + self.center[0]
         for layer in reversed(self.layers):
             u = cast(MonotoneAutoregressive, layer).inverse(u, c)
         return u

@@ -15,7 +15,9 @@ from indiseek.nn import ConditionalGaussian, ConditionalQuantiles, NystromRidge,
 from indiseek.objectives._base import ObjectiveOutput
 from indiseek.objectives._invertible import InvertibleObjective
 
-_PROBE_LANDMARKS, _PROBE_CELLS, _PROBE_FOLDS = 300, 8192, 5
+# Cells that are enough for a probe, and for moments of the codes.
+_FEW_CELLS = 8192
+_PROBE_LANDMARKS, _PROBE_FOLDS = 300, 5
 
 
 @final
@@ -160,6 +162,15 @@ class ClosedFormFlowObjective(InvertibleObjective):
             self._flow(i).start(matched, self._all(condition, covariate), seed=self.seed)
 
     @torch.no_grad()
+    def finish(self, cells: CellTensors) -> None:
+        """Take back how the flow has stretched the codes as a whole, and order the dimensions."""
+        few = self._drawn(cells)
+        for i in range(len(self.names)):
+            z = torch.cat([self.closed_code(i, piece) for piece in self._pieces(few)])
+            self._flow(i).settle(z, self._all(*self._given(i, few)))
+        super().finish(cells)
+
+    @torch.no_grad()
     def needs_steps(self, train: CellTensors, validation: CellTensors) -> bool:
         """Whether the code in closed form of any modality still tells the others' shared code."""
         return any(self.told(i, train, validation) > self.most_told for i in range(len(self.names)))
@@ -184,10 +195,13 @@ class ClosedFormFlowObjective(InvertibleObjective):
 
     def _probed(self, modality: int, cells: CellTensors) -> tuple[Tensor, Tensor]:
         """Code in closed form, and the others' shared code, of some cells."""
-        drawn = torch.randperm(cells.n_cells, generator=torch.Generator().manual_seed(self.seed))[:_PROBE_CELLS]
-        few = cells.take(drawn.to(cells.device))
+        few = self._drawn(cells)
         z = torch.cat([self.closed_code(modality, piece) for piece in self._pieces(few)])
         return z, self._given(modality, few)[0][:, -self._n_state :]
+
+    def _drawn(self, cells: CellTensors) -> CellTensors:
+        drawn = torch.randperm(cells.n_cells, generator=torch.Generator().manual_seed(self.seed))[:_FEW_CELLS]
+        return cells.take(drawn.to(cells.device))
 
     @torch.no_grad()
     def prepared(self, cells: CellTensors) -> CellTensors:
