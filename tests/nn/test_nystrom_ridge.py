@@ -87,3 +87,10 @@ def test_what_a_category_does_to_the_mean_may_depend_on_the_condition():
     # A cell of no known category lies between the two.
     unknown = ridge(c[test], torch.zeros(200, 2).double())
     assert unknown.abs().mean() < 0.5 * x[test].abs().mean()
+
+
+def test_mean_on_axes_is_that_of_all_outputs_there():
+    ridge, _, c, covariate = _fitted(40)
+    assert ridge.offset.abs().max() > 0.1
+    axes = torch.linalg.qr(torch.randn(3, 2, generator=torch.Generator().manual_seed(2), dtype=torch.double))[0]
+    torch.testing.assert_close(ridge(c, covariate, axes), ridge(c, covariate) @ axes)

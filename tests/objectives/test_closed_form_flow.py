@@ -97,6 +97,21 @@ def test_all_dimensions_give_back_the_features_and_fewer_a_part(started, cells):
 
 
 @torch.no_grad()
+def test_dimensions_are_ordered_by_the_variance_of_the_residual_that_they_carry(started, cells):
+    for i in range(2):
+        order = started.get_buffer(f"order_{i}")
+        order.copy_(order.flip(0))
+    started.finish(cells)
+    for i in range(2):
+        z, residual = (part - part.mean(dim=0) for part in started._code_and_residual(i, cells))
+        carried = [
+            float(((z[:, [d]] * residual).mean(dim=0) ** 2).sum() / z[:, d].square().mean()) for d in range(z.shape[1])
+        ]
+        in_order = [carried[d] for d in started.get_buffer(f"order_{i}").tolist()]
+        assert in_order == sorted(carried, reverse=True)
+
+
+@torch.no_grad()
 def test_prepared_cells_have_the_same_loss(started, cells, monkeypatch):
     monkeypatch.setattr(ClosedFormFlowObjective, "_piece_cells", 64)
     rows = torch.tensor([3, 1, 50, 299])
