@@ -178,7 +178,8 @@ class IndiSeekModel(MultimodalModel):
     n_specific
         Dimension of the specific codes; one number, or one for each modality. By default 8 for ``"nce-club"``, all for
         ``"flow"``, and for the closed form as many as the training cells can make independent,
-        :func:`indiseek.nn.whitenable_axes`. Of a map's dimensions those that carry most of the modality are kept.
+        :func:`indiseek.nn.whitenable_axes`. Of a map's dimensions those that carry most of what the others do not tell
+        are kept.
     alignment
         Weight of ``1 - cos(c_1, c_2)`` in stage 1; removes from the shared codes what the other modality
         cannot know. 0 is the paper's stage 1. The wide codes of a flow are never penalised.
