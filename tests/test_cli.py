@@ -119,7 +119,7 @@ def _train(cells: Path, out: Path) -> int:
 def test_stopped_in_any_stage_the_same_command_goes_on_to_the_same_codes(
     cells_on_disk, tmp_path, monkeypatch, capsys, log
 ):
-    # When they are needed is tested elsewhere.
+    # When steps of the flow are needed is tested elsewhere.
     monkeypatch.setattr(ClosedFormFlowObjective, "needs_steps", lambda *_: True)
     assert _train(cells_on_disk, tmp_path / "whole") == 0
     assert "Certificate on 150 held-out cells" in capsys.readouterr().out
